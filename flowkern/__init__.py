@@ -1,0 +1,26 @@
+"""flowkern: fused kernels that make normalizing flows in PyTorch fast."""
+
+from flowkern import ops
+from flowkern.backends import backend
+
+__version__ = "0.1.0"
+__all__ = ["accelerate", "backend", "explain", "flows", "ops", "restore", "transforms"]
+
+_LAZY = {
+    "accelerate": ("flowkern.adapters", "accelerate"),
+    "explain": ("flowkern.adapters", "explain"),
+    "restore": ("flowkern.adapters", "restore"),
+    "flows": ("flowkern.flows", None),
+    "transforms": ("flowkern.transforms", None),
+}
+
+
+def __getattr__(name):
+    """Import the flow API and the adapters on first use, so that `import flowkern` stays cheap."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'flowkern' has no attribute {name!r}")
+    from importlib import import_module
+
+    module_name, attribute = _LAZY[name]
+    module = import_module(module_name)
+    return module if attribute is None else getattr(module, attribute)

@@ -1,0 +1,43 @@
+"""Loads the compiled kernels, which register themselves with torch's dispatcher."""
+
+from pathlib import Path
+
+import torch
+
+_FOLDER = Path(__file__).parent
+_HOW_TO_BUILD = (
+    "install a C++20 compiler (g++ 11 or later), then reinstall: "
+    "pip install --no-build-isolation --force-reinstall --no-deps flowkern"
+)
+
+
+def path(name):
+    """Where the shared library of backend `name` ("cpu" or "cuda") lies once built."""
+    return _FOLDER / f"libflowkern_{name}.so"
+
+
+def unavailable(name):
+    """Why the kernels of `name` cannot run, or None if they can."""
+    if name == "cuda" and not torch.cuda.is_available():
+        return _no_gpu()
+    return _REASONS[name]
+
+
+def _no_gpu():
+    build = "has no CUDA support" if torch.version.cuda is None else "finds no GPU or driver"
+    return f"this torch ({torch.__version__}) {build}"
+
+
+def _load(name):
+    if name == "cuda" and torch.version.cuda is None:
+        return _no_gpu()
+    if not path(name).exists():
+        return f"the {name} kernels were not built: {_HOW_TO_BUILD}"
+    try:
+        torch.ops.load_library(path(name))
+    except OSError as error:
+        return f"{path(name).name} does not load: {error}"
+    return None
+
+
+_REASONS = {name: _load(name) for name in ("cpu", "cuda")}

@@ -1,0 +1,112 @@
+"""Which backend runs an op: an explicit choice that cannot run raises, the automatic one falls back.
+
+The choice is made once per call from three plain values (the thread's choice, the environment's,
+the tensors' device), so that `torch.compile` can follow it and guards on it.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import os
+import threading
+import warnings
+
+import torch
+
+from flowkern import _library
+
+NAMES = ("reference", "cpu", "triton", "cuda")
+# Fastest first, for each type of device.
+_AUTOMATIC = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
+
+
+class _Choice(threading.local):
+    name = None
+
+
+_choice = _Choice()
+_environment = os.environ.get("FLOWKERN_BACKEND") or None
+
+
+@contextlib.contextmanager
+def backend(name):
+    """Run every op inside the block on backend `name`, one of `flowkern.backends.NAMES`.
+
+    Raises:
+        ValueError: `name` is not a backend.
+        RuntimeError: the backend cannot run here; the message says why.
+    """
+    _require(name, "name")
+    previous, _choice.name = _choice.name, name
+    try:
+        yield
+    finally:
+        _choice.name = previous
+
+
+def resolve(device_type):
+    """The backend that runs an op on tensors of `device_type` ("cpu", "cuda", …)."""
+    explicit = _choice.name or _environment
+    if explicit is not None:
+        _require(explicit, "FLOWKERN_BACKEND")
+        _require_device(explicit, device_type)
+        return explicit
+    for name in _AUTOMATIC.get(device_type, ("reference",)):
+        if unavailable(name) is None:
+            if name == "reference" and not torch.compiler.is_compiling():
+                _warn_slow(device_type)
+            return name
+
+
+def unavailable(name):
+    """Why backend `name` cannot run here, or None if it can."""
+    if name == "reference":
+        return None
+    if name == "triton":
+        return _triton_unavailable()
+    return _library.unavailable(name)
+
+
+def _require(name, argument):
+    if name not in NAMES:
+        raise ValueError(f"{argument}: expected one of {', '.join(NAMES)}, got {name!r}")
+    reason = unavailable(name)
+    if reason is not None:
+        raise RuntimeError(f"{argument}: backend {name!r} cannot run here: {reason}")
+
+
+def _require_device(name, device_type):
+    interpreted = name == "triton" and device_type == "cpu" and triton_interpreted()
+    wanted = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}.get(name, device_type)
+    if wanted != device_type and not interpreted:
+        raise RuntimeError(
+            f"backend {name!r} was chosen, which runs on {wanted} tensors, but x is on {device_type!r}"
+        )
+
+
+def triton_interpreted():
+    """Whether Triton kernels run through Triton's interpreter, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+@functools.cache
+def _triton_installed():
+    return importlib.util.find_spec("triton") is not None
+
+
+def _triton_unavailable():
+    if not _triton_installed():
+        return "the package triton is not installed (pip install triton)"
+    if not torch.cuda.is_available() and not triton_interpreted():
+        return "no GPU is visible to torch (TRITON_INTERPRET=1 runs the kernels on the CPU, slowly)"
+    return None
+
+
+@functools.cache
+def _warn_slow(device_type):
+    """Say once why the fused kernels do not run."""
+    reasons = {n: unavailable(n) for n in _AUTOMATIC.get(device_type, ()) if n != "reference"}
+    detail = "; ".join(f"{n}: {r}" for n, r in reasons.items()) or f"no kernels for {device_type!r}"
+    warnings.warn(
+        f"flowkern falls back to its slow reference implementation ({detail})", stacklevel=3
+    )

@@ -1,0 +1,112 @@
+"""Checks and views shared by the coupling ops: x as (N, D), params as (N, T, P), index as (T,)."""
+
+import math
+
+import torch
+
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def compute_dtype(x, params):
+    """float64 if either tensor is, otherwise float32: half precision is only a storage format."""
+    return torch.float64 if torch.float64 in (x.dtype, params.dtype) else torch.float32
+
+
+def check_tensors(x, params):
+    """Raise an error that names the argument unless x (…, D) and params (…, T, P) fit each other."""
+    for name, tensor in (("x", x), ("params", params)):
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+        if tensor.dtype not in FLOATS:
+            raise TypeError(f"{name}: expected a floating-point dtype, got {tensor.dtype}")
+    if x.dim() < 1:
+        raise ValueError(f"x: expected shape (…, features), got {tuple(x.shape)}")
+    if params.dim() < 2:
+        raise ValueError(
+            f"params: expected shape (…, transformed features, parameters), got {tuple(params.shape)}"
+        )
+    if params.device != x.device:
+        raise ValueError(f"params: expected device {x.device} as x has, got {params.device}")
+
+
+def flatten(x, params):
+    """Views of x as (N, D) and of params as (N, T, P), and the batch shape they broadcast to."""
+    batch = _broadcast(x.shape[:-1], params.shape[:-2])
+    x2 = _flat(x, batch, 1)
+    params3 = _flat(params, batch, 2)
+    return x2, params3, batch
+
+
+def _broadcast(x_batch, params_batch):
+    if x_batch == params_batch:
+        return x_batch
+    try:
+        return torch.broadcast_shapes(x_batch, params_batch)
+    except RuntimeError:
+        raise ValueError(
+            f"params: batch shape {tuple(params_batch)} does not broadcast with that of x, "
+            f"{tuple(x_batch)}"
+        ) from None
+
+
+def _flat(tensor, batch, trailing):
+    if tensor.shape[:-trailing] != batch:
+        tensor = tensor.expand(*batch, *tensor.shape[-trailing:])
+    if len(batch) == 1:
+        return tensor
+    return tensor.reshape(math.prod(batch), *tensor.shape[-trailing:])
+
+
+def resolve_index(index, mask, x, features):
+    """The transformed features as an int64 tensor (T,), or None where all are, in order.
+
+    `mask` (D,) is True at the transformed features; it is sorted rather than searched, so that no
+    shape depends on data (no host synchronisation, one graph under `torch.compile`).
+    """
+    if index is not None and mask is not None:
+        raise ValueError("mask: give either index or mask, not both")
+    if mask is not None:
+        return _index_of_mask(torch.as_tensor(mask, device=x.device), x.shape[-1], features)
+    if index is None:
+        if features != x.shape[-1]:
+            raise ValueError(
+                f"params: {features} transformed features, but x has {x.shape[-1]}; "
+                "name the transformed ones by index or mask"
+            )
+        return None
+    index = torch.as_tensor(index, device=x.device)
+    if index.dtype != torch.int64 or index.dim() != 1:
+        raise ValueError(
+            f"index: expected an int64 tensor of shape (T,), got {index.dtype} {tuple(index.shape)}"
+        )
+    if index.shape[0] != features:
+        raise ValueError(f"index: names {index.shape[0]} features, but params has {features}")
+    if index.device.type == "cpu" and not torch.compiler.is_compiling():
+        _check_index(index, x.shape[-1])
+    return index
+
+
+def _index_of_mask(mask, width, features):
+    if mask.dtype != torch.bool or tuple(mask.shape) != (width,):
+        raise ValueError(
+            f"mask: expected a bool tensor of shape ({width},), got {mask.dtype} {tuple(mask.shape)}"
+        )
+    if mask.device.type == "cpu" and not torch.compiler.is_compiling():
+        if int(mask.sum()) != features:
+            raise ValueError(f"mask: selects {int(mask.sum())} features, but params has {features}")
+    return torch.argsort(mask.logical_not(), stable=True)[:features]
+
+
+def _check_index(index, width):
+    if torch._C._functorch.is_functorch_wrapped_tensor(index) or index.numel() == 0:
+        return
+    if int(index.min()) < 0 or int(index.max()) >= width:
+        raise ValueError(f"index: expected entries in [0, {width}), got {index.tolist()}")
+    if index.unique().numel() != index.numel():
+        raise ValueError(f"index: names a feature twice: {index.tolist()}")
+
+
+def kernel_tensors(x, params, *others):
+    """x, params and others in the one dtype that the C++ and CUDA kernels take."""
+    dtype = compute_dtype(x, params)
+    return tuple(t.to(dtype) for t in (x, params, *others))

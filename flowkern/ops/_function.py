@@ -1,0 +1,136 @@
+"""The autograd.Function of a coupling op, the same for all its backends.
+
+A backend is a module with
+    forward(x, params, *arguments) -> (y, logabsdet)
+    backward(grad_y, grad_logabsdet, x, params, *arguments) -> (grad_x, grad_params)
+where x is (N, D), params (N, T, P), and `arguments` are the op's index, bounds and plain numbers.
+Only x and params are differentiable. Second derivatives and forward mode go through the op's
+reference implementation, which is plain PyTorch.
+"""
+
+import torch
+
+
+def coupling_function(backends, reference):
+    """Build `apply(x, params, backend, *arguments) -> (y, logabsdet)` for one op.
+
+    Args:
+        backends: `backends(name)` is the module of the named backend.
+        reference: the differentiable forward in plain PyTorch.
+    """
+
+    class Vjp(torch.autograd.Function):
+        """The kernel's backward as a differentiable function, for second derivatives."""
+
+        @staticmethod
+        def forward(grad_y, grad_logabsdet, x, params, backend, *arguments):
+            return backends(backend).backward(grad_y, grad_logabsdet, x, params, *arguments)
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            _save(ctx, inputs[:4], inputs[5:])
+
+        @staticmethod
+        def backward(ctx, *cotangents):
+            tensors, arguments = _saved(ctx, 4)
+
+            def vjp(grad_y, grad_logabsdet, x, params):
+                _, pull = torch.func.vjp(lambda x, p: reference(x, p, *arguments), x, params)
+                return pull((grad_y, grad_logabsdet))
+
+            _, pull = torch.func.vjp(vjp, *tensors)
+            return *pull(cotangents), None, *(None for _ in arguments)
+
+        @staticmethod
+        def vmap(info, in_dims, *inputs):
+            flat = _flatten_vmapped(info, in_dims, inputs, (2, 1, 2, 3))
+            return _unflatten_vmapped(info, Vjp.apply(*flat))
+
+    class Coupling(torch.autograd.Function):
+        @staticmethod
+        def forward(x, params, backend, *arguments):
+            return backends(backend).forward(x, params, *arguments)
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.backend = inputs[2]
+            _save(ctx, inputs[:2], inputs[3:])
+
+        @staticmethod
+        def backward(ctx, grad_y, grad_logabsdet):
+            (x, params), arguments = _saved(ctx, 2)
+            # Compiled code differentiates once only, and traces the plain kernel more easily.
+            vjp = backends(ctx.backend).backward
+            if torch.compiler.is_compiling():
+                grads = vjp(grad_y, grad_logabsdet, x, params, *arguments)
+            else:
+                grads = Vjp.apply(grad_y, grad_logabsdet, x, params, ctx.backend, *arguments)
+            return *grads, None, *(None for _ in arguments)
+
+        @staticmethod
+        def vmap(info, in_dims, *inputs):
+            flat = _flatten_vmapped(info, in_dims, inputs, (2, 3))
+            return _unflatten_vmapped(info, Coupling.apply(*flat))
+
+    class CouplingWithForwardMode(Coupling):
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            Coupling.setup_context(ctx, inputs, output)
+            ctx.save_for_forward(*ctx.to_save)
+
+        @staticmethod
+        def jvp(ctx, x_tangent, params_tangent, *_):
+            (x, params), arguments = _saved(ctx, 2)
+            tangents = (
+                torch.zeros_like(x) if x_tangent is None else x_tangent,
+                torch.zeros_like(params) if params_tangent is None else params_tangent,
+            )
+            return torch.func.jvp(lambda x, p: reference(x, p, *arguments), (x, params), tangents)[1]
+
+        @staticmethod
+        def vmap(info, in_dims, *inputs):
+            flat = _flatten_vmapped(info, in_dims, inputs, (2, 3))
+            return _unflatten_vmapped(info, CouplingWithForwardMode.apply(*flat))
+
+    def apply(x, params, backend, *arguments):
+        # torch.compile refuses a Function that defines jvp.
+        cls = Coupling if torch.compiler.is_compiling() else CouplingWithForwardMode
+        return cls.apply(x, params, backend, *arguments)
+
+    return apply
+
+
+def _save(ctx, tensors, arguments):
+    """Save tensors as tensors and the rest of the arguments as they are."""
+    ctx.tensor_at = [i for i, a in enumerate(arguments) if isinstance(a, torch.Tensor)]
+    ctx.plain = [None if isinstance(a, torch.Tensor) else a for a in arguments]
+    ctx.save_for_backward(*tensors, *(arguments[i] for i in ctx.tensor_at))
+
+
+def _saved(ctx, count):
+    """The first `count` saved tensors, and the arguments put together again."""
+    saved = ctx.saved_tensors
+    arguments = list(ctx.plain)
+    for i, tensor in zip(ctx.tensor_at, saved[count:]):
+        arguments[i] = tensor
+    return saved[:count], arguments
+
+
+def _flatten_vmapped(info, in_dims, inputs, ndims):
+    """Fold the mapped dimension of the leading inputs into their batch dimension."""
+    batched = list(inputs)
+    for i, ndim in enumerate(ndims):
+        tensor = inputs[i]
+        if in_dims[i] is None:
+            tensor = tensor.expand(info.batch_size, *tensor.shape)
+        else:
+            tensor = tensor.movedim(in_dims[i], 0)
+        batched[i] = tensor.reshape(-1, *tensor.shape[2:])
+    if any(d is not None for d in in_dims[len(ndims) :]):
+        raise ValueError("index, mask, bound: vmap over them is not supported, only over x and params")
+    return batched
+
+
+def _unflatten_vmapped(info, outputs):
+    outputs = tuple(o.reshape(info.batch_size, -1, *o.shape[1:]) for o in outputs)
+    return outputs, (0,) * len(outputs)

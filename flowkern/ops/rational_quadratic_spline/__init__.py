@@ -1,0 +1,112 @@
+"""y = a monotone rational-quadratic spline of x on the transformed features, with its log-det."""
+
+import math
+
+import torch
+
+from flowkern import backends
+from flowkern.ops import _arguments
+from flowkern.ops.rational_quadratic_spline.function import apply
+from flowkern.ops.rational_quadratic_spline.knot_map import KnotMap
+
+__all__ = ["KnotMap", "TAILS", "rational_quadratic_spline"]
+
+# tails: (code, parameters per feature − 3K)
+TAILS = {"identity": (0, -1), "circular": (1, 0), "none": (2, 1)}
+
+
+def rational_quadratic_spline(
+    x,
+    params,
+    *,
+    index=None,
+    mask=None,
+    tails="identity",
+    bound=1.0,
+    knot_map=KnotMap(),
+    inverse=False,
+):
+    """y_t = RQS(x_t; params_t) and log|det J| = Σ_t log RQS'(x_t), or the inverse of both.
+
+    On the interval the spline is, in each of its K bins, a ratio of two quadratics that rises
+    through the knots with given slopes; see the README of this folder. Features that are not
+    transformed are copied. params is read where it lies, by its strides, without a copy.
+
+    Args:
+        x: (…, D), float32/float64, or float16/bfloat16 (computed in float32).
+        params: (…, T, M) raw parameters [K widths | K heights | slopes], with M = 3K − 1 for
+            tails "identity", 3K for "circular" and 3K + 1 for "none". Batch dimensions broadcast
+            with those of x.
+        index: int64 (T,), the transformed features in the order of params. Default: all D.
+        mask: bool (D,), True at the transformed features, instead of `index`.
+        tails: what lies outside the interval. "identity": y = x, and slope 1 at both ends.
+            "circular": y = x, and the two ends share one free slope. "none": nothing, so that an
+            x outside gives NaN; both end slopes are free.
+        bound: B for the interval [−B, B] on both axes, a tensor (T,) of such B, or four numbers
+            (left, right, bottom, top). Not differentiable.
+        knot_map: the `KnotMap` from raw parameters to widths, heights and slopes.
+        inverse: compute x from y instead.
+
+    Returns:
+        y (…, D) of x's dtype, and logabsdet (…,) in float32 (float64 for float64 inputs).
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, dtype, shape, device or value.
+        RuntimeError: the chosen backend cannot run here.
+
+    Source: Durkan et al., Neural Spline Flows (2019), eqs. 4–8; Gregory & Delbourgo (1982).
+    """
+    _arguments.check_tensors(x, params)
+    bins = _bins(params, tails)
+    knot_map.check(bins)
+    box, bound = _interval(bound, tails, x, params.shape[-2])
+    index = _arguments.resolve_index(index, mask, x, params.shape[-2])
+    backend = backends.resolve(x.device.type)
+    flat_x, flat_params, batch = _arguments.flatten(x, params)
+    y, logabsdet = apply(
+        flat_x, flat_params, backend, index, bound, bool(inverse), TAILS[tails][0], *box,
+        *knot_map.numbers(),
+    )  # fmt: skip
+    return y.reshape(*batch, x.shape[-1]), logabsdet.reshape(batch)
+
+
+def _bins(params, tails):
+    if tails not in TAILS:
+        raise ValueError(f"tails: expected one of {', '.join(TAILS)}, got {tails!r}")
+    extra = TAILS[tails][1]
+    bins, rest = divmod(params.shape[-1] - extra, 3)
+    if rest or bins < 1:
+        raise ValueError(
+            f"params: tails {tails!r} needs 3K{extra:+d} parameters per feature for some number of "
+            f"bins K >= 1, got {params.shape[-1]}".replace("+0 ", " ")
+        )
+    return bins
+
+
+def _interval(bound, tails, x, features):
+    """Four numbers (left, right, bottom, top), and the per-feature bounds (T,) or None."""
+    if isinstance(bound, torch.Tensor) and bound.dim() > 0:
+        return (0.0, 1.0, 0.0, 1.0), _check_bounds(bound, x, features)
+    box = tuple(map(float, bound)) if isinstance(bound, (tuple, list)) else (-bound, bound) * 2
+    box = tuple(float(edge) for edge in box)
+    if len(box) != 4 or not all(map(math.isfinite, box)) or box[0] >= box[1] or box[2] >= box[3]:
+        raise ValueError(
+            "bound: expected B > 0 or (left, right, bottom, top) with left < right and "
+            f"bottom < top, all finite, got {bound}"
+        )
+    if tails != "none" and box[:2] != box[2:]:
+        raise ValueError(f"bound: tails {tails!r} need the same interval on both axes, got {bound}")
+    return box, None
+
+
+def _check_bounds(bound, x, features):
+    if tuple(bound.shape) != (features,):
+        raise ValueError(f"bound: expected shape ({features},), got {tuple(bound.shape)}")
+    if bound.requires_grad:
+        raise ValueError("bound: gradients with respect to the bound are not supported")
+    if bound.device != x.device:
+        raise ValueError(f"bound: expected device {x.device} as x has, got {bound.device}")
+    if bound.device.type == "cpu" and not torch.compiler.is_compiling():
+        if not bool(((bound > 0) & bound.isfinite()).all()):
+            raise ValueError(f"bound: expected finite entries > 0, got {bound.tolist()}")
+    return bound

@@ -1,0 +1,119 @@
+"""The rational-quadratic spline in plain PyTorch: the specification of every kernel.
+
+Symbols as in the README: θ ∈ [0, 1] is the position within the bin (w wide, h high, s = h/w),
+p and r the slopes at its left and right knot.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from flowkern.ops._arguments import compute_dtype
+
+
+def forward(
+    x, params, index, bound, inverse, tails, left, right, bottom, top,
+    min_width, min_height, min_slope, softclip, scale,
+):  # fmt: skip
+    """x (N, D), params (N, T, M) -> y (N, D), logabsdet (N,); differentiable to any order."""
+    dtype = compute_dtype(x, params)
+    x_t = (x if index is None else x.index_select(-1, index)).to(dtype)
+    if bound is not None:
+        right = top = bound.to(dtype).unsqueeze(-1)
+        left = bottom = -right
+    widths, heights, slopes = _constrain(
+        params.to(dtype), tails, min_width, min_height, min_slope, softclip, scale
+    )
+    knots_x, knots_y = _knots(widths, left, right), _knots(heights, bottom, top)
+    knots = knots_y if inverse else knots_x
+    inside = (x_t >= knots[..., 0]) & (x_t <= knots[..., -1])
+    # The identity is chosen before the maths, so that the branch not taken has no gradient.
+    x_in = torch.where(inside, x_t, (0.5 * (knots[..., 0] + knots[..., -1])).detach())
+    bin_ = _bin(x_in, knots, knots_x, knots_y, slopes)
+    y_in, logabsdet = _inverse(x_in, *bin_) if inverse else _forward(x_in, *bin_)
+    outside = x_t if tails != 2 else torch.full_like(x_t, torch.nan)
+    y_t = torch.where(inside, y_in, outside).to(x.dtype)
+    logabsdet = torch.where(inside, logabsdet, outside * 0 if tails == 2 else 0.0).sum(-1)
+    y = y_t if index is None else x.index_copy(-1, index, y_t)
+    return y, logabsdet
+
+
+def _constrain(params, tails, min_width, min_height, min_slope, softclip, scale):
+    """Shares of the width and of the height (…, K) and slopes at the knots (…, K + 1)."""
+    bins = (params.shape[-1] + 1) // 3
+    raw_widths, raw_heights, raw_slopes = params.split(
+        (bins, bins, params.shape[-1] - 2 * bins), dim=-1
+    )
+    widths = _shares(scale * raw_widths, min_width, softclip)
+    heights = _shares(scale * raw_heights, min_height, softclip)
+    if softclip:
+        slopes = torch.exp(raw_slopes / (1 + raw_slopes.abs() / softclip))
+    else:
+        slopes = min_slope + F.softplus(raw_slopes)
+    if tails == 0:
+        slopes = F.pad(slopes, (1, 1), value=1.0)
+    elif tails == 1:
+        slopes = torch.cat((slopes, slopes[..., :1]), dim=-1)
+    return widths, heights, slopes
+
+
+def _shares(raw, minimum, softclip):
+    if softclip:
+        raw = raw / (1 + 2 * raw.abs() / softclip)
+    return minimum + (1 - minimum * raw.shape[-1]) * torch.softmax(raw, dim=-1)
+
+
+def _knots(shares, low, high):
+    """Knots (…, K + 1) from low to high, both ends exact."""
+    inner = low + (high - low) * torch.cumsum(shares[..., :-1], dim=-1)
+    low = torch.as_tensor(low, dtype=shares.dtype, device=shares.device).expand(*shares.shape[:-1], 1)
+    high = torch.as_tensor(high, dtype=shares.dtype, device=shares.device).expand_as(low)
+    return torch.cat((low, inner, high), dim=-1)
+
+
+def _bin(x, knots, knots_x, knots_y, slopes):
+    """(x_k, w, y_k, h, p, r) of the bin that holds x; a knot belongs to the bin on its right."""
+    k = (x.unsqueeze(-1) >= knots[..., 1:-1]).sum(-1, keepdim=True)
+
+    def at(values, k):
+        return values.gather(-1, k).squeeze(-1)
+
+    x_k, y_k = at(knots_x, k), at(knots_y, k)
+    w, h = at(knots_x, k + 1) - x_k, at(knots_y, k + 1) - y_k
+    return x_k, w, y_k, h, at(slopes, k), at(slopes, k + 1)
+
+
+def _forward(x, x_k, w, y_k, h, p, r):
+    theta = (x - x_k) / w
+    s, beta = h / w, theta * (1 - theta)
+    denominator = s + (p + r - 2 * s) * beta
+    y = y_k + h * (s * theta**2 + p * beta) / denominator
+    return y, _log_slope(theta, s, p, r)
+
+
+def _log_slope(theta, s, p, r):
+    beta = theta * (1 - theta)
+    numerator = r * theta**2 + 2 * s * beta + p * (1 - theta) ** 2
+    denominator = s + (p + r - 2 * s) * beta
+    return 2 * torch.log(s) + torch.log(numerator) - 2 * torch.log(denominator)
+
+
+def _inverse(y, x_k, w, y_k, h, p, r):
+    """Solve the quadratic in θ by the form of the README, in which nothing cancels."""
+    s, eta = h / w, (y - y_k) / h
+    a = p * (1 - eta) - r * eta
+    root = torch.sqrt(a**2 + 4 * s**2 * eta * (1 - eta))
+    from_left = 2 * s * eta / _nonzero(root + 2 * s * eta + a, a >= 0)
+    from_right = 2 * s * (1 - eta) / _nonzero(root + 2 * s * (1 - eta) - a, a < 0)
+    theta = torch.where(a >= 0, from_left, 1 - from_right)
+    return x_k + theta * w, -_log_slope(theta, s, p, r)
+
+
+def _nonzero(value, used):
+    """value where it is used, else 1, so that the branch not taken has a finite gradient."""
+    return torch.where(used, value, torch.ones_like(value))
+
+
+def backward(grad_y, grad_logabsdet, x, params, *arguments):
+    """The vector-Jacobian product of `forward` by autograd."""
+    _, pull = torch.func.vjp(lambda x, p: forward(x, p, *arguments), x, params)
+    return pull((grad_y, grad_logabsdet))
