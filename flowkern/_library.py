@@ -41,3 +41,9 @@ def _load(name):
 
 
 _REASONS = {name: _load(name) for name in ("cpu", "cuda")}
+
+
+def compiled(op):
+    """For which of "cpu" and "cuda" the loaded libraries hold a kernel of `op`."""
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    return tuple(name for name in _REASONS if has_kernel(f"flowkern::{op}", name.upper()))

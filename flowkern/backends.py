@@ -21,11 +21,13 @@ _AUTOMATIC = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference
 
 
 class _Choice(threading.local):
-    name = None
+    def __init__(self):
+        self.name = None  # an attribute of the class would break torch.compile's guards
 
 
 _choice = _Choice()
 _environment = os.environ.get("FLOWKERN_BACKEND") or None
+_TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 
 
 @contextlib.contextmanager
@@ -44,14 +46,21 @@ def backend(name):
         _choice.name = previous
 
 
-def resolve(device_type):
-    """The backend that runs an op on tensors of `device_type` ("cpu", "cuda", …)."""
+def resolve(device_type, compiled=("cpu", "cuda")):
+    """The backend that runs an op on tensors of `device_type` ("cpu", "cuda", …).
+
+    `compiled` names those of "cpu" and "cuda" for which the op has a kernel.
+    """
     explicit = _choice.name or _environment
     if explicit is not None:
         _require(explicit, "FLOWKERN_BACKEND")
         _require_device(explicit, device_type)
+        if explicit in ("cpu", "cuda") and explicit not in compiled:
+            raise RuntimeError(f"backend {explicit!r} was chosen, but has no kernel for this op")
         return explicit
     for name in _AUTOMATIC.get(device_type, ("reference",)):
+        if name in ("cpu", "cuda") and name not in compiled:
+            continue
         if unavailable(name) is None:
             if name == "reference" and not torch.compiler.is_compiling():
                 _warn_slow(device_type)
@@ -89,13 +98,8 @@ def triton_interpreted():
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-@functools.cache
-def _triton_installed():
-    return importlib.util.find_spec("triton") is not None
-
-
 def _triton_unavailable():
-    if not _triton_installed():
+    if not _TRITON_INSTALLED:
         return "the package triton is not installed (pip install triton)"
     if not torch.cuda.is_available() and not triton_interpreted():
         return "no GPU is visible to torch (TRITON_INTERPRET=1 runs the kernels on the CPU, slowly)"

@@ -83,7 +83,7 @@ def resolve_index(index, mask, x, features):
         raise ValueError(f"index: names {index.shape[0]} features, but params has {features}")
     if index.device.type == "cpu" and not torch.compiler.is_compiling():
         _check_index(index, x.shape[-1])
-    return index
+    return index.contiguous()
 
 
 def _index_of_mask(mask, width, features):
@@ -100,10 +100,15 @@ def _index_of_mask(mask, width, features):
 def _check_index(index, width):
     if torch._C._functorch.is_functorch_wrapped_tensor(index) or index.numel() == 0:
         return
+    # A layer passes the same index in every call: once checked, it is known by its version.
+    state = None if index.is_inference() else (width, index._version)
+    if state is not None and getattr(index, "_flowkern_checked", None) == state:
+        return
     if int(index.min()) < 0 or int(index.max()) >= width:
         raise ValueError(f"index: expected entries in [0, {width}), got {index.tolist()}")
     if index.unique().numel() != index.numel():
         raise ValueError(f"index: names a feature twice: {index.tolist()}")
+    index._flowkern_checked = state
 
 
 def kernel_tensors(x, params, *others):

@@ -9,6 +9,7 @@ reference implementation, which is plain PyTorch.
 """
 
 import torch
+from torch.autograd import forward_ad
 
 
 def coupling_function(backends, reference):
@@ -60,11 +61,11 @@ def coupling_function(backends, reference):
         def backward(ctx, grad_y, grad_logabsdet):
             (x, params), arguments = _saved(ctx, 2)
             # Compiled code differentiates once only, and traces the plain kernel more easily.
-            vjp = backends(ctx.backend).backward
-            if torch.compiler.is_compiling():
-                grads = vjp(grad_y, grad_logabsdet, x, params, *arguments)
-            else:
+            if torch.is_grad_enabled() and not torch.compiler.is_compiling():
                 grads = Vjp.apply(grad_y, grad_logabsdet, x, params, ctx.backend, *arguments)
+            else:
+                vjp = backends(ctx.backend).backward
+                grads = vjp(grad_y, grad_logabsdet, x, params, *arguments)
             return *grads, None, *(None for _ in arguments)
 
         @staticmethod
@@ -72,30 +73,29 @@ def coupling_function(backends, reference):
             flat = _flatten_vmapped(info, in_dims, inputs, (2, 3))
             return _unflatten_vmapped(info, Coupling.apply(*flat))
 
-    class CouplingWithForwardMode(Coupling):
-        @staticmethod
-        def setup_context(ctx, inputs, output):
-            Coupling.setup_context(ctx, inputs, output)
-            ctx.save_for_forward(*ctx.to_save)
+    class EagerCoupling(torch.autograd.Function):
+        """Coupling for plain eager mode: without setup_context, a call costs 30 µs less."""
 
         @staticmethod
-        def jvp(ctx, x_tangent, params_tangent, *_):
-            (x, params), arguments = _saved(ctx, 2)
-            tangents = (
-                torch.zeros_like(x) if x_tangent is None else x_tangent,
-                torch.zeros_like(params) if params_tangent is None else params_tangent,
-            )
-            return torch.func.jvp(lambda x, p: reference(x, p, *arguments), (x, params), tangents)[1]
+        def forward(ctx, *inputs):
+            Coupling.setup_context(ctx, inputs, None)
+            return Coupling.forward(*inputs)
 
-        @staticmethod
-        def vmap(info, in_dims, *inputs):
-            flat = _flatten_vmapped(info, in_dims, inputs, (2, 3))
-            return _unflatten_vmapped(info, CouplingWithForwardMode.apply(*flat))
+        backward = staticmethod(Coupling.backward)
 
     def apply(x, params, backend, *arguments):
-        # torch.compile refuses a Function that defines jvp.
-        cls = Coupling if torch.compiler.is_compiling() else CouplingWithForwardMode
-        return cls.apply(x, params, backend, *arguments)
+        # PyTorch drops the outer tangent, without a word, when forward mode is nested over a
+        # Function, and torch.compile refuses a Function with jvp: forward mode runs the formulas.
+        if forward_ad._current_level >= 0:
+            return reference(x, params, *arguments)
+        compiling = torch.compiler.is_compiling()
+        if not compiling and torch._C._are_functorch_transforms_active():
+            function = Coupling.apply
+        elif not (torch.is_grad_enabled() and (x.requires_grad or params.requires_grad)):
+            function = Coupling.forward
+        else:
+            function = Coupling.apply if compiling else EagerCoupling.apply
+        return function(x, params, backend, *arguments)
 
     return apply
 

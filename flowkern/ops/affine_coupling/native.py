@@ -2,6 +2,7 @@
 
 import torch
 
+from flowkern import _library as libraries
 from flowkern.ops._arguments import compute_dtype, kernel_tensors
 
 _ARGUMENTS = (
@@ -13,6 +14,8 @@ _library.define(f"affine_coupling({_ARGUMENTS}) -> (Tensor, Tensor)")
 _library.define(
     f"affine_coupling_backward(Tensor grad_y, Tensor grad_logabsdet, {_ARGUMENTS}) -> (Tensor, Tensor)"
 )
+
+COMPILED = libraries.compiled("affine_coupling")
 
 
 @torch.library.register_fake("flowkern::affine_coupling", lib=_library)

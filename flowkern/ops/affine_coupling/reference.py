@@ -39,7 +39,7 @@ def _log_scale(v, kind, a, b):
         return torch.log(torch.sigmoid(v + a) + b)
     if kind == 6:
         return -torch.log(torch.sigmoid(v + a) + b)
-    return torch.log(F.softplus(v + a) + b)
+    return torch.log(F.softplus(v + a, threshold=40) + b)
 
 
 def backward(grad_y, grad_logabsdet, x, params, *arguments):

@@ -55,6 +55,8 @@ class ScaleMap:
             raise ValueError(f"scale_map: expected one of {', '.join(_KINDS)}, got {self.kind!r}")
         if self.kind in ("softclip", "tanh", "atan") and not 0 < self._a() < math.inf:
             raise ValueError(f"scale_map: {self.kind} needs a finite a > 0, got {self.a}")
+        if not math.isfinite(self._a()):
+            raise ValueError(f"scale_map: {self.kind} needs a finite a, got {self.a}")
         if not 0 <= self._b() < math.inf:
             raise ValueError(f"scale_map: {self.kind} needs a finite b >= 0, got {self.b}")
         for name in ("prefactor", "shift_prefactor"):

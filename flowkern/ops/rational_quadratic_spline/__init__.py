@@ -8,6 +8,7 @@ from flowkern import backends
 from flowkern.ops import _arguments
 from flowkern.ops.rational_quadratic_spline.function import apply
 from flowkern.ops.rational_quadratic_spline.knot_map import KnotMap
+from flowkern.ops.rational_quadratic_spline.native import COMPILED
 
 __all__ = ["KnotMap", "TAILS", "rational_quadratic_spline"]
 
@@ -58,10 +59,12 @@ def rational_quadratic_spline(
     """
     _arguments.check_tensors(x, params)
     bins = _bins(params, tails)
+    if not isinstance(knot_map, KnotMap):
+        raise TypeError(f"knot_map: expected a KnotMap, got {type(knot_map).__name__}")
     knot_map.check(bins)
-    box, bound = _interval(bound, tails, x, params.shape[-2])
+    box, bound = _interval(bound, tails, x, params)
     index = _arguments.resolve_index(index, mask, x, params.shape[-2])
-    backend = backends.resolve(x.device.type)
+    backend = backends.resolve(x.device.type, COMPILED)
     flat_x, flat_params, batch = _arguments.flatten(x, params)
     y, logabsdet = apply(
         flat_x, flat_params, backend, index, bound, bool(inverse), TAILS[tails][0], *box,
@@ -83,12 +86,15 @@ def _bins(params, tails):
     return bins
 
 
-def _interval(bound, tails, x, features):
+def _interval(bound, tails, x, params):
     """Four numbers (left, right, bottom, top), and the per-feature bounds (T,) or None."""
     if isinstance(bound, torch.Tensor) and bound.dim() > 0:
-        return (0.0, 1.0, 0.0, 1.0), _check_bounds(bound, x, features)
-    box = tuple(map(float, bound)) if isinstance(bound, (tuple, list)) else (-bound, bound) * 2
-    box = tuple(float(edge) for edge in box)
+        _check_bounds(bound, x, params.shape[-2])
+        return (0.0, 1.0, 0.0, 1.0), bound.to(_arguments.compute_dtype(x, params)).contiguous()
+    try:
+        box = tuple(map(float, bound if isinstance(bound, (tuple, list)) else (-bound, bound) * 2))
+    except (TypeError, ValueError):
+        box = ()
     if len(box) != 4 or not all(map(math.isfinite, box)) or box[0] >= box[1] or box[2] >= box[3]:
         raise ValueError(
             "bound: expected B > 0 or (left, right, bottom, top) with left < right and "
@@ -109,4 +115,3 @@ def _check_bounds(bound, x, features):
     if bound.device.type == "cpu" and not torch.compiler.is_compiling():
         if not bool(((bound > 0) & bound.isfinite()).all()):
             raise ValueError(f"bound: expected finite entries > 0, got {bound.tolist()}")
-    return bound

@@ -35,8 +35,8 @@ class KnotMap:
                 raise ValueError(f"knot_map: {name} must be in [0, 1), got {getattr(self, name)}")
         if not 0 < self.slope_floor < 1:
             raise ValueError(f"knot_map: slope_floor must be in (0, 1), got {self.slope_floor}")
-        if not math.isfinite(self.scale):
-            raise ValueError(f"knot_map: scale must be finite, got {self.scale}")
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"knot_map: scale must be finite and > 0, got {self.scale}")
 
     def check(self, bins):
         """Raise ValueError unless the minima leave room for `bins` bins."""

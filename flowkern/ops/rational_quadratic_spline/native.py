@@ -2,6 +2,7 @@
 
 import torch
 
+from flowkern import _library as libraries
 from flowkern.ops._arguments import compute_dtype, kernel_tensors
 
 _ARGUMENTS = (
@@ -14,6 +15,8 @@ _library.define(f"rational_quadratic_spline({_ARGUMENTS}) -> (Tensor, Tensor)")
 _library.define(
     f"rational_quadratic_spline_backward(Tensor grad_y, Tensor grad_logabsdet, {_ARGUMENTS}) -> (Tensor, Tensor)"
 )
+
+COMPILED = libraries.compiled("rational_quadratic_spline")
 
 
 @torch.library.register_fake("flowkern::rational_quadratic_spline", lib=_library)

@@ -30,6 +30,7 @@ def forward(
     x_in = torch.where(inside, x_t, (0.5 * (knots[..., 0] + knots[..., -1])).detach())
     bin_ = _bin(x_in, knots, knots_x, knots_y, slopes)
     y_in, logabsdet = _inverse(x_in, *bin_) if inverse else _forward(x_in, *bin_)
+    y_in = _within(y_in, knots_x if inverse else knots_y)
     outside = x_t if tails != 2 else torch.full_like(x_t, torch.nan)
     y_t = torch.where(inside, y_in, outside).to(x.dtype)
     logabsdet = torch.where(inside, logabsdet, outside * 0 if tails == 2 else 0.0).sum(-1)
@@ -48,7 +49,7 @@ def _constrain(params, tails, min_width, min_height, min_slope, softclip, scale)
     if softclip:
         slopes = torch.exp(raw_slopes / (1 + raw_slopes.abs() / softclip))
     else:
-        slopes = min_slope + F.softplus(raw_slopes)
+        slopes = min_slope + F.softplus(raw_slopes, threshold=40)
     if tails == 0:
         slopes = F.pad(slopes, (1, 1), value=1.0)
     elif tails == 1:
@@ -68,6 +69,11 @@ def _knots(shares, low, high):
     low = torch.as_tensor(low, dtype=shares.dtype, device=shares.device).expand(*shares.shape[:-1], 1)
     high = torch.as_tensor(high, dtype=shares.dtype, device=shares.device).expand_as(low)
     return torch.cat((low, inner, high), dim=-1)
+
+
+def _within(y, knots):
+    """y put back into the interval that rounding may have left; its gradient as it was."""
+    return y + (y.clamp(knots[..., 0], knots[..., -1]) - y).detach()
 
 
 def _bin(x, knots, knots_x, knots_y, slopes):
@@ -103,7 +109,7 @@ def _inverse(y, x_k, w, y_k, h, p, r):
     a = p * (1 - eta) - r * eta
     root = torch.sqrt(a**2 + 4 * s**2 * eta * (1 - eta))
     from_left = 2 * s * eta / _nonzero(root + 2 * s * eta + a, a >= 0)
-    from_right = 2 * s * (1 - eta) / _nonzero(root + 2 * s * (1 - eta) - a, a < 0)
+    from_right = 2 * s * (1 - eta) / _nonzero(root + 2 * s * (1 - eta) - a, ~(a >= 0))
     theta = torch.where(a >= 0, from_left, 1 - from_right)
     return x_k + theta * w, -_log_slope(theta, s, p, r)
 

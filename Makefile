@@ -1,0 +1,57 @@
+# Needs Python 3.10 or later, make, and g++ 11 or later for the compiled kernels.
+#   make demo          train, accelerate, compare, time; the page is report/index.html
+#   make demo-quick    the same in under a minute, without torch.compile
+#   make test          all tests
+#   make bench         the benchmarks
+#   make info          versions, devices, backends
+# ARGS="…" is passed on, PYTHON=… chooses the interpreter that .venv is made with.
+
+PYTHON ?= python3
+VENV ?= .venv
+ENV_PYTHON = $(VENV)/bin/python
+INSTALL = $(ENV_PYTHON) -m pip install --disable-pip-version-check -c constraints-dev.txt
+SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.cu*' -o -name '*.h')
+
+.PHONY: demo demo-quick test bench info clean
+
+demo: $(VENV)/.demo
+	$(ENV_PYTHON) -m flowkern.demo $(ARGS)
+
+demo-quick:
+	$(MAKE) demo ARGS=--quick
+
+# One thread for each test process: two processes share the cores.
+test: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(ENV_PYTHON) -m pytest tests -n auto --dist worksteal $(ARGS)
+
+bench: $(VENV)/.bench
+	$(ENV_PYTHON) -m pytest bench $(ARGS)
+
+info: $(VENV)/.built
+	$(ENV_PYTHON) -m flowkern info
+
+clean:
+	rm -rf build *.egg-info flowkern/*.so report $(VENV)/.torch $(VENV)/.built
+
+# An existing environment is kept, whatever made it.
+$(ENV_PYTHON):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and \
+	    "flowkern needs Python 3.10 or later: make PYTHON=python3.x")'
+	$(PYTHON) -m venv $(VENV) || \
+	    { rm -rf $(VENV); echo "venv failed; on Debian: apt install python3-venv"; exit 1; }
+
+# torch first: the kernels are built against the installed one. (It warns where numpy is missing.)
+$(VENV)/.torch: constraints-dev.txt | $(ENV_PYTHON)
+	$(INSTALL) torch numpy
+	$(INSTALL) --quiet setuptools
+	@touch $@
+
+# Without a compiler nothing is built, and the next make tries again.
+$(VENV)/.built: $(SOURCES) $(VENV)/.torch
+	$(INSTALL) --quiet --no-build-isolation --no-deps --editable .
+	@[ ! -e flowkern/libflowkern_cpu.so ] || touch $@
+
+# The package is installed already, so this adds what its extra group asks for.
+$(VENV)/.demo $(VENV)/.test $(VENV)/.bench: $(VENV)/.%: pyproject.toml constraints-dev.txt | $(VENV)/.built
+	$(INSTALL) --quiet "flowkern[$*]"
+	@touch $@

@@ -1,0 +1,45 @@
+"""Print the comparison table of the last run, of a JSON file, or of a run made now.
+
+    python -m bench                          the last run, bench/results/latest.json
+    python -m bench FILE.json                another run
+    python -m bench --run full --only spline measure all tables whose name has "spline" in it
+    python -m bench --run quick              tiny sizes, nothing compiled: proves that all runs
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from bench import environment, harness, memory, report, suite
+
+
+def main():
+    parser = argparse.ArgumentParser("python -m bench", description=__doc__.splitlines()[0])
+    parser.add_argument("file", nargs="?", type=Path, default=report.RESULTS / "latest.json")
+    parser.add_argument("--run", choices=("full", "quick"), help="measure first")
+    parser.add_argument("--only", default="", help="measure the tables whose name has this in it")
+    options = parser.parse_args()
+    if options.run:
+        print(run(options.run == "quick", options.only))
+    elif options.file.exists():
+        print(report.markdown(json.loads(options.file.read_text())))
+    else:
+        parser.error(f"{options.file.name}: no such file; measure with --run full")
+
+
+def run(quick, only):
+    """Measure the tables whose name contains `only`, save the results, return the report."""
+    tables = [table for table in suite.tables(quick) if only in table.name]
+    allocator = memory.keep_pages()
+    effort = harness.QUICK if quick else harness.FULL
+    measured = []
+    for i, table in enumerate(tables):
+        print(f"[{i + 1}/{len(tables)}] {table.title}", file=sys.stderr)
+        measured.append(harness.measure(table, effort))
+    results = {"environment": environment.describe(allocator, effort), "tables": measured}
+    return report.write(results, "quick" if quick else "latest")
+
+
+if __name__ == "__main__":
+    main()

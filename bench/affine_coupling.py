@@ -1,0 +1,112 @@
+"""Tables of the affine coupling: 64 features, all transformed.
+
+params is what a conditioner returns, (N, 2·64). Each library reads it in its own layout and by its
+own map; flowkern takes part once for each of these, so that every ratio compares the same work.
+
+| candidates | layout | log-scale |
+|---|---|---|
+| flowkern, eager, compile(eager) | chunked [shift, scale] | u |
+| flowkern[nflows], nflows | chunked [shift, scale] | log(sigmoid(u + 2) + 1e-3) |
+| flowkern[zuko], zuko | interleaved shift, scale | u / (1 + abs(u)/ln 1000) |
+| flowkern[normflows], normflows | interleaved shift, scale | u |
+"""
+
+import torch
+from nflows.transforms.coupling import AffineCouplingTransform
+from normflows.flows import AffineCoupling
+from zuko.transforms import MonotonicAffineTransform
+
+import flowkern
+from bench import ops
+from flowkern.ops import affine_coupling
+
+FEATURES = 64
+
+
+def tables(quick):
+    return ops.tables(
+        "affine_coupling",
+        _candidates,
+        x_shape=(FEATURES,),
+        params_shape=(2 * FEATURES,),
+        batches=(1, 64) if quick else (1, 64, 2048, 65536),
+        streaming=(65536,),
+        compiled=not quick,
+    )
+
+
+def _candidates(direction):
+    pairs = (
+        ("flowkern", _fused(_chunked, "exp"), "eager", eager),
+        ("flowkern[nflows]", _fused(_chunked, "sigmoid"), "nflows", _nflows()),
+        ("flowkern[zuko]", _fused(_interleaved, "softclip"), "zuko", _zuko),
+        ("flowkern[normflows]", _fused(_interleaved, "exp"), "normflows", _normflows()),
+    )
+    for ours, fused, theirs, function in pairs:
+        plain = _plain(fused, direction)
+        yield ops.candidate(ours, fused, direction, plain, ours)
+        yield ops.candidate(theirs, function, direction, plain, ours)
+        yield ops.candidate(f"compile({theirs})", function, direction, plain, ours)
+
+
+def _chunked(params):
+    return params.unflatten(-1, (2, FEATURES)).mT
+
+
+def _interleaved(params):
+    return params.unflatten(-1, (FEATURES, 2))
+
+
+def _fused(layout, scale_map):
+    def function(x, params, inverse):
+        return affine_coupling(x, layout(params), scale_map=scale_map, inverse=inverse)
+
+    return function
+
+
+def _plain(fused, direction):
+    def function(x, params, inverse):
+        with flowkern.backend("reference"):
+            return fused(x, params, inverse)
+
+    return lambda dtype: ops.bind(function, direction)
+
+
+def eager(x, params, inverse):
+    """What one writes by hand."""
+    shift, log_scale = params.chunk(2, dim=-1)
+    if inverse:
+        return (x - shift) * torch.exp(-log_scale), -log_scale.sum(-1)
+    return x * torch.exp(log_scale) + shift, log_scale.sum(-1)
+
+
+def _nflows():
+    """The elementwise part of nflows' layer; its conditioner is never called."""
+    mask = torch.tensor([0] + [1] * FEATURES)
+    layer = AffineCouplingTransform(mask, lambda features, outputs: torch.nn.Identity())
+
+    def function(x, params, inverse):
+        if inverse:
+            return layer._coupling_transform_inverse(x, params)
+        return layer._coupling_transform_forward(x, params)
+
+    return function
+
+
+def _zuko(x, params, inverse):
+    transform = MonotonicAffineTransform(*_interleaved(params).unbind(-1))
+    if inverse:
+        y = transform._inverse(x)
+        return y, -transform.log_abs_det_jacobian(y, x).sum(-1)
+    return transform._call(x), transform.log_abs_det_jacobian(x, None).sum(-1)
+
+
+def _normflows():
+    """normflows' layer with the conditioner's output as its first half."""
+    layer = AffineCoupling(torch.nn.Identity())
+
+    def function(x, params, inverse):
+        (_, y), logabsdet = (layer.inverse if inverse else layer)([params, x])
+        return y, logabsdet
+
+    return function

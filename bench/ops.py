@@ -1,0 +1,107 @@
+"""What the tables of the two ops share: directions, sizes, compiled candidates, the copy limit.
+
+A function of an op is `f(x, params, inverse) -> (y, logabsdet)`. The inputs of every table are
+x, params and the cotangents of y and logabsdet.
+"""
+
+import itertools
+import math
+
+import torch
+
+from bench.harness import Candidate, Table
+
+DIRECTIONS = ("forward", "inverse", "forward+backward")
+_STREAMING_BYTES = 64 * 2**20  # twice the last-level cache of the machines measured so far
+
+
+def tables(op, candidates, x_shape, params_shape, batches, streaming, compiled):
+    """One Table for each batch size and direction.
+
+    Args:
+        op: the name of the op.
+        candidates: `candidates(bind)` lists those of one direction; `bind(f)` makes f one.
+        batches: batch sizes; those in `streaming` rotate through more memory than the cache holds.
+        compiled: whether candidates made by torch.compile take part.
+    """
+    for batch, direction in itertools.product(batches, DIRECTIONS):
+        shapes = (batch, *x_shape), (batch, *params_shape), (batch, *x_shape), (batch,)
+        moved = _bytes_moved(shapes, direction)
+        sets = _STREAMING_BYTES // moved + 2 if batch in streaming else 1
+        yield Table(
+            f"{op}-{direction}-{batch}",
+            f"{op}, {direction}, N={batch}, {_memory(moved, sets)}",
+            lambda shapes=shapes, sets=sets, direction=direction: [
+                _inputs(shapes, direction) for _ in range(sets)
+            ],
+            (*_chosen(candidates(direction), compiled), _limit(moved)),
+        )
+
+
+def _chosen(candidates, compiled):
+    return (c for c in candidates if compiled or not c.name.startswith("compile("))
+
+
+def _limit(moved):
+    return Candidate("limit: copy", lambda inputs: _copy(moved, len(inputs)), None)
+
+
+def candidate(name, function, direction, plain, ours="flowkern"):
+    """A Candidate that runs `function` in `direction`; "compile(…)" in its name compiles it."""
+
+    def make(inputs):
+        return bind(compile_(function) if name.startswith("compile(") else function, direction)
+
+    return Candidate(name, make, plain, ours)
+
+
+def bind(function, direction):
+    """`function` in one direction as a call of the table's four inputs."""
+    inverse = direction == "inverse"
+    if direction != "forward+backward":
+        return lambda x, params, *_: function(x, params, inverse)
+
+    def call(x, params, grad_y, grad_logabsdet):
+        outputs = function(x, params, False)
+        return *outputs, *torch.autograd.grad(outputs, (x, params), (grad_y, grad_logabsdet))
+
+    return call
+
+
+def compile_(function):
+    """Compile for these very shapes; running out of recompilations is an error, not a fallback."""
+    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    return torch.compile(function, dynamic=False)
+
+
+def _inputs(shapes, direction):
+    tensors = [torch.randn(shape) for shape in shapes]
+    for tensor in tensors[:2]:
+        tensor.requires_grad_(direction == "forward+backward")
+    return tensors
+
+
+def _bytes_moved(shapes, direction):
+    """Each kernel reads its inputs once and writes its outputs once, in float32."""
+    x, params, _, logabsdet = (4 * math.prod(shape) for shape in shapes)
+    forward = x + params + x + logabsdet
+    backward = x + params + x + logabsdet + x + params
+    return forward + (backward if direction == "forward+backward" else 0)
+
+
+def _memory(moved, sets):
+    size = f"{moved / 2**20:.1f} MiB moved" if moved >= 2**20 else f"{moved / 2**10:.1f} KiB moved"
+    return f"{size}, streaming ({sets} sets of inputs)" if sets > 1 else f"{size}, in cache"
+
+
+def _copy(moved, sets):
+    """Copy half of `moved` bytes, which reads and writes as many as the op must."""
+    pairs = [[torch.zeros(moved // 2, dtype=torch.uint8) for _ in range(2)] for _ in range(sets)]
+    rotation = itertools.cycle(pairs)
+
+    def call(*_):
+        source, target = next(rotation)
+        return (target.copy_(source),)
+
+    return call

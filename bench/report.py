@@ -1,0 +1,142 @@
+"""Turn measured tables into JSON and Markdown, with all ratios."""
+
+import json
+import statistics
+from pathlib import Path
+
+from bench.harness import paired_ratio
+
+RESULTS = Path(__file__).parent / "results"
+_PEERS = ("nflows", "zuko", "normflows")
+_HAND = ("dense", "eager", "hand")
+
+
+def write(results, name):
+    """Save bench/results/<name>.json and .md; return the Markdown."""
+    text = markdown(results)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
+    (RESULTS / f"{name}.md").write_text(text)
+    return text
+
+
+def markdown(results):
+    """The whole report: environment, comparison table, then every table in full."""
+    lines = ["# Benchmark results", ""]
+    lines += [f"- {key}: {value}" for key, value in results["environment"].items()]
+    lines += ["", "## Comparison", "", *comparison(results["tables"]), ""]
+    for table in results["tables"]:
+        lines += [f"## {table['title']}", "", *_details(table), ""]
+    return "\n".join(lines)
+
+
+def comparison(tables):
+    """One line for each table: flowkern's time, and how many times longer the others take."""
+    header = ["work", "flowkern", *_PEERS, "by hand", "best compiled", "flowkern ÷ limit"]
+    rows = []
+    for table in tables:
+        measured = _measured(table)
+        row_of = {row["name"]: row for row in table["candidates"]}
+        ours = table["candidates"][0]
+        hand = next((name for name in _HAND if name in row_of), None)
+        rows.append([
+            table["title"],
+            _time(statistics.median(ours["seconds"])) if ours["name"] in measured else "refused",
+            *(_versus(row_of.get(name), measured) for name in (*_PEERS, hand)),
+            _best_compiled(measured),
+            _limit_ratio(ours, measured),
+        ])  # fmt: skip
+    refused = [line for table in tables for line in _refused(table)]
+    return [*_grid(header, rows), "", *refused]
+
+
+def _details(table):
+    """Every candidate of one table."""
+    measured = _measured(table)
+    header = ["candidate", "min", "median", "IQR", "CPU/wall", "÷ flowkern", "÷ limit"]
+    rows = [_detail(row, measured) for row in table["candidates"] if "refused" not in row]
+    lines = _grid([*header, "peak MiB", "error (allowed)"], rows)
+    foreign = table["foreign_load"]
+    lines += ["", "Other processes' share of the machine: " + _percent(foreign) + "."]
+    faults = {n: statistics.median(row["faults"]) for n, row in measured.items()}
+    if any(faults.values()):
+        counts = ", ".join(f"{n} {count:.0f}" for n, count in faults.items() if count)
+        lines += [f"Page faults per call: {counts}."]
+    return lines
+
+
+def _refused(table):
+    return [
+        f"Refused: {table['title']}: {row['name']}: {row['refused']}"
+        for row in table["candidates"]
+        if "refused" in row
+    ]
+
+
+def _detail(row, measured):
+    seconds = row["seconds"]
+    quartiles = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [seconds[0]] * 3
+    limit = row["name"].startswith("limit")
+    return [
+        row["name"],
+        _time(min(seconds)),
+        _time(statistics.median(seconds)),
+        _time(quartiles[2] - quartiles[0]),
+        f"{statistics.median(row['cpu']):.2f}",
+        "" if limit else _versus(row, measured),
+        _limit_ratio(row, measured),
+        "" if limit else f"{row['peak_bytes'] / 2**20:.2f}",
+        f"{row['error']:.0e} ({row['allowed']:.0e})" if "error" in row else "",
+    ]
+
+
+def _measured(table):
+    return {row["name"]: row for row in table["candidates"] if "refused" not in row}
+
+
+def _versus(row, measured):
+    """How many times longer `row` takes than the flowkern candidate of the same maths."""
+    if row is None:
+        return ""
+    if row["name"] not in measured or row["ours"] not in measured:
+        return "refused"
+    return f"{paired_ratio(row, measured[row['ours']]):.2f}"
+
+
+def _best_compiled(measured):
+    """The fastest that torch.compile made of anything but flowkern, relative to flowkern."""
+    ratios = [
+        (paired_ratio(row, measured[row["ours"]]), name)
+        for name, row in measured.items()
+        if name.startswith("compile(") and row["ours"] in measured and row["ours"] not in name
+    ]
+    return "{:.2f} {}".format(*min(ratios)) if ratios else ""
+
+
+def _limit_ratio(row, measured):
+    limit = next((r for name, r in measured.items() if name.startswith("limit")), None)
+    if limit is None or row["name"] not in measured:
+        return ""
+    return f"{paired_ratio(row, limit):.2f}"
+
+
+def _time(seconds):
+    for unit, factor in (("s", 1), ("ms", 1e3)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"
+
+
+def _percent(share):
+    return "unknown" if share is None else f"{100 * share:.0f} %"
+
+
+def _grid(header, rows):
+    """A Markdown table whose columns are padded, so that it reads well in a terminal too."""
+    cells = [header, *rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+
+    def line(row):
+        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |"
+
+    return [line(header), line(["-" * width for width in widths]), *map(line, rows)]

@@ -1,0 +1,81 @@
+// What the torch side of every CPU op shares: the choice of instruction set, checks, outputs.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+#include <tuple>
+
+namespace flowkern {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+enum class Isa { portable = 0, avx2 = 1, avx512 = 2 };
+
+// The best instruction set of this machine; FLOWKERN_CPU=portable|avx2 asks for a lesser one.
+inline Isa detect_isa() {
+#if defined(__x86_64__) && !defined(FLOWKERN_PORTABLE_ONLY)
+  const char* wish = std::getenv("FLOWKERN_CPU");
+  if (wish && !std::strcmp(wish, "portable")) return Isa::portable;
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+  if (avx512 && !(wish && !std::strcmp(wish, "avx2"))) return Isa::avx512;
+  if (avx2) return Isa::avx2;
+#endif
+  return Isa::portable;
+}
+
+inline Isa isa() {
+  static const Isa value = detect_isa();
+  return value;
+}
+
+// Calls the copy of `function` for this machine's instruction set.
+#if defined(__x86_64__) && !defined(FLOWKERN_PORTABLE_ONLY)
+#define FLOWKERN_BY_ISA(function, ...)                                \
+  (::flowkern::isa() == ::flowkern::Isa::avx512 ? avx512::function(__VA_ARGS__) \
+   : ::flowkern::isa() == ::flowkern::Isa::avx2 ? avx2::function(__VA_ARGS__)   \
+                                                : portable::function(__VA_ARGS__))
+#else
+#define FLOWKERN_BY_ISA(function, ...) portable::function(__VA_ARGS__)
+#endif
+
+#define FLOWKERN_CHECK(condition, ...) STD_TORCH_CHECK(condition, __VA_ARGS__)
+
+// The index of transformed features as a pointer, checked to lie in [0, width).
+inline const std::int64_t* index_pointer(const std::optional<Tensor>& index, std::int64_t features, std::int64_t width) {
+  if (!index) {
+    FLOWKERN_CHECK(features == width, "params: ", features, " transformed features, but x has ", width);
+    return nullptr;
+  }
+  FLOWKERN_CHECK(index->scalar_type() == ScalarType::Long && index->dim() == 1 && index->is_contiguous(),
+                 "index: expected a contiguous int64 vector");
+  FLOWKERN_CHECK(index->size(0) == features, "index: names ", index->size(0), " features, but params has ", features);
+  const auto* values = static_cast<const std::int64_t*>(index->const_data_ptr());
+  for (std::int64_t i = 0; i < features; ++i)
+    FLOWKERN_CHECK(values[i] >= 0 && values[i] < width, "index: expected entries in [0, ", width, "), got ", values[i]);
+  return values;
+}
+
+inline void check_coupling(const Tensor& x, const Tensor& params) {
+  FLOWKERN_CHECK(x.dim() == 2, "x: expected shape (N, D)");
+  FLOWKERN_CHECK(params.dim() == 3, "params: expected shape (N, T, P)");
+  FLOWKERN_CHECK(params.size(0) == x.size(0), "params: expected ", x.size(0), " rows, got ", params.size(0));
+  FLOWKERN_CHECK(x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::Double,
+                 "x: expected float32 or float64");
+  FLOWKERN_CHECK(params.scalar_type() == x.scalar_type(), "params: expected the dtype of x");
+}
+
+// An empty tensor laid out as `like` where that has no holes or overlaps, else contiguous:
+// what torch.empty_like does.
+inline Tensor empty_as(const Tensor& like) { return torch::stable::empty_like(like); }
+
+}  // namespace flowkern

@@ -1,0 +1,60 @@
+// The vocabulary in which the ops write their formulas, for one float or double.
+//
+// vec.h gives the same names to a vector of lanes, so that a formula written once as a template runs
+// on a CUDA thread, on a plain CPU and on eight or sixteen lanes at a time.
+#pragma once
+
+#include "platform.h"
+
+FLOWKERN_BEGIN
+
+template <class T> struct Lanes { using scalar = T; using mask = bool; static constexpr int count = 1; };
+
+FLOWKERN_HD float select(bool m, float a, float b) { return m ? a : b; }
+FLOWKERN_HD double select(bool m, double a, double b) { return m ? a : b; }
+// Both return b where either is NaN, as the vector instructions do.
+FLOWKERN_HD float max(float a, float b) { return a > b ? a : b; }
+FLOWKERN_HD double max(double a, double b) { return a > b ? a : b; }
+FLOWKERN_HD float min(float a, float b) { return a < b ? a : b; }
+FLOWKERN_HD double min(double a, double b) { return a < b ? a : b; }
+FLOWKERN_HD bool both(bool a, bool b) { return a && b; }
+FLOWKERN_HD bool negate(bool a) { return !a; }
+
+#if defined(__CUDACC__) || defined(FLOWKERN_EMULATED)
+FLOWKERN_HD float fma(float a, float b, float c) { return ::fmaf(a, b, c); }
+FLOWKERN_HD double fma(double a, double b, double c) { return ::fma(a, b, c); }
+FLOWKERN_HD float abs(float a) { return ::fabsf(a); }
+FLOWKERN_HD double abs(double a) { return ::fabs(a); }
+FLOWKERN_HD float sqrt(float a) { return ::sqrtf(a); }
+FLOWKERN_HD double sqrt(double a) { return ::sqrt(a); }
+FLOWKERN_HD float exp(float a) { return ::expf(a); }
+FLOWKERN_HD double exp(double a) { return ::exp(a); }
+FLOWKERN_HD float exp2(float a) { return ::exp2f(a); }
+FLOWKERN_HD double exp2(double a) { return ::exp2(a); }
+FLOWKERN_HD float log(float a) { return ::logf(a); }
+FLOWKERN_HD double log(double a) { return ::log(a); }
+FLOWKERN_HD float tanh(float a) { return ::tanhf(a); }
+FLOWKERN_HD double tanh(double a) { return ::tanh(a); }
+FLOWKERN_HD float atan(float a) { return ::atanf(a); }
+FLOWKERN_HD double atan(double a) { return ::atan(a); }
+#else
+// Compiler builtins instead of <cmath>: a standard header would bring inline functions along.
+FLOWKERN_HD float fma(float a, float b, float c) { return a * b + c; }
+FLOWKERN_HD double fma(double a, double b, double c) { return a * b + c; }
+FLOWKERN_HD float abs(float a) { return __builtin_fabsf(a); }
+FLOWKERN_HD double abs(double a) { return __builtin_fabs(a); }
+FLOWKERN_HD float sqrt(float a) { return __builtin_sqrtf(a); }
+FLOWKERN_HD double sqrt(double a) { return __builtin_sqrt(a); }
+FLOWKERN_HD float exp(float a) { return __builtin_expf(a); }
+FLOWKERN_HD double exp(double a) { return __builtin_exp(a); }
+FLOWKERN_HD float exp2(float a) { return __builtin_exp2f(a); }
+FLOWKERN_HD double exp2(double a) { return __builtin_exp2(a); }
+FLOWKERN_HD float log(float a) { return __builtin_logf(a); }
+FLOWKERN_HD double log(double a) { return __builtin_log(a); }
+FLOWKERN_HD float tanh(float a) { return __builtin_tanhf(a); }
+FLOWKERN_HD double tanh(double a) { return __builtin_tanh(a); }
+FLOWKERN_HD float atan(float a) { return __builtin_atanf(a); }
+FLOWKERN_HD double atan(double a) { return __builtin_atan(a); }
+#endif
+
+FLOWKERN_END

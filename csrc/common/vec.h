@@ -1,0 +1,27 @@
+// float and double vectors for one instruction set, with the vocabulary of scalar.h.
+//
+// Vec<S> is what one register holds. Without AVX2 there is no vector: Vec<S> is S, and the kernels
+// run one element at a time.
+#pragma once
+
+#include "scalar.h"
+
+#if defined(__AVX512F__)
+#include "vec_avx512.h"
+#elif defined(__AVX2__)
+#include "vec_avx2.h"
+#else
+FLOWKERN_BEGIN
+template <class S> using Vec = S;
+FLOWKERN_HD float load(const float* p) { return *p; }
+FLOWKERN_HD double load(const double* p) { return *p; }
+FLOWKERN_HD void store(float* p, float v) { *p = v; }
+FLOWKERN_HD void store(double* p, double v) { *p = v; }
+FLOWKERN_END
+#endif
+
+#if defined(__AVX2__)
+#include "vec_maths.h"
+#endif
+
+#include "maths.h"

@@ -1,0 +1,42 @@
+// What the torch side (…_cpu.cpp) hands to the loops (…_simd.cpp), which know nothing of torch.
+#pragma once
+
+#include <cstdint>
+
+namespace flowkern {
+
+// Sizes and strides are in elements; index and bounds may be null, the grad_ fields in the forward.
+template <class S> struct SplineProblem {
+  std::int64_t rows, width, features, parameters;  // N, D, T, M
+  const S* x;
+  std::int64_t x_row, x_feature;
+  const S* params;
+  std::int64_t params_row, params_feature, params_one;
+  const std::int64_t* index;
+  const S* bounds;
+  bool inverse;
+  int tails;
+  double left, right, bottom, top, min_width, min_height, min_slope, softclip, scale;
+  S* y;          // (N, D), contiguous; in the backward, the cotangent of x
+  S* logabsdet;  // (N,)
+  const S* grad_y;
+  std::int64_t grad_y_row, grad_y_feature;
+  const S* grad_logabsdet;
+  std::int64_t grad_logabsdet_row;
+  S* grad_params;
+  std::int64_t grad_params_row, grad_params_feature, grad_params_one;
+};
+
+#define FLOWKERN_DECLARE(isa)                                                                    \
+  namespace isa {                                                                                \
+  void spline_forward(const SplineProblem<float>&, std::int64_t begin, std::int64_t end);        \
+  void spline_forward(const SplineProblem<double>&, std::int64_t begin, std::int64_t end);       \
+  void spline_backward(const SplineProblem<float>&, std::int64_t begin, std::int64_t end);       \
+  void spline_backward(const SplineProblem<double>&, std::int64_t begin, std::int64_t end);      \
+  }
+FLOWKERN_DECLARE(portable)
+FLOWKERN_DECLARE(avx2)
+FLOWKERN_DECLARE(avx512)
+#undef FLOWKERN_DECLARE
+
+}  // namespace flowkern

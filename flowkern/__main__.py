@@ -1,0 +1,51 @@
+"""`python -m flowkern info`: versions, devices, and which backends run here."""
+
+import argparse
+import os
+
+from flowkern import backends
+from flowkern.report.machine import machine, versions
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m flowkern")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("info", help="print versions, devices, and which backends run here")
+    parser.parse_args(arguments)
+    print(info())
+
+
+def info():
+    """Versions, machine and backends as text."""
+    return "\n\n".join(
+        (
+            _block("Versions", versions("triton", "nflows", "zuko", "normflows")),
+            _block("Machine", machine()),
+            _block("Backends", {name: _state(name) for name in backends.NAMES}),
+            f"CPU tensors run on: {_chosen()}",
+        )
+    )
+
+
+def _block(title, fields):
+    width = max(map(len, fields))
+    return "\n".join((title, *(f"  {name:{width}}  {value}" for name, value in fields.items())))
+
+
+def _state(name):
+    reason = backends.unavailable(name)
+    return "available" if reason is None else f"not available: {reason}"
+
+
+def _chosen():
+    """The backend for CPU tensors, or why the one that FLOWKERN_BACKEND names cannot serve them."""
+    wish = os.environ.get("FLOWKERN_BACKEND")
+    origin = f" (FLOWKERN_BACKEND={wish})" if wish else ""
+    try:
+        return backends.resolve("cpu") + origin
+    except (RuntimeError, ValueError) as error:
+        return f"nothing: {error}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,329 @@
+"""Coupling layers of nflows 0.14 and of its forks, each as one fused op around its conditioner.
+
+Layers are recognised by the end of their class's qualified name, so that nflows is not imported
+and a fork under another name (glasflow.nflows) is recognised too. Forward maps data to noise; the
+conditioner is called exactly as nflows calls it; settings are read at every call, as nflows does.
+"""
+
+import functools
+import math
+import numbers
+import re
+import sys
+import warnings
+from typing import Callable, NamedTuple
+
+import torch
+
+from flowkern.adapters._plan import Plan, disagreement
+from flowkern.ops import KnotMap, ScaleMap, affine_coupling, rational_quadratic_spline
+
+HANDLES = (
+    "nflows (and forks of it): AdditiveCouplingTransform, AffineCouplingTransform, "
+    "PiecewiseRationalQuadraticCouplingTransform, PiecewiseRationalQuadraticCDF and the inverse of "
+    "LULinear"
+)
+_PACKAGE = re.compile(r"(?:.*\.)?nflows\.transforms\.")
+_CONTAINERS = frozenset(
+    ("base.CompositeTransform", "base.InverseTransform", "base.MultiscaleCompositeTransform")
+)
+_AUTOREGRESSIVE = "autoregressive.AutoregressiveTransform"
+_LEAVE_AUTOREGRESSIVE = "autoregressive layers are left as they are"
+_NO_KERNEL = "there is no fused kernel for this layer"
+_COUPLING_METHODS = (
+    "forward",
+    "inverse",
+    "_coupling_transform_forward",
+    "_coupling_transform_inverse",
+    "_transform_dim_multiplier",
+)
+_NET_WIDTHS = ("hidden_features", "hidden_channels")
+_SIGMOID = ScaleMap("sigmoid", a=2.0, b=1e-3)
+_ADDITIVE = ScaleMap("additive")
+
+
+# The coupling layer (nflows CouplingTransform): x is (B, D), or (B, D, H, W) for images.
+
+
+def _coupling_forward(transform, module, inputs, context=None):
+    """y and Σ log|dy/dx| of a coupling layer; `transform` acts on the transformed half."""
+    identity = _identity_half(module, inputs)
+    params = module.transform_net(identity, context)
+    y, logabsdet = transform(module, inputs, params, False)
+    if module.unconditional_transform is None:
+        return y, logabsdet
+    identity, more = module.unconditional_transform(identity, context)
+    y = y.index_copy(1, module.identity_features, identity)
+    return _in_format_of(inputs, y), logabsdet + more
+
+
+def _coupling_inverse(transform, module, inputs, context=None):
+    """The inverse of `_coupling_forward`: the conditioner sees the identity half already undone."""
+    identity = _identity_half(module, inputs)
+    if module.unconditional_transform is None:
+        return transform(module, inputs, module.transform_net(identity, context), True)
+    identity, more = module.unconditional_transform.inverse(identity, context)
+    params = module.transform_net(identity, context)
+    x, logabsdet = transform(module, inputs, params, True)
+    x = x.index_copy(1, module.identity_features, identity)
+    return _in_format_of(inputs, x), logabsdet + more
+
+
+def _identity_half(module, inputs):
+    if inputs.dim() not in (2, 4):
+        raise ValueError("Inputs must be a 2D or a 4D tensor.")
+    if inputs.shape[1] != module.features:
+        raise ValueError(f"Expected features = {module.features}, got {inputs.shape[1]}.")
+    return inputs.index_select(1, module.identity_features)
+
+
+def _additive(module, inputs, params, inverse):
+    params = _split(params, module.transform_features.shape[0], 1)
+    return _on_half(affine_coupling, module, inputs, params, scale_map=_ADDITIVE, inverse=inverse)
+
+
+def _affine(module, inputs, params, inverse):
+    # [all shifts | all raw scales] is (2, T), whose transpose is a view.
+    params = _split(params, 2, module.transform_features.shape[0]).transpose(1, 2)
+    return _on_half(affine_coupling, module, inputs, params, scale_map=_SIGMOID, inverse=inverse)
+
+
+def _spline(module, inputs, params, inverse):
+    index = module.transform_features
+    if module.tails is None:
+        _check_domain(module, inputs.index_select(1, index))
+    columns = 3 * module.num_bins + (1 if module.tails is None else -1)
+    params = _split(params, index.shape[0], columns)
+    options = _spline_options(module, _softmax_scale(module.transform_net))
+    return _on_half(rational_quadratic_spline, module, inputs, params, inverse=inverse, **options)
+
+
+def _split(params, rows, columns):
+    """(B, rows·columns, …) as a view (B, rows, columns, …)."""
+    if params.shape[1] != rows * columns:
+        raise ValueError(
+            f"transform_net: expected {rows * columns} outputs per sample, got {params.shape[1]}"
+        )
+    return params.view(params.shape[0], rows, columns, *params.shape[2:])
+
+
+def _on_half(op, module, inputs, params, **options):
+    """op on the transformed features of inputs (B, D, …) by params (B, T, P, …)."""
+    index = module.transform_features
+    if inputs.dim() == 2:
+        return op(inputs, params, index=index, **options)
+    pixels = inputs.permute(0, 2, 3, 1)
+    y, logabsdet = op(pixels, params.permute(0, 3, 4, 1, 2), index=index, **options)
+    return _in_format_of(inputs, y.permute(0, 3, 1, 2)), logabsdet.sum((1, 2))
+
+
+def _in_format_of(inputs, y):
+    """y in the memory format of inputs, as nflows has it: callers may take views of y."""
+    last = inputs.dim() == 4 and inputs.is_contiguous(memory_format=torch.channels_last)
+    return y.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+# The spline (nflows rational_quadratic.py) and its settings, which two classes share.
+
+
+def _spline_options(module, scale):
+    knot_map = KnotMap(
+        min_width=module.min_bin_width,
+        min_height=module.min_bin_height,
+        min_slope=module.min_derivative,
+        scale=scale,
+    )
+    if module.tails is None:
+        return {"tails": "none", "bound": (0.0, 1.0, 0.0, 1.0), "knot_map": knot_map}
+    return {"tails": "identity", "bound": module.tail_bound, "knot_map": knot_map}
+
+
+def _softmax_scale(net):
+    """The factor of raw widths and heights: 1/√(width of the conditioner), where it tells it."""
+    for name in _NET_WIDTHS:
+        if hasattr(net, name):
+            return 1 / math.sqrt(getattr(net, name))
+    if not torch.compiler.is_compiling():  # a graph cannot warn
+        warnings.warn("Inputs to the softmax are not scaled down: initialization might be bad.")
+    return 1.0
+
+
+def _check_domain(module, inputs):
+    """Raise the peer's InputOutsideDomain unless all inputs are in [0, 1].
+
+    A compiled graph cannot raise on data: there, the op answers an input outside with NaN.
+    """
+    if torch.compiler.is_compiling() or inputs.numel() == 0:
+        return
+    if inputs.min() < 0 or inputs.max() > 1:
+        raise _input_outside_domain(module)
+
+
+def _cdf(inverse, module, inputs, context=None):
+    """One spline per feature for the whole batch (nflows PiecewiseRationalQuadraticCDF)."""
+    raw = (
+        module.unnormalized_widths,
+        module.unnormalized_heights,
+        module.unnormalized_derivatives,
+    )
+    if inputs.shape[1:] != raw[0].shape[:-1]:
+        raise ValueError(
+            f"Expected inputs of shape (batch, {', '.join(map(str, raw[0].shape[:-1]))}), "
+            f"got {tuple(inputs.shape)}."
+        )
+    if module.tails is None:
+        _check_domain(module, inputs)
+    y, logabsdet = rational_quadratic_spline(
+        inputs.flatten(1),
+        torch.cat(raw, dim=-1).flatten(0, -2),
+        inverse=inverse,
+        **_spline_options(module, 1.0),
+    )
+    return _in_format_of(inputs, y.reshape(inputs.shape)), logabsdet
+
+
+def _lu_inverse(module, inputs):
+    """x = U⁻¹L⁻¹(y − b) by rows, without the transposed copies of `torch.triangular_solve`."""
+    lower, upper = module._create_lower_upper()
+    x = torch.linalg.solve_triangular(
+        lower.mT, inputs - module.bias, upper=True, left=False, unitriangular=True
+    )
+    x = torch.linalg.solve_triangular(upper.mT, x, upper=False, left=False).contiguous()
+    return x, -module.logabsdet() * inputs.new_ones(inputs.shape[0])
+
+
+# Which layers are taken.
+
+
+def plan(module):
+    """The `Plan` for a transform of nflows, or None for other modules and for mere containers."""
+    names = [_name(cls) for cls in type(module).__mro__]
+    if "base.Transform" not in names or _CONTAINERS.intersection(names):
+        return None
+    kind = _KINDS.get(next(filter(None, names)))
+    if kind is None:
+        return Plan({}, _LEAVE_AUTOREGRESSIVE if _AUTOREGRESSIVE in names else _NO_KERNEL)
+    reason = (
+        _overridden(module, kind.relies_on)
+        or kind.unsuitable(module)
+        or (kind.trial and disagreement(module, kind.methods, kind.trial))
+    )
+    if reason and hasattr(module, "scale_activation"):
+        reason += " (of all scale_activations, only sigmoid(u + 2) + 1e-3 is fused)"
+    return Plan({}, reason) if reason else Plan(kind.methods)
+
+
+def _name(cls):
+    """A class's qualified name from behind `nflows.transforms.`, or None for others' classes."""
+    match = _PACKAGE.match(cls.__module__ + ".")
+    return match and f"{cls.__module__}.{cls.__qualname__}"[match.end() :]
+
+
+def _input_outside_domain(module):
+    cls = next(cls for cls in type(module).__mro__ if _name(cls))
+    package = _PACKAGE.match(cls.__module__).group()
+    return sys.modules[package + "base"].InputOutsideDomain()
+
+
+def _overridden(module, relies_on):
+    """Why the layer is left if its class or instance changes what the fused methods rely on."""
+    changed = [name for name in relies_on if not _is_peers_own(module, name)]
+    return f"{type(module).__name__} overrides {', '.join(changed)}" if changed else None
+
+
+def _is_peers_own(module, name):
+    definers = (cls for cls in type(module).__mro__ if name in vars(cls))
+    return name not in module.__dict__ and bool(_name(next(definers, object)))
+
+
+def _suitable(module):
+    return None
+
+
+def _unsuitable_spline(module):
+    if module.tails not in (None, "linear"):
+        return f"it has tails {module.tails!r}, which raise an error in nflows"
+    if not isinstance(module.tail_bound, numbers.Real):
+        return f"its tail_bound is no plain number but {type(module.tail_bound).__name__}"
+    return None
+
+
+class _Constant(torch.nn.Module):
+    """Stands in for a conditioner in a trial: fixed raw parameters for any input."""
+
+    def __init__(self, net, params):
+        super().__init__()
+        self.params = params
+        self.hidden_features = 1  # no scaling and, unlike no width at all, no warning about it
+        for name in filter(functools.partial(hasattr, net), reversed(_NET_WIDTHS)):
+            self.hidden_features = getattr(net, name)
+
+    def forward(self, inputs, context=None):
+        return self.params.clone()
+
+
+def _coupling_trial(module):
+    count = module.transform_features.shape[0] * module._transform_dim_multiplier()
+    generator = torch.Generator("cpu").manual_seed(0)
+    params = torch.randn(4, count, dtype=torch.float64, device="cpu", generator=generator)
+    stand_ins = {"transform_net": _Constant(module.transform_net, params)}
+    if "unconditional_transform" in module._modules:
+        stand_ins["unconditional_transform"] = None
+    return _points(module, (module.features,)), stand_ins
+
+
+def _cdf_trial(module):
+    return _points(module, module.unnormalized_widths.shape[:-1]), {}
+
+
+def _points(module, shape):
+    """(4, *shape) points over the spline's domain and, where it has tails, beyond."""
+    low, high = -3.0, 3.0
+    if hasattr(module, "tails"):
+        edge = 1.3 * module.tail_bound
+        low, high = (0.0, 1.0) if module.tails is None else (-edge, edge)
+    count = 4 * math.prod(shape)
+    return torch.linspace(low, high, count, dtype=torch.float64, device="cpu").view(4, *shape)
+
+
+class _Kind(NamedTuple):
+    methods: dict
+    relies_on: tuple  # attributes of the peer's class that the methods replace or reproduce
+    unsuitable: Callable  # module -> why this layer cannot be taken, or None
+    trial: Callable | None  # module -> (x, stand_ins), for `disagreement`
+
+
+def _coupling(transform, *relies_on, unsuitable=_suitable):
+    return _Kind(
+        {
+            "forward": functools.partial(_coupling_forward, transform),
+            "inverse": functools.partial(_coupling_inverse, transform),
+        },
+        (*_COUPLING_METHODS, *relies_on),
+        unsuitable,
+        _coupling_trial,
+    )
+
+
+_KINDS = {
+    "coupling.AdditiveCouplingTransform": _coupling(_additive, "_scale_and_shift"),
+    "coupling.AffineCouplingTransform": _coupling(_affine, "_scale_and_shift"),
+    "coupling.PiecewiseRationalQuadraticCouplingTransform": _coupling(
+        _spline, "_coupling_transform", "_piecewise_cdf", unsuitable=_unsuitable_spline
+    ),
+    "nonlinearities.PiecewiseRationalQuadraticCDF": _Kind(
+        {
+            "forward": functools.partial(_cdf, False),
+            "inverse": functools.partial(_cdf, True),
+        },
+        ("forward", "inverse", "_spline"),
+        _unsuitable_spline,
+        _cdf_trial,
+    ),
+    "lu.LULinear": _Kind(
+        {"inverse_no_cache": _lu_inverse},
+        ("inverse_no_cache", "_create_lower_upper", "logabsdet"),
+        _suitable,
+        None,
+    ),
+}

@@ -1,0 +1,108 @@
+"""The demo's pictures: digits, training curves, two moons."""
+
+import torch
+
+from flowkern.demo import digits, moons
+from flowkern.report import charts
+from flowkern.report.charts import COLORS, INK, MUTED, STYLE, plt, save
+
+ROWS = 8
+
+
+def digit_grids(data, generated, path):
+    """Held-out digits beside generated ones, one column for each class.
+
+    Args:
+        generated: grey levels (10, ROWS, 64), classes first.
+    """
+    classes = data.held_out_classes.argmax(-1)
+    real = torch.stack([data.held_out[classes == c][:ROWS] for c in range(digits.CLASSES)])
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(10.4, 4.3), gridspec_kw={"wspace": 0.06})
+        for ax, title, levels in zip(axes, ("Real (held out)", "Generated"), (real, generated)):
+            ax.imshow(_mosaic(levels).numpy(), cmap="gray_r", interpolation="nearest", vmin=0, vmax=16)
+            ax.set_title(title)
+            ax.set_axis_off()
+        return save(figure, path)
+
+
+def _mosaic(levels, gap=2):
+    """One picture of (columns, rows, 64) digits with a gap around each."""
+    columns, rows, _ = levels.shape
+    tiles = torch.nn.functional.pad(levels.unflatten(-1, (digits.SIDE,) * 2), (0, gap, 0, gap))
+    side = digits.SIDE + gap
+    return tiles.permute(1, 2, 0, 3).reshape(rows * side, columns * side)[:-gap, :-gap]
+
+
+def training_curves(plain, accelerated, path):
+    """Bits per dimension of both runs against step and against wall time."""
+    with plt.rc_context(STYLE):
+        figure, (by_step, by_time) = plt.subplots(1, 2, figsize=(10.4, 3.9), sharey=True)
+        for ax, against in ((by_step, _steps), (by_time, _seconds)):
+            _draw(ax, plain, against, "eager", "plain", linewidth=4)
+            _draw(ax, accelerated, against, "flowkern", "accelerated", linewidth=1.5)
+            ax.grid(axis="y")
+        by_step.set(title="The same curve, step by step", xlabel="step", ylabel="bits per dimension")
+        by_time.set(title="… in less time", xlabel="seconds of training")
+        by_step.set_ylim(*_limits(plain))
+        by_step.legend(loc="upper right")
+        for curve, name in ((plain, "eager"), (accelerated, "flowkern")):
+            _mark_end(by_time, curve, COLORS[name])
+        return save(figure, path)
+
+
+def _steps(curve):
+    return range(1, len(curve.bits) + 1)
+
+
+def _seconds(curve):
+    return curve.seconds
+
+
+def _draw(ax, curve, against, name, label, linewidth):
+    x = against(curve)
+    color = COLORS[name]
+    ax.plot(x, curve.bits, color=color, linewidth=linewidth * 0.4, alpha=0.45)
+    held_out = [x[step - 1] for step in curve.held_out_steps]
+    ax.plot(held_out, curve.held_out_bits, color=color, linewidth=linewidth, label=label + ", held-out")
+
+
+def _limits(curve):
+    """Room for all held-out values; the steep beginning is cut off."""
+    return min(curve.bits + curve.held_out_bits) - 0.05, max(curve.held_out_bits) + 0.1
+
+
+def _mark_end(ax, curve, color):
+    end, bits = curve.seconds[-1], curve.held_out_bits[-1]
+    ax.plot([end], [bits], "o", color=color)
+    ax.annotate(
+        f"{end:.{0 if end >= 10 else 1}f} s", (end, bits), (0, 9), textcoords="offset points", ha="center", color=INK
+    )
+
+
+def throughput(works, path):
+    """Digits per second of every kind of work and every way of doing it."""
+    return charts.throughput([(work.title, work.items, work.timings) for work in works], path)
+
+
+def two_moons(flow, path):
+    """Data, learnt density and samples side by side, on the same axes."""
+    extent = (-2.1, 2.1, -1.35, 1.35)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        samples = flow().sample((2000,))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 3, figsize=(10.4, 2.75))
+        _scatter(axes[0], "Data", moons.points(2000, seed=1), MUTED, extent)
+        density = moons.density(flow, extent).numpy()
+        axes[1].imshow(density, extent=extent, origin="lower", cmap="magma", interpolation="bilinear")
+        axes[1].set(title="Density", xticks=[], yticks=[])
+        _scatter(axes[2], "Samples", samples, COLORS["flowkern"], extent)
+        return save(figure, path)
+
+
+def _scatter(ax, title, points, color, extent):
+    ax.scatter(*points.T.numpy(), s=3, color=color, alpha=0.5, linewidths=0)
+    ax.set(title=title, xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[], aspect="equal")
+    for spine in ax.spines.values():
+        spine.set_visible(True)

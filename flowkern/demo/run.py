@@ -1,0 +1,141 @@
+"""Runs the demo from training to the page, and tells what it does meanwhile."""
+
+import contextlib
+import copy
+import dataclasses
+import itertools
+import json
+
+import torch
+from rich.console import Console
+
+import flowkern
+from flowkern import backends
+from flowkern.demo import digits, figures, moons, page, speed, spline_flow, tables
+from flowkern.demo.agreement import agreement
+from flowkern.demo.progress import bar, bars, messages_to
+from flowkern.report.machine import machine, versions
+
+SEED = 0
+
+
+@dataclasses.dataclass
+class Results:
+    """All that the tables, the pictures and the page are made from."""
+
+    backend: str
+    plain_curve: spline_flow.Curve
+    accelerated_curve: spline_flow.Curve
+    control_curve: spline_flow.Curve
+    agreement: list
+    works: list
+    machine: dict
+    versions: dict
+
+
+def run(settings, folder, console=None):
+    """Train, compare, time; then print the tables and write `folder`/index.html."""
+    console = console or Console()
+    folder.mkdir(parents=True, exist_ok=True)
+    backend = _announce_backend(console)
+    data = digits.load()
+    plain, accelerated, curves = _train_all(data, settings, console)
+    rows = agreement(plain, _accelerated(plain), data)
+    works = _measure(plain, data, settings, console, folder)
+    results = Results(
+        backend, *curves, rows, works, machine(), versions("nflows", "scikit-learn")
+    )
+    pictures = _pictures(accelerated, data, results, settings, console, folder)
+    _print_tables(results, console)
+    (folder / "results.json").write_text(json.dumps(dataclasses.asdict(results), indent=1))
+    path = page.write(folder / "index.html", results, pictures, settings)
+    console.print(f"\nThe page with all pictures: [bold]{path}[/bold]")
+
+
+def _announce_backend(console):
+    backend = backends.resolve("cpu")
+    console.print(f"flowkern {flowkern.__version__}, backend [bold]{backend}[/bold]")
+    if backend == "reference":
+        console.print(
+            "[yellow]The fused kernels do not run here, so nothing below is accelerated: "
+            f"{backends.unavailable('cpu') or 'FLOWKERN_BACKEND asks for the reference'}.[/yellow]"
+        )
+    return backend
+
+
+def _train_all(data, settings, console):
+    """The flow trained plain and accelerated from the same seed, and the Curves of three runs.
+
+    The third run is a control: it tells how far apart two runs get that differ by rounding alone.
+    """
+    torch.manual_seed(SEED)
+    plain = spline_flow.build(settings)
+    accelerated = _accelerated(plain)
+    replaced = len(flowkern.explain(accelerated).replaced)
+    console.print(f"flowkern.accelerate(flow) replaced {replaced} layers of the nflows model.")
+    list(spline_flow.training(copy.deepcopy(plain), data, settings.warm_up(), SEED))
+    flows = {
+        "Training, plain nflows": plain,
+        "Training, accelerated": accelerated,
+        "Training, control": spline_flow.nudged(accelerated),
+    }
+    with bars(console, flows, settings.steps) as advances:
+        curves = _take_turns(flows.values(), advances, data, settings)
+    return plain, accelerated, curves
+
+
+def _take_turns(flows, advances, data, settings):
+    """Train all flows, a few steps of each in turn, so that none has the machine at its best."""
+    runs = [spline_flow.training(flow, data, settings, SEED) for flow in flows]
+    curves = [None for _ in runs]
+    for _ in range(0, settings.steps, settings.evaluate_every):
+        for i, run in enumerate(runs):
+            for curves[i] in itertools.islice(run, settings.evaluate_every):
+                advances[i](f"{curves[i].bits[-1]:.3f} bits/dim, {curves[i].seconds[-1]:.1f} s")
+    return curves
+
+
+def _accelerated(flow):
+    return flowkern.accelerate(copy.deepcopy(flow))
+
+
+def _measure(trained, data, settings, console, folder):
+    if not settings.compile:
+        console.print("torch.compile is left out: compiling takes minutes (run without --quick).")
+
+    log = folder / "torch_compile.log"
+    log.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def on_compile(title):
+        console.print(f"torch.compile compiles the {title}: tens of seconds, messages in {log}")
+        with messages_to(log):
+            yield
+
+    with bar(console, "Timing", speed.KINDS * settings.rounds) as advance:
+        return speed.measure(trained, data, settings, on_compile, advance)
+
+
+def _pictures(flow, data, results, settings, console, folder):
+    with bar(console, "Two moons, Real NVP", settings.moons_steps) as advance:
+        two_moons = moons.train(settings, lambda loss: advance(f"{loss:.3f} nats"))
+    torch.manual_seed(SEED)
+    with torch.no_grad():
+        logits = flow.eval().sample(figures.ROWS, torch.eye(digits.CLASSES))
+    return {
+        "digits": figures.digit_grids(data, digits.to_levels(logits), folder / "digits.png"),
+        "training": figures.training_curves(
+            results.plain_curve, results.accelerated_curve, folder / "training.png"
+        ),
+        "speed": figures.throughput(results.works, folder / "speed.png"),
+        "moons": figures.two_moons(two_moons, folder / "moons.png"),
+    }
+
+
+def _print_tables(results, console):
+    for table in (
+        tables.training(results),
+        tables.agreement(results.agreement),
+        tables.speed(results.works),
+    ):
+        table.show(console)

@@ -1,0 +1,104 @@
+"""The demo's figures as tables, for the terminal and the page."""
+
+from statistics import median
+
+from flowkern.demo import digits
+from flowkern.report.table import Table
+from flowkern.report.timing import quartiles
+
+
+def training(results):
+    """Where every run ended, and how far its held-out curve ever was from the plain one."""
+    plain = results.plain_curve
+    runs = {
+        "plain": plain,
+        "accelerated": results.accelerated_curve,
+        "control, changed by 1e-7": results.control_curve,
+    }
+    return Table(
+        f"Training, {len(plain.bits)} steps from the same seed",
+        ("run", "held-out bits per dimension", "largest gap to plain", "training time"),
+        [
+            [name, f"{c.held_out_bits[-1]:.4f}", _gap(plain, c), f"{c.seconds[-1]:.1f} s"]
+            for name, c in runs.items()
+        ],
+        (
+            f"A model that knows nothing needs log₂ {digits.LEVELS} = {digits.UNIFORM_BITS:.2f} bits.",
+            f"The first losses, plain and accelerated, differ by {_first_difference(results):.0e} bits.",
+        ),
+    )
+
+
+def _gap(plain, other):
+    if other is plain:
+        return "–"
+    return f"{max(abs(a - b) for a, b in zip(plain.held_out_bits, other.held_out_bits)):.4f}"
+
+
+def _first_difference(results):
+    return abs(results.plain_curve.bits[0] - results.accelerated_curve.bits[0])
+
+
+def agreement(rows):
+    """The largest differences between the two flows, and of each to float64."""
+    cells = [[what, *(_distance(d) for d in distances)] for what, *distances in rows]
+    columns = ("", "accelerated − plain", "plain − float64", "accelerated − float64")
+    return Table("Largest differences, the same weights in float32", columns, cells)
+
+
+def _distance(distance):
+    return "nflows stopped" if distance is None else f"{distance:.1e}"
+
+
+def speed(works):
+    """Milliseconds and ratios of every kind of work."""
+    names = [n for n in ("eager", "torch.compile", "flowkern") if any(n in w.timings for w in works)]
+    peers = [name for name in names if name != "flowkern"]
+    rows = [
+        [work.title]
+        + [_milliseconds(work, name) for name in names]
+        + [_speedup(work, peer) for peer in peers]
+        for work in works
+    ]
+    columns = ("", *names, *(f"vs {peer.removeprefix('torch.')}" for peer in peers))
+    return Table("Speed in milliseconds, and how many times faster", columns, rows, tuple(_notes(works)))
+
+
+def _milliseconds(work, name):
+    timing = work.timings.get(name)
+    return "–" if timing is None else _with_spread([1e3 * s for s in timing.seconds])
+
+
+def _speedup(work, peer):
+    if not {peer, "flowkern"} <= work.timings.keys():
+        return "–"
+    return _with_spread(work.timings["flowkern"].speedups_over(work.timings[peer]))
+
+
+def _with_spread(values):
+    """Median ± half the interquartile range, to three digits."""
+    lower, upper = quartiles(values)
+    middle = median(values)
+    decimals = 2 if middle < 10 else 1 if middle < 100 else 0
+    return f"{middle:.{decimals}f} ± {(upper - lower) / 2:.{decimals}f}"
+
+
+def _notes(works):
+    rounds = len(next(iter(works[0].timings.values())).seconds)
+    sizes = ", ".join(f"{w.title} {w.items}" for w in works)
+    yield f"Digits per call: {sizes}. Median of {rounds} rounds ± half the interquartile range."
+    yield "Ratios are taken within each round; all ways run in turn in one process."
+    compiled = [w for w in works if w.compile_seconds is not None and "torch.compile" in w.timings]
+    if compiled:
+        times = ", ".join(f"{w.title} {w.compile_seconds:.0f} s" for w in compiled)
+        yield f"torch.compile compiled, up to its third call: {times}."
+    for work in works:
+        for name, reason in work.refused.items():
+            yield f"{work.title}: {name} could not be timed: {reason}"
+    busy = [t.busy_cores for w in works for t in w.timings.values()]
+    yield f"Cores kept busy while timing: {min(busy):.1f} to {max(busy):.1f}."
+
+
+def fields(title, values):
+    """Name → value as a table of two columns."""
+    return Table(title, ("", ""), [[name, value] for name, value in values.items()])

@@ -1,0 +1,64 @@
+"""Checks shared by conditioners, transforms and flows; each error names the argument."""
+
+import torch
+
+
+def check_count(name, value, minimum):
+    """Raise unless `value` is an integer of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name}: expected an integer >= {minimum}, got {value}")
+
+
+def check_sizes(features, context, outputs, hidden_features):
+    """Raise unless the four describe a conditioner; return hidden_features as a tuple."""
+    check_count("features", features, 0)
+    check_count("context", context, 0)
+    check_count("outputs", outputs, 1)
+    if isinstance(hidden_features, (str, int)):
+        raise TypeError(f"hidden_features: expected a sequence of widths, got {hidden_features!r}")
+    for width in hidden_features:
+        check_count("hidden_features", width, 1)
+    return tuple(hidden_features)
+
+
+def check_features(name, x, features):
+    """Raise unless x is a floating-point tensor (…, features)."""
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"{name}: expected a floating-point dtype, got {x.dtype}")
+    if x.dim() < 1 or x.shape[-1] != features:
+        raise ValueError(f"{name}: expected shape (…, {features}), got {tuple(x.shape)}")
+
+
+def check_context(context, width):
+    """Raise unless context is a tensor (…, width), or None where width is 0."""
+    if context is None and width:
+        raise ValueError(f"context: expected a tensor (…, {width}), got None")
+    if context is not None and not width:
+        raise ValueError("context: expected None, because this was built with context=0")
+    if context is not None:
+        check_features("context", context, width)
+
+
+def check_broadcast(name, shape, other_name, other):
+    """The shape that two batch shapes broadcast to; the error names the first."""
+    try:
+        return torch.broadcast_shapes(shape, other)
+    except RuntimeError:
+        raise ValueError(
+            f"{name}: batch shape {tuple(shape)} does not broadcast with that of {other_name}, "
+            f"{tuple(other)}"
+        ) from None
+
+
+def check_dtype(name, x, parameter):
+    """Raise unless x has the parameters' dtype, or autocast will bring both to one."""
+    if x.dtype == parameter.dtype or torch.is_autocast_enabled(x.device.type):
+        return
+    raise TypeError(
+        f"{name}: expected dtype {parameter.dtype} as the parameters have, got {x.dtype}; "
+        f"convert one of them, for example with flow.to({x.dtype})"
+    )

@@ -1,0 +1,47 @@
+"""One table for the terminal (rich) and for the page (HTML)."""
+
+import html
+from typing import NamedTuple
+
+import rich.box
+import rich.markup
+import rich.table
+
+
+class Table(NamedTuple):
+    """Cells are plain text; the first column holds names, the others figures."""
+
+    title: str
+    columns: tuple
+    rows: list
+    notes: tuple = ()
+
+    def show(self, console):
+        """Print the table on a rich console, its notes below."""
+        table = rich.table.Table(
+            title=self.title, title_justify="left", box=rich.box.SIMPLE_HEAD, collapse_padding=True,
+            pad_edge=False,
+        )  # fmt: skip
+        for i, column in enumerate(self.columns):
+            longest = max(map(len, column.split()), default=0)
+            table.add_column(
+                column, justify="right" if i else "left", no_wrap=i == 0, min_width=longest
+            )
+        for row in self.rows:
+            table.add_row(*map(rich.markup.escape, row))
+        console.print(table)
+        for note in self.notes:
+            console.print(note, style="dim", markup=False, highlight=False)
+
+    def for_page(self):
+        """The table as HTML, without its title."""
+        head = "".join(f"<th>{html.escape(column)}</th>" for column in self.columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n"
+            for row in self.rows
+        )
+        notes = "".join(f'<p class="note">{html.escape(note)}</p>\n' for note in self.notes)
+        return (
+            f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n'
+            f"<tbody>{body}</tbody></table></div>\n{notes}"
+        )

@@ -1,0 +1,175 @@
+"""Coupling layers: one half of the features conditions the transform of the other half."""
+
+import math
+
+import torch
+
+from flowkern import ops
+from flowkern.nn import MLP
+from flowkern.nn._arguments import check_broadcast, check_context, check_count, check_features
+from flowkern.ops import KnotMap, ScaleMap
+from flowkern.transforms.base import Transform
+
+
+def alternating_mask(features, parity=1):
+    """bool (features,), True at every second feature from `parity`; True at a single feature."""
+    check_count("features", features, 1)
+    return (torch.arange(features) % 2 == parity % 2) | (features == 1)
+
+
+class Coupling(Transform):
+    """y_id = x_id, y_t = f(x_t; conditioner(x_id, context)); subclasses choose the op f.
+
+    `index` and `identity` are the transformed and the other features. They are saved in the
+    state_dict, so that weights never meet another mask than the one they were trained with.
+    """
+
+    def __init__(self, features, context, mask, per_feature, conditioner, hidden_features):
+        super().__init__()
+        check_count("features", features, 1)
+        check_count("context", context, 0)
+        mask = _checked_mask(mask, features)
+        self.features, self.context, self.per_feature = features, context, per_feature
+        self.register_buffer("index", mask.nonzero().squeeze(-1))
+        self.register_buffer("identity", mask.logical_not().nonzero().squeeze(-1))
+        if conditioner is None:
+            outputs = len(self.index) * per_feature
+            conditioner = MLP(len(self.identity), outputs, context, hidden_features)
+        elif not callable(conditioner):
+            raise TypeError(f"conditioner: expected a callable, got {type(conditioner).__name__}")
+        self.conditioner = conditioner
+
+    def forward(self, x, context=None):
+        """y (…, features) and logabsdet (…,)."""
+        return self._op(x, self._params("x", x, context), inverse=False)
+
+    def inverse(self, y, context=None):
+        """x (…, features) and logabsdet (…,)."""
+        return self._op(y, self._params("y", y, context), inverse=True)
+
+    def _params(self, name, x, context):
+        """What the conditioner makes of the identity half, as a view (…, T, parameters)."""
+        check_features(name, x, self.features)
+        check_context(context, self.context)
+        identity = x.index_select(-1, self.identity)
+        if context is None:
+            raw = self.conditioner(identity)
+        else:
+            raw = self.conditioner(*self._broadcast(name, identity, context))
+        sizes = self.index.shape[0], self.per_feature
+        if raw.shape[-1:] != (math.prod(sizes),):
+            raise ValueError(
+                f"conditioner: expected output shape (…, {sizes[0]}·{sizes[1]}), one block of "
+                f"{sizes[1]} parameters per transformed feature, got {tuple(raw.shape)}"
+            )
+        return raw.unflatten(-1, sizes)
+
+    def _broadcast(self, name, x, context):
+        """x and context with one batch shape, unless the conditioner broadcasts them itself."""
+        batch = check_broadcast("context", context.shape[:-1], name, x.shape[:-1])
+        if getattr(self.conditioner, "broadcasts", False):
+            return x, context
+        return x.expand(*batch, x.shape[-1]), context.expand(*batch, context.shape[-1])
+
+    def extra_repr(self):
+        return f"features={self.features}, context={self.context}, index={self.index.tolist()}"
+
+
+class AffineCoupling(Coupling):
+    """y_t = s(u)·x_t + b on the transformed half, log|det J| = Σ_t log s(u_t).
+
+    The conditioner returns (…, T·2): shift b and raw scale u of the first transformed feature, of
+    the second, and so on; (…, T) shifts if `scale_map` is "additive". With the built-in conditioner
+    the layer starts as the identity for the maps in which u = 0 means s = 1 (additive, exp,
+    softclip, tanh, atan).
+
+    Args:
+        features: number of features D. If all are transformed (as for D = 1), the conditioner is
+            given no features: the parameters depend on the context alone, or on nothing.
+        context: number of context features; 0 for none.
+        mask: bool (D,), True at the transformed features. Default: `alternating_mask(features)`.
+        scale_map: name of a scale map, or an `ops.ScaleMap`. Default: log s = u/(1 + |u|/ln 1000).
+        conditioner: callable (identity half[, context]) -> parameters, its initialisation its own.
+            It is given both with one batch shape (as views), or as they came if its attribute
+            `broadcasts` is True. Default: `nn.MLP` with `hidden_features`.
+        hidden_features: widths of the default conditioner.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape or value; the error names it.
+
+    Source: Dinh et al., Density estimation using Real NVP (2017), eqs. 7–8; NICE (2015), eq. 8.
+    """
+
+    def __init__(
+        self,
+        features,
+        context=0,
+        mask=None,
+        scale_map="softclip",
+        conditioner=None,
+        hidden_features=(64, 64),
+    ):
+        scale_map = ScaleMap.of(scale_map)
+        per_feature = 1 if scale_map.kind == "additive" else 2
+        super().__init__(features, context, mask, per_feature, conditioner, hidden_features)
+        self.scale_map = scale_map
+
+    def _op(self, x, params, inverse):
+        return ops.affine_coupling(
+            x, params, index=self.index, scale_map=self.scale_map, inverse=inverse
+        )
+
+
+class SplineCoupling(Coupling):
+    """y_t = RQS(x_t; params_t) on the transformed half, log|det J| = Σ_t log RQS'(x_t).
+
+    Outside [−bound, bound] the transform is the identity. The conditioner returns (…, T·(3K−1)):
+    for each transformed feature K raw widths, K raw heights and K − 1 raw slopes. With the built-in
+    conditioner and the default knot map the layer starts as the identity.
+
+    Args:
+        features, context, mask, conditioner, hidden_features: as for `AffineCoupling`.
+        bins: number of bins K.
+        bound: the spline acts on [−bound, bound].
+        knot_map: `ops.KnotMap` from raw parameters to knots. Default: zuko's, "softclip", where
+            raw zeros mean the identity.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape or value; the error names it.
+
+    Source: Durkan et al., Neural Spline Flows (2019), eqs. 4–8.
+    """
+
+    def __init__(
+        self,
+        features,
+        context=0,
+        mask=None,
+        bins=8,
+        bound=5.0,
+        knot_map=KnotMap("softclip"),
+        conditioner=None,
+        hidden_features=(64, 64),
+    ):
+        check_count("bins", bins, 1)
+        knot_map.check(bins)
+        if not isinstance(bound, (int, float)) or not 0 < bound < math.inf:
+            raise ValueError(f"bound: expected a finite number > 0, got {bound!r}")
+        super().__init__(features, context, mask, 3 * bins - 1, conditioner, hidden_features)
+        self.bound, self.knot_map = float(bound), knot_map
+
+    def _op(self, x, params, inverse):
+        return ops.rational_quadratic_spline(
+            x, params, index=self.index, bound=self.bound, knot_map=self.knot_map, inverse=inverse
+        )
+
+
+def _checked_mask(mask, features):
+    mask = alternating_mask(features) if mask is None else torch.as_tensor(mask)
+    if mask.dtype != torch.bool or tuple(mask.shape) != (features,):
+        raise ValueError(
+            f"mask: expected bool of shape ({features},), got {mask.dtype} {tuple(mask.shape)}"
+        )
+    if not mask.any():
+        raise ValueError("mask: expected True at one feature at least, got none to transform")
+    return mask

@@ -1,0 +1,281 @@
+"""Named calls of the ops: shapes, options, memory layouts. Shared by all tests and by bench/.
+
+    case = cases.SPLINES["k8"]
+    x, params = case.tensors(torch.float32)
+    y, logabsdet = case(x, params, inverse=True)
+
+`evaluate` adds the gradients, `expected` is the same by the float64 reference, and
+`check(case, backend, dtype)` compares the two within `tests/tolerances.py`.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+import flowkern
+from flowkern import ops
+from flowkern.ops import KnotMap
+from flowkern.ops._arguments import compute_dtype
+from flowkern.ops.affine_coupling import SCALE_MAPS
+from flowkern.ops.rational_quadratic_spline import TAILS
+from tests import tolerances
+
+BOUND = 3.0
+BOX = (-1.0, 2.0, 0.5, 3.0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call: `features` of `width` features transformed, selected by all, index or mask.
+
+    layout says how x and params lie in memory (see `laid_out`), spread is the standard deviation
+    of the raw parameters, and options are the op's own keyword arguments.
+    """
+
+    name: str
+    op: str
+    batch: tuple = (63,)
+    width: int = 5
+    features: int = 5
+    select: str = "all"
+    layout: str = "contiguous"
+    spread: float = 1.0
+    bins: int = 8
+    options: dict = field(default_factory=dict)
+
+    def __call__(self, x, params, inverse=False):
+        """(y, logabsdet) by the op, on the backend chosen outside."""
+        return getattr(ops, self.op)(
+            x, params, **self.selection(), **self.options, inverse=inverse
+        )
+
+    @property
+    def per_feature(self):
+        """Parameters per transformed feature: the last dimension of params."""
+        if self.op == "affine_coupling":
+            return 1 if self.options.get("scale_map") == "additive" else 2
+        return 3 * self.bins + TAILS[self.options.get("tails", "identity")][1]
+
+    def selection(self):
+        """The index or mask argument; the indices come in no particular order."""
+        if self.select == "all":
+            return {}
+        order = [*range(1, self.width, 2)][::-1] + [*range(0, self.width, 2)]
+        index = torch.tensor(order[: self.features], dtype=torch.int64)
+        if self.select == "index":
+            return {"index": index}
+        return {"mask": torch.zeros(self.width, dtype=torch.bool).index_fill(0, index, True)}
+
+    def tensors(self, dtype=torch.float32, *, params_dtype=None, inverse=False, seed=0):
+        """x (*batch, D), over the interval and a little beyond, and params (*batch, T, P)."""
+        generator = _generator(seed)
+        low, high = self._range(inverse)
+        x = torch.rand(*self.batch, self.width, generator=generator, dtype=torch.float64)
+        params = torch.randn(
+            *self.batch, self.features, self.per_feature, generator=generator, dtype=torch.float64
+        )
+        x, params = low + (high - low) * x, self.spread * params
+        return (
+            laid_out(x.to(dtype), self.layout),
+            laid_out(params.to(params_dtype or dtype), self.layout),
+        )
+
+    def _range(self, inverse):
+        bound = self.options.get("bound", 1.0)
+        if isinstance(bound, tuple):
+            return bound[2:] if inverse else bound[:2]
+        beyond = 1.0 if self.options.get("tails") == "none" else 1.3
+        return -beyond * float(torch.as_tensor(bound).max()), beyond * float(
+            torch.as_tensor(bound).max()
+        )
+
+
+def _generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def laid_out(tensor, layout):
+    """`tensor` with the same values in another memory layout ("expanded" repeats its first row).
+
+    contiguous | transposed (last two dimensions swapped in memory: chunked parameters) |
+    sliced (every other row and column of a larger tensor) | misaligned (starts one element after
+    an allocation) | expanded (batch stride 0)
+    """
+    if layout == "transposed":
+        return tensor.mT.contiguous().mT
+    if layout == "sliced":
+        wide = tensor.new_full([2 * n + 1 for n in tensor.shape], float("nan"))
+        view = wide[tuple(slice(1, 2 * n + 1, 2) for n in tensor.shape)]
+        return view.copy_(tensor)
+    if layout == "misaligned":
+        return tensor.new_empty(tensor.numel() + 1)[1:].view(tensor.shape).copy_(tensor)
+    if layout == "expanded":
+        return tensor[:1].expand(tensor.shape)
+    return tensor.contiguous()
+
+
+def _named(*cases):
+    return {case.name: case for case in cases}
+
+
+def _affine(name, **arguments):
+    return Case(name, "affine_coupling", **arguments)
+
+
+def _spline(name, bins=8, bound=BOUND, options=(), **arguments):
+    return Case(
+        name,
+        "rational_quadratic_spline",
+        bins=bins,
+        options={"bound": bound, **dict(options)},
+        **arguments,
+    )
+
+
+_LAYOUTS = ("transposed", "sliced", "misaligned", "expanded")
+
+AFFINES = _named(
+    *(_affine(kind, options={"scale_map": kind}) for kind in SCALE_MAPS),
+    _affine(
+        "constants",
+        options={"scale_map": ops.ScaleMap("tanh", a=1.5, prefactor=0.5, shift_prefactor=0.1)},
+    ),
+    _affine("scale_first", options={"scale_map": "sigmoid", "scale_first": True}),
+    _affine("index", width=9, features=4, select="index"),
+    _affine("mask", width=9, features=4, select="mask"),
+    _affine("many_features", batch=(3,), width=131, features=70, select="mask"),
+    _affine("one_feature", width=1, features=1),
+    _affine("one_row", batch=(1,)),
+    _affine("long", batch=(1023,), width=3, features=3),
+    _affine("batch_dimensions", batch=(2, 3, 5)),
+    _affine("no_batch_dimension", batch=()),
+    _affine("empty_half", features=0, select="index"),
+    _affine("empty_batch", batch=(0,)),
+    *(_affine(layout, layout=layout, batch=(17,)) for layout in _LAYOUTS),
+    _affine("transposed_index", layout="transposed", width=9, features=4, select="index"),
+)
+
+SPLINES = _named(
+    *(_spline(f"k{bins}", bins=bins) for bins in (1, 2, 3, 5, 8, 10, 16, 33, 64)),
+    _spline("circular", options={"tails": "circular"}),
+    _spline("circular_k1", bins=1, options={"tails": "circular"}),
+    _spline("none", options={"tails": "none"}, bound=1.0),
+    _spline("box", options={"tails": "none"}, bound=BOX),
+    _spline("shifted", bound=(-1.0, 2.0, -1.0, 2.0)),
+    _spline("bounds", bound=torch.tensor([0.5, 1.0, 2.0, 3.0, 4.0])),
+    _spline("softclip", bound=5.0, options={"knot_map": KnotMap("softclip")}),
+    _spline(
+        "softclip_circular",
+        options={"tails": "circular", "knot_map": KnotMap("softclip", slope_floor=1e-2)},
+    ),
+    _spline("scaled", options={"knot_map": KnotMap(scale=0.25, min_width=1e-2, min_height=2e-3)}),
+    _spline("index", width=9, features=4, select="index"),
+    _spline("mask", width=9, features=4, select="mask"),
+    _spline(
+        "bounds_index",
+        bound=torch.tensor([0.5, 1.0, 2.0, 4.0]),
+        width=9,
+        features=4,
+        select="index",
+    ),
+    _spline("many_features", bins=4, batch=(3,), width=131, features=70, select="mask"),
+    _spline("one_feature", width=1, features=1),
+    _spline("one_row", batch=(1,)),
+    _spline("long", bins=5, batch=(1023,), width=3, features=3),
+    _spline("batch_dimensions", batch=(2, 3, 5)),
+    _spline("no_batch_dimension", batch=()),
+    _spline("empty_half", features=0, select="index"),
+    _spline("empty_batch", batch=(0,)),
+    *(_spline(layout, layout=layout, batch=(17,)) for layout in _LAYOUTS),
+    _spline("transposed_index", layout="transposed", width=9, features=4, select="index"),
+)
+
+# One typical call of each op, for tests about the machinery around the kernels.
+TYPICAL = {
+    "affine_coupling": _affine(
+        "typical", width=6, features=3, select="index", options={"scale_map": "sigmoid"}
+    ),
+    "rational_quadratic_spline": _spline("typical", width=6, features=3, select="index"),
+}
+
+# The shapes of the speed table; bench/ runs them, the tests do not.
+SPEED = _named(
+    _spline("spline_in_cache", batch=(2048,), width=32, features=32),
+    _spline("spline_streaming", batch=(32768,), width=32, features=32),
+    _affine("affine", batch=(65536,), width=64, features=64),
+)
+
+
+class Result(NamedTuple):
+    """What an op computes, and the gradients of <cotangents, (y, logabsdet)>."""
+
+    y: torch.Tensor
+    logabsdet: torch.Tensor
+    grad_x: torch.Tensor
+    grad_params: torch.Tensor
+
+
+def cotangents(y, logabsdet, seed=1):
+    """Fixed random gradients for y and logabsdet."""
+    generator = _generator(seed)
+    return tuple(
+        torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.dtype)
+        for t in (y, logabsdet)
+    )
+
+
+def evaluate(case, x, params, *, backend, inverse=False, grads=None):
+    """The `Result` of case(x, params) on `backend`; grads default to `cotangents`."""
+    x, params = (t.detach().requires_grad_() for t in (x, params))
+    with flowkern.backend(backend):
+        y, logabsdet = case(x, params, inverse=inverse)
+        grad_y, grad_logabsdet = cotangents(y, logabsdet) if grads is None else grads
+        total = (grad_y * y).sum() + (grad_logabsdet * logabsdet).sum()
+        grad_x, grad_params = torch.autograd.grad(total, (x, params))
+    return Result(y.detach(), logabsdet.detach(), grad_x, grad_params)
+
+
+def expected(case, x, params, *, inverse=False, grads):
+    """The `Result` of the float64 reference at the same inputs."""
+    grads = tuple(g.double() for g in grads)
+    return evaluate(
+        case, x.double(), params.double(), backend="reference", inverse=inverse, grads=grads
+    )
+
+
+def roundings(case, x, params, want, *, inverse=False, grads, samples=8):
+    """How far the reference strays from `want` when every input moves by one rounding.
+
+    It runs in the precision that kernels compute in, on a stack of `samples` perturbed copies.
+    """
+    dtype = compute_dtype(x, params)
+    moved = (_moved(t.to(dtype), samples) for t in (x, params))
+    grads = tuple(g.to(dtype).expand(samples, *g.shape) for g in grads)
+    strayed = evaluate(case, *moved, backend="reference", inverse=inverse, grads=grads)
+    return Result(*((s.double() - w).abs().nan_to_num(0, 0).amax(0) for s, w in zip(strayed, want)))
+
+
+def _moved(tensor, samples):
+    """Copies with each element moved by ± one rounding of the largest element of its row."""
+    size = tensor.abs()
+    if tensor.numel() > 0:
+        size = size.amax(-1, keepdim=True)
+    sign = torch.randint(0, 2, (samples, *tensor.shape), generator=_generator(5)) * 2 - 1
+    return tensor + torch.finfo(tensor.dtype).eps / 2 * size * sign
+
+
+def check(case, backend, dtype, *, params_dtype=None, inverse=False, seed=0):
+    """Raise AssertionError unless `backend` agrees with the float64 reference on `case`."""
+    x, params = case.tensors(dtype, params_dtype=params_dtype, inverse=inverse, seed=seed)
+    check_at(case, backend, x, params, inverse=inverse)
+
+
+def check_at(case, backend, x, params, *, inverse=False):
+    """As `check`, for x and params of one's own."""
+    got = evaluate(case, x, params, backend=backend, inverse=inverse)
+    grads = cotangents(got.y, got.logabsdet)
+    want = expected(case, x, params, inverse=inverse, grads=grads)
+    units = roundings(case, x, params, want, inverse=inverse, grads=grads)
+    label = f"{case.op} {case.name} on {backend}, {x.dtype}, {params.dtype}, inverse={inverse}"
+    tolerances.assert_result(got, want, units, case.op, label)

@@ -1,0 +1,117 @@
+"""The raw ops of the dispatcher, by the CUDA kernels as they run in the emulation, on CPU tensors."""
+
+import contextlib
+import ctypes
+import functools
+import os
+from unittest import mock
+
+import torch
+
+from tests.emulation import build
+
+FORWARD, REVERSED, RANDOM = range(3)
+SANITIZED = "FLOWKERN_EMULATION_SANITIZED"  # set in processes that preload the sanitizer
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_void_p), ("stride", ctypes.c_int64 * 3)]
+
+    @classmethod
+    def of(cls, tensor):
+        if tensor is None:
+            return cls()
+        return cls(tensor.data_ptr(), tensor.stride())
+
+
+_TENSORS = ("x", "params", "index", "bounds", "y", "logabsdet", "grad_y", "grad_logabsdet", "grad_params")
+
+
+class _Call(ctypes.Structure):
+    _fields_ = [
+        ("sizes", ctypes.c_int64 * 4),
+        *((name, _Tensor) for name in _TENSORS),
+        ("integers", ctypes.c_int64 * 3),
+        ("numbers", ctypes.c_double * 9),
+    ]
+
+
+@functools.cache
+def _library():
+    return ctypes.CDLL(str(build.library(sanitized=SANITIZED in os.environ)))
+
+
+def configure(schedule=FORWARD, seed=0, most_blocks=2**31 - 1, withheld=0):
+    """How blocks run from now on: order of threads, size of the grid, missing shared memory in bytes."""
+    _library().settings(schedule, ctypes.c_uint(seed), ctypes.c_uint(most_blocks), withheld)
+
+
+@contextlib.contextmanager
+def configured(**options):
+    configure(**options)
+    try:
+        yield
+    finally:
+        configure()
+
+
+def _launch(op, x, params, integers, numbers, **tensors):
+    tensors = {name: _Tensor.of(t) for name, t in dict(tensors, x=x, params=params).items()}
+    call = _Call(
+        (*x.shape, *params.shape[1:]), integers=tuple(map(int, integers)), numbers=numbers, **tensors
+    )
+    getattr(_library(), op)(ctypes.byref(call), x.dtype == torch.float64)
+
+
+def _forward(op, x, params, index, bounds, integers, numbers):
+    y, logabsdet = torch.empty(x.shape, dtype=x.dtype), x.new_empty(x.shape[0])
+    if params.shape[1] == 0:  # the torch side does not launch then
+        return y.copy_(x), logabsdet.zero_()
+    _launch(op, x, params, integers, numbers, index=index, bounds=bounds, y=y, logabsdet=logabsdet)
+    return y, logabsdet
+
+
+def _backward(op, grad_y, grad_logabsdet, x, params, index, bounds, integers, numbers):
+    grad_x, grad_params = torch.empty(x.shape, dtype=x.dtype), torch.empty_like(params)
+    if params.shape[1] == 0:
+        return grad_x.copy_(grad_y), grad_params
+    _launch(
+        op, x, params, integers, numbers, index=index, bounds=bounds, y=grad_x, grad_y=grad_y,
+        grad_logabsdet=grad_logabsdet, grad_params=grad_params,
+    )  # fmt: skip
+    return grad_x, grad_params
+
+
+def _spline(direction, count):
+    def op(*arguments):
+        tensors, (index, bound, inverse, tails, *numbers) = arguments[:count], arguments[count:]
+        integers = (inverse, tails)
+        return direction("rational_quadratic_spline", *tensors, index, bound, integers, tuple(numbers))
+
+    return op
+
+
+def _affine(direction, count):
+    def op(*arguments):
+        tensors, (index, *integers) = arguments[:count], arguments[count : count + 4]
+        numbers = arguments[count + 4 :]
+        return direction("affine_coupling", *tensors, index, None, integers, numbers)
+
+    return op
+
+
+OPS = {
+    "affine_coupling": _affine(_forward, 2),
+    "affine_coupling_backward": _affine(_backward, 4),
+    "rational_quadratic_spline": _spline(_forward, 2),
+    "rational_quadratic_spline_backward": _spline(_backward, 4),
+}
+
+
+@contextlib.contextmanager
+def emulated():
+    """Inside, what calls itself backend "cpu" is the emulated CUDA one."""
+    with contextlib.ExitStack() as stack:
+        for name, op in OPS.items():
+            stack.enter_context(mock.patch.object(torch.ops.flowkern, name, op))
+        yield

@@ -1,0 +1,81 @@
+"""The CUDA kernels, emulated on the CPU: equal to the reference, whatever the order of threads."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from flowkern.ops import KnotMap
+from tests import cases
+from tests.cases import AFFINES, SPLINES
+from tests.emulation import device
+
+CASES = {**{f"affine-{n}": c for n, c in AFFINES.items()}, **{f"spline-{n}": c for n, c in SPLINES.items()}}
+# Sizes about the edges of warps, blocks, segments (512 elements) and stages.
+EDGES = {
+    "spline-k4": replace(SPLINES["k8"], bins=4),
+    "spline-rows-257": replace(SPLINES["k8"], batch=(257,)),
+    "spline-k33-rows-257": replace(SPLINES["k33"], batch=(257,)),
+    "spline-k10-circular": replace(SPLINES["circular"], bins=10, batch=(29,)),
+    "spline-k16-none": replace(SPLINES["none"], bins=16, batch=(29,)),
+    "spline-softclip-k10": replace(SPLINES["softclip"], bins=10),
+    "spline-softclip-k33": replace(SPLINES["softclip"], bins=33, batch=(29,)),
+    "spline-wide": replace(SPLINES["k8"], batch=(2,), width=600, features=600),
+    "spline-wide-k3": replace(SPLINES["k3"], batch=(3,), width=1201, features=600, select="mask"),
+    "spline-k256": replace(SPLINES["k8"], bins=256, batch=(3,), options={"bound": 3.0, "knot_map": KnotMap("softclip")}),
+    "affine-rows-257": replace(AFFINES["exp"], batch=(257,)),
+    "affine-wide": replace(AFFINES["exp"], batch=(3,), width=1201, features=600, select="index"),
+    "affine-one-feature": replace(AFFINES["exp"], batch=(257,), width=1, features=1),
+}
+
+
+@pytest.fixture(autouse=True)
+def emulation():
+    with device.emulated():
+        yield
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", [*CASES, *EDGES])
+def test_agrees_with_the_reference(name, dtype):
+    for inverse in (False, True):
+        cases.check((CASES | EDGES)[name], "cpu", dtype, inverse=inverse)
+
+
+@pytest.mark.parametrize("name", ["affine-wide", "affine-rows-257", "spline-rows-257", "spline-wide-k3", "spline-k33-rows-257"])
+def test_same_bits_in_every_order(name):
+    """Threads run forward, reversed and at random, and blocks work on one or on several segments."""
+    case = EDGES[name]
+    x, params = case.tensors()
+
+    def run(**options):
+        with device.configured(**options):
+            return cases.evaluate(case, x, params, backend="cpu")
+
+    first = run()
+    orders = [{"schedule": device.REVERSED}, {"most_blocks": 2}]
+    orders += [{"schedule": device.RANDOM, "seed": seed} for seed in (1, 2)]
+    for options in orders:
+        assert all(map(torch.equal, first, run(**options))), options
+
+
+@pytest.mark.parametrize("op", ["affine_coupling", "rational_quadratic_spline"])
+def test_index_out_of_range(op):
+    """Entries that no host check has seen: their log-det is NaN, and all other features are right."""
+    case = cases.TYPICAL[op]
+    x, params = case.tensors()
+    index = torch.tensor([3, 6, -1])
+    kernel, arguments = device.OPS[op], _arguments(op)
+    y, logabsdet = kernel(x, params, index, *arguments)
+    assert logabsdet.isnan().all()
+    expected, _ = kernel(x, params[:, :1].contiguous(), index[:1], *arguments)
+    assert torch.equal(y, expected)
+    grad_x, _ = device.OPS[f"{op}_backward"](x, logabsdet, x, params, index, *arguments)
+    assert torch.equal(grad_x[:, [0, 1, 2, 4, 5]], x[:, [0, 1, 2, 4, 5]])
+
+
+def _arguments(op):
+    """What follows index in the schema."""
+    if op == "affine_coupling":
+        return False, False, 1, 0.0, 0.0, 1.0, 1.0
+    return None, False, 0, -3.0, 3.0, -3.0, 3.0, *KnotMap().numbers()

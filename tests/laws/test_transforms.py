@@ -1,0 +1,278 @@
+"""Laws that every transform obeys, in float64."""
+
+import pytest
+import torch
+from torch import nn
+
+from flowkern import ops
+from flowkern.nn import MLP, ResidualNet
+from flowkern.transforms import (
+    ActNorm,
+    AffineCoupling,
+    Compose,
+    Inverse,
+    LULinear,
+    Permutation,
+    SplineCoupling,
+    alternating_mask,
+)
+
+CONTEXT = 2
+SMALL = {"hidden_features": (5,)}
+MAKE = {
+    "additive": lambda d, c: AffineCoupling(d, c, scale_map="additive", **SMALL),
+    "affine": lambda d, c: AffineCoupling(d, c, **SMALL),
+    "affine_exp": lambda d, c: AffineCoupling(d, c, alternating_mask(d, 0), "exp", **SMALL),
+    "spline": lambda d, c: SplineCoupling(d, c, bins=3, bound=2.0, **SMALL),
+    "permutation": lambda d, c: Permutation(torch.arange(d).roll(1)),
+    "lu": lambda d, c: LULinear(d),
+    "actnorm": lambda d, c: ActNorm(d),
+    "inverse": lambda d, c: LULinear(d).inv,
+    "compose": lambda d, c: Compose(
+        ActNorm(d), AffineCoupling(d, c, **SMALL), LULinear(d), SplineCoupling(d, c, **SMALL).inv
+    ),
+}
+COUPLINGS = {name: MAKE[name] for name in ("additive", "affine", "affine_exp", "spline")}
+
+
+def build(name, features, context=0):
+    """A transform in float64 with random parameters."""
+    torch.manual_seed(0)
+    transform = MAKE[name](features, context).double().eval()
+    with torch.no_grad():
+        for parameter in transform.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    return transform
+
+
+def inputs(features, context=0, batch=(4,)):
+    torch.manual_seed(1)
+    x = torch.randn(*batch, features, dtype=torch.float64)
+    return x, torch.randn(*batch, context, dtype=torch.float64) if context else None
+
+
+@pytest.mark.parametrize("batch", [(), (0,), (4,), (2, 3)], ids=str)
+@pytest.mark.parametrize("context", [0, CONTEXT])
+@pytest.mark.parametrize("features", [1, 2, 3])
+@pytest.mark.parametrize("name", MAKE)
+def test_inverse_undoes_forward(name, features, context, batch):
+    transform = build(name, features, context)
+    x, c = inputs(features, context, batch)
+    y, logabsdet = transform(x, c)
+    back, inverse_logabsdet = transform.inverse(y, c)
+    assert y.shape == x.shape and logabsdet.shape == inverse_logabsdet.shape == batch
+    torch.testing.assert_close(back, x, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(inverse_logabsdet, -logabsdet, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("context", [0, CONTEXT])
+@pytest.mark.parametrize("features", [1, 2, 3])
+@pytest.mark.parametrize("name", MAKE)
+def test_logabsdet_is_that_of_the_jacobian(name, features, context):
+    transform = build(name, features, context)
+    x, c = inputs(features, context, ())
+    for function in (transform, transform.inverse):
+        jacobian = torch.autograd.functional.jacobian(lambda x: function(x, c)[0], x)
+        torch.testing.assert_close(function(x, c)[1], torch.linalg.slogdet(jacobian)[1])
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_gradients(name):
+    transform = build(name, 3, CONTEXT)
+    x, c = inputs(3, CONTEXT, (2,))
+    names, values = zip(*transform.named_parameters()) if name != "permutation" else ((), ())
+
+    def function(x, c, *values):
+        parameters = dict(zip(names, values))
+        y, logabsdet = torch.func.functional_call(transform, parameters, (x, c))
+        # The context reaches no output of a linear layer; keep it in the graph.
+        return y + 0 * c.sum(), logabsdet
+
+    leaves = [t.detach().clone().requires_grad_() for t in (x, c, *values)]
+    assert torch.autograd.gradcheck(function, leaves)
+
+
+@pytest.mark.parametrize("features", [1, 3])
+@pytest.mark.parametrize("name", MAKE)
+def test_context_broadcasts_with_x(name, features):
+    transform = build(name, features, CONTEXT)
+    x, _ = inputs(features, batch=(5, 1))
+    _, c = inputs(features, CONTEXT, (3,))
+    wide = x.expand(5, 3, features), c.expand(5, 3, CONTEXT)
+    for function in (transform, transform.inverse):
+        for got, wanted in zip(function(x, c), function(*wide)):
+            torch.testing.assert_close(got.expand_as(wanted), wanted)
+
+
+@pytest.mark.parametrize("net", [MLP, ResidualNet])
+@pytest.mark.parametrize("features", [1, 3])
+@pytest.mark.parametrize("name", COUPLINGS)
+def test_coupling_starts_as_the_identity(name, features, net):
+    x, c = inputs(features, CONTEXT)
+    layer = COUPLINGS[name](features, CONTEXT)
+    identity = len(layer.identity)
+    layer.conditioner = net(identity, (features - identity) * layer.per_feature, CONTEXT)
+    y, logabsdet = layer.double()(x, c)
+    torch.testing.assert_close(y, x)
+    torch.testing.assert_close(logabsdet, torch.zeros_like(logabsdet), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", COUPLINGS)
+def test_coupling_leaves_the_identity_half(name):
+    layer = build(name, 5)
+    x, _ = inputs(5)
+    y, _ = layer(x)
+    assert torch.equal(y[:, layer.identity], x[:, layer.identity])
+    assert not torch.isclose(y[:, layer.index], x[:, layer.index]).any()
+
+
+def test_any_callable_is_a_conditioner(monkeypatch):
+    """It sees the identity half and the context; its output reaches the op without a copy."""
+    x, c = inputs(3, CONTEXT)
+    seen = []
+    affine_coupling = ops.affine_coupling
+
+    def conditioner(*given):
+        seen.append(given)
+        seen.append(torch.ones(4, 4, dtype=torch.float64))
+        return seen[-1]
+
+    def spy(x, params, **options):
+        seen.append(params)
+        return affine_coupling(x, params, **options)
+
+    monkeypatch.setattr(ops, "affine_coupling", spy)
+    mask = torch.tensor([True, False, True])
+    AffineCoupling(3, CONTEXT, mask, conditioner=conditioner)(x, c)
+    (identity, context), raw, params = seen
+    assert torch.equal(identity, x[:, 1:2]) and torch.equal(context, c)
+    assert params.data_ptr() == raw.data_ptr() and params.shape == (4, 2, 2)
+
+
+def test_a_conditioner_gets_one_batch_shape():
+    """So that one that concatenates its inputs can be sampled from many times per context."""
+    layer = AffineCoupling(3, CONTEXT, conditioner=lambda x, c: torch.cat((x, c), -1)[..., :2])
+    x, c = inputs(3, batch=(5, 1))[0], inputs(3, CONTEXT, (4,))[1]
+    assert layer(x, c)[0].shape == (5, 4, 3) and layer.inverse(x[0, 0], c)[0].shape == (4, 3)
+
+
+def test_inverse_and_compose():
+    x, _ = inputs(3)
+    a, b = build("lu", 3), build("affine", 3)
+    assert a.inv.inv is a
+    assert torch.equal(Inverse(a)(x)[0], a.inverse(x)[0])
+    y, first = a(x)
+    y, second = b(y)
+    both, logabsdet = Compose(a, b)(x)
+    assert torch.equal(both, y) and torch.equal(logabsdet, first + second)
+    assert torch.equal(Compose()(x)[0], x) and Compose()(x)[1].shape == (4,)
+
+
+def test_permutation_takes_features_in_order():
+    x, _ = inputs(3)
+    assert torch.equal(Permutation([2, 0, 1])(x)[0], x[:, [2, 0, 1]])
+    other = Permutation([0, 1, 2])
+    other.load_state_dict(Permutation([2, 0, 1]).state_dict())
+    assert torch.equal(other.inverse(other(x.clone())[0])[0], x)
+
+
+def test_lu_is_its_factors():
+    layer = build("lu", 4)
+    lower = layer.weight.tril(-1) + torch.eye(4)
+    upper = layer.weight.triu(1) + layer.log_diagonal.exp().diag()
+    x, _ = inputs(4)
+    torch.testing.assert_close(layer(x)[0], x @ (lower @ upper).T + layer.bias)
+
+
+def test_lu_keeps_its_precision_under_autocast():
+    layer = build("lu", 4).float()
+    x = inputs(4)[0].float()
+    for function in (layer, layer.inverse):
+        wanted = function(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            got = function(x)
+        assert all(torch.equal(g, w) for g, w in zip(got, wanted))
+
+
+def test_actnorm_initialises_on_its_first_training_batch():
+    layer = ActNorm(3).double()
+    x = inputs(3, batch=(100, 2))[0] * torch.tensor([1.0, 5.0, 0.0]) + 3
+    assert torch.equal(layer.eval()(x)[0], x) and not layer.initialized
+    layer.train()
+    assert torch.equal(layer(x[:0])[0], x[:0]) and torch.equal(layer(x[0, :1])[0], x[0, :1])
+    assert torch.equal(layer.inverse(x)[0], x) and not layer.initialized
+    variance, mean = torch.var_mean(layer(x)[0].flatten(0, 1), dim=0, correction=0)
+    torch.testing.assert_close(mean, torch.zeros(3).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(variance, torch.tensor([1.0, 1.0, 0.0]).double())
+    assert layer.initialized
+    before = layer.shift.clone()
+    layer(x + 1)
+    assert torch.equal(layer.shift, before)
+
+
+def test_loaded_actnorm_keeps_its_parameters():
+    trained, loaded = ActNorm(2), ActNorm(2)
+    trained(torch.randn(10, 2) + 4)
+    loaded.load_state_dict(trained.state_dict())
+    x = torch.randn(10, 2)
+    assert torch.equal(loaded.train()(x)[0], trained.eval()(x)[0])
+    loaded.load_state_dict(ActNorm(2).state_dict())
+    assert loaded(x)[0].mean(0).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("net", [MLP, ResidualNet])
+def test_conditioners_without_inputs_are_learned_vectors(net):
+    assert net(0, 6)(torch.empty(4, 0)).shape == (6,)
+    assert net(0, 6, 3)(torch.empty(4, 0), torch.ones(4, 3)).shape == (4, 6)
+    assert net(2, 6, 0, (7,))(torch.ones(0, 2)).shape == (0, 6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["affine", "spline", "permutation", "lu", "actnorm"])
+def test_half_precision_returns_float32_logabsdet(name, dtype):
+    transform = build(name, 3).to(dtype)
+    x = inputs(3)[0].to(dtype)
+    for function in (transform, transform.inverse):
+        y, logabsdet = function(x)
+        assert y.dtype == dtype and logabsdet.dtype == torch.float32
+
+
+X = torch.zeros(4, 3)
+WRONG = [
+    (lambda: AffineCoupling(0), ValueError, "features: expected an integer >= 1"),
+    (lambda: AffineCoupling(2.0), TypeError, "features: expected an integer"),
+    (lambda: AffineCoupling(2, -1), ValueError, "context: expected an integer >= 0"),
+    (lambda: AffineCoupling(2, mask=[True]), ValueError, r"mask: expected bool of shape \(2,\)"),
+    (lambda: AffineCoupling(2, mask=[False] * 2), ValueError, "mask: expected True"),
+    (lambda: AffineCoupling(2, scale_map="square"), ValueError, "scale_map: expected one of"),
+    (lambda: AffineCoupling(2, conditioner=3), TypeError, "conditioner: expected a callable"),
+    (lambda: AffineCoupling(2, hidden_features=8), TypeError, "hidden_features: expected a seq"),
+    (lambda: SplineCoupling(2, bins=0), ValueError, "bins: expected an integer >= 1"),
+    (lambda: SplineCoupling(2, bound=0.0), ValueError, "bound: expected a finite number > 0"),
+    (lambda: SplineCoupling(2, knot_map=ops.KnotMap(min_width=0.5)), ValueError, "min_width"),
+    (lambda: ResidualNet(2, 2, 0, (4, 5)), ValueError, "hidden_features: expected one width"),
+    (lambda: Permutation([0, 2]), ValueError, "permutation: expected each of 0"),
+    (lambda: Permutation([0.0, 1.0]), ValueError, "permutation: expected int64"),
+    (lambda: Compose(nn.ReLU()), TypeError, "transforms: expected modules with forward and inv"),
+    (lambda: Inverse(nn.ReLU()), TypeError, "transform: expected modules with forward and inv"),
+    (lambda: AffineCoupling(2)(X), ValueError, r"x: expected shape \(…, 2\), got \(4, 3\)"),
+    (lambda: LULinear(2).inverse(X), ValueError, r"y: expected shape \(…, 2\), got \(4, 3\)"),
+    (lambda: ActNorm(3)(X.long()), TypeError, "x: expected a floating-point dtype"),
+    (lambda: AffineCoupling(3)(X.double()), TypeError, "x: expected dtype torch.float32"),
+    (lambda: LULinear(3)(X.double()), TypeError, "x: expected dtype torch.float32"),
+    (lambda: AffineCoupling(3)(X, X), ValueError, "context: expected None"),
+    (lambda: AffineCoupling(3, 1)(X), ValueError, r"context: expected a tensor \(…, 1\), got None"),
+    (lambda: AffineCoupling(3, 1)(X, X), ValueError, r"context: expected shape \(…, 1\)"),
+    (lambda: AffineCoupling(3, 3)(X, X[:3]), ValueError, r"context: batch shape \(3,\) does not"),
+    (
+        lambda: AffineCoupling(3, conditioner=nn.Linear(2, 3))(X),
+        ValueError,
+        r"conditioner: expected output shape \(…, 1·2\)",
+    ),
+]
+
+
+@pytest.mark.parametrize("call, error, message", WRONG, ids=[message for *_, message in WRONG])
+def test_bad_input_is_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -1,0 +1,174 @@
+"""Inputs at the edge of what floats hold: properties over drawn examples, and NaN and infinity."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import flowkern
+from tests.cases import AFFINES, SPLINES, check_at, cotangents, evaluate
+from tests.conftest import RUNNABLE
+
+SPLINE_NAMES = ("k1", "k2", "k8", "k33", "circular", "none", "softclip", "bounds")
+# Maps whose scale no float32 parameter can send to 0 or infinity.
+AFFINE_NAMES = ("additive", "softclip", "tanh", "atan", "sigmoid")
+NAN, INF = math.nan, math.inf
+
+
+@pytest.fixture(params=[False, True], ids=["forward", "inverse"])
+def inverse(request):
+    return request.param
+
+
+# --- properties ----------------------------------------------------------------------------------
+
+raw = st.sampled_from([0.0, -0.0, 1e-30, 20.0, -20.0, 100.0, -100.0, 1e4, -1e4, 1e30, -1e30])
+places = st.lists(st.tuples(st.integers(0, 10**6), raw), max_size=40)
+
+
+def drawn(case, spread, seed, places, special_x):
+    """The case's tensors with some raw parameters replaced, and x in row 0 by special values."""
+    x, params = replace(case, spread=spread).tensors(torch.float32, seed=seed)
+    for at, value in places:
+        params.view(-1)[at % params.numel()] = value
+    x[0] = special_x
+    return x, params
+
+
+@given(
+    st.sampled_from(RUNNABLE), st.sampled_from(SPLINE_NAMES), st.booleans(), st.floats(0.5, 6),
+    st.integers(0, 10**6), places, st.sampled_from([0.0, 1.0, -1.0, 0.999999, 1e-30]),
+)  # fmt: skip
+@settings(max_examples=150)
+def test_spline_agrees_and_is_finite(backend, name, inverse, spread, seed, places, at):
+    """x on the ends of the interval, and bins as narrow as the minima and the floats allow."""
+    case = SPLINES[name]
+    x, params = drawn(case, spread, seed, places, at * torch.as_tensor(case.options["bound"]))
+    check_at(case, backend, x, params, inverse=inverse)
+    result = evaluate(case, x, params, backend=backend, inverse=inverse)
+    assert all(t.isfinite().all() for t in result)
+
+
+@given(
+    st.sampled_from(RUNNABLE), st.sampled_from(AFFINE_NAMES), st.booleans(), st.floats(0.5, 6),
+    st.integers(0, 10**6), places, st.sampled_from([0.0, -0.0, 1e-30, 1e20, -1e20]),
+)  # fmt: skip
+@settings(max_examples=150)
+def test_affine_agrees_and_is_finite(backend, name, inverse, spread, seed, places, at):
+    case = AFFINES[name]
+    x, params = drawn(case, spread, seed, places, at)
+    check_at(case, backend, x, params, inverse=inverse)
+    result = evaluate(case, x, params, backend=backend, inverse=inverse)
+    assert all(t.isfinite().all() for t in result)
+
+
+@given(
+    st.sampled_from(RUNNABLE), st.sampled_from(SPLINE_NAMES), st.floats(0.5, 6),
+    st.integers(0, 10**6), places,
+)  # fmt: skip
+@settings(max_examples=100)
+def test_spline_rises_in_float32(backend, name, spread, seed, places):
+    """However narrow the bins, y never falls by more than its rounding and stays in its interval."""
+    case = replace(SPLINES[name], batch=(200,))
+    x, params = drawn(case, spread, seed, places, 0.0)
+    x = x.clamp(-1, 1) if name in ("none", "bounds") else x
+    x = x.sort(dim=0).values
+    for inverse in (False, True):
+        with flowkern.backend(backend):
+            y, _ = case(x, params[:1].expand_as(params), inverse=inverse)
+        bound = torch.as_tensor(case.options["bound"])
+        assert (y.diff(dim=0) >= -4e-7 * bound).all()
+        inside = x.abs() <= bound
+        assert (torch.where(inside, y, 0.0).abs() <= bound).all()
+
+
+# --- NaN and infinity ----------------------------------------------------------------------------
+
+CASES = [AFFINES["sigmoid"], AFFINES["exp"], SPLINES["k8"], SPLINES["circular"], SPLINES["none"]]
+CASES += [SPLINES["softclip"]]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{c.op}-{c.name}" for c in CASES])
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+def test_a_bad_row_spoils_no_other(backend, case, bad, inverse):
+    """Whatever stands in row 7, the other 62 are bit for bit what they were."""
+    x, params = case.tensors(inverse=inverse)
+    want = evaluate(case, x, params, backend=backend, inverse=inverse)
+    grads = cotangents(want.y, want.logabsdet)
+    rows = torch.arange(len(x)) != 7
+    for spoil in ("x", "params", "grad_y", "grad_logabsdet"):
+        tensors = {"x": x, "params": params, "grad_y": grads[0], "grad_logabsdet": grads[1]}
+        tensors[spoil] = tensors[spoil].clone()
+        tensors[spoil][7] = bad
+        got = evaluate(
+            case, tensors["x"], tensors["params"], backend=backend, inverse=inverse,
+            grads=(tensors["grad_y"], tensors["grad_logabsdet"]),
+        )  # fmt: skip
+        for quantity, g, w in zip(got._fields, got, want):
+            assert torch.equal(g[rows], w[rows]), f"{spoil}: {quantity}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{c.op}-{c.name}" for c in CASES])
+def test_nan_stays_nan(backend, case, inverse):
+    """A NaN in x is a NaN in y at the same place; in the parameters, in y and in the log-det."""
+    x, params = case.tensors(inverse=inverse)
+    x[:, 1] = 0.75  # inside every interval
+    x[7, 2] = NAN
+    params[9, 1] = NAN
+    result = evaluate(case, x, params, backend=backend, inverse=inverse)
+    place = torch.zeros_like(x, dtype=torch.bool)
+    place[7, 2] = place[9, 1] = True
+    assert torch.equal(result.y.isnan(), place)
+    assert result.logabsdet[9].isnan()
+
+
+@pytest.mark.parametrize("name", ["k1", "k8", "k64", "circular", "softclip", "bounds"])
+def test_infinity_follows_the_tails(backend, name, inverse):
+    case = SPLINES[name]
+    x, params = case.tensors()
+    x[:20], x[20:40], x[40:] = INF, -INF, 3e38
+    ones = (torch.ones_like(x), torch.ones(len(x)))
+    result = evaluate(case, x, params, backend=backend, inverse=inverse, grads=ones)
+    assert torch.equal(result.y, x)
+    assert not result.logabsdet.any()
+    assert torch.equal(result.grad_x, torch.ones_like(x))
+    assert not result.grad_params.any()
+
+
+def test_outside_a_bounded_domain_is_nan(backend, inverse):
+    """Without tails there is no value outside; a row inside is not touched by it."""
+    case = SPLINES["box"]
+    x, params = case.tensors(inverse=inverse)
+    x[3, 1], x[4, 2], x[5, 0] = 10.0, INF, NAN
+    result = evaluate(case, x, params, backend=backend, inverse=inverse)
+    place = torch.zeros_like(x, dtype=torch.bool)
+    place[3, 1] = place[4, 2] = place[5, 0] = True
+    assert torch.equal(result.y.isnan(), place)
+    assert torch.equal(result.logabsdet.isnan(), place.any(-1))
+
+
+@pytest.mark.parametrize("name", ["k8", "circular", "none"])
+def test_minus_infinity_as_a_parameter(backend, name, inverse):
+    """A bin switched off by −inf has its minimum width, and every gradient is finite."""
+    case = SPLINES[name]
+    x, params = case.tensors(inverse=inverse)
+    params[:, :, 2] = params[:, :, 10] = params[:, :, 18] = -INF
+    result = evaluate(case, x, params, backend=backend, inverse=inverse)
+    assert all(t.isfinite().all() for t in result)
+    close = evaluate(case, x, params.clamp(min=-1e4), backend=backend, inverse=inverse)
+    assert all(torch.equal(*pair) for pair in zip(result, close))
+
+
+@pytest.mark.parametrize("name", ["k8", "circular", "softclip"])
+def test_saturated_parameters_outside_have_no_gradient(backend, name):
+    """Outside, gradients of the parameters are zero even where the branch not taken is not finite."""
+    case = SPLINES[name]
+    x, params = case.tensors()
+    x[:] = torch.where(x < 0, -100.0, 100.0)
+    params[:] = torch.tensor([1e38, -1e38]).repeat(params.shape[-1])[: params.shape[-1]]
+    result = evaluate(case, x, params, backend=backend)
+    assert torch.equal(result.y, x)
+    assert not result.grad_params.any()

@@ -1,0 +1,149 @@
+"""The demo: its likelihood is a right one, and its page tells what was measured."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import logging
+import math
+import re
+import warnings
+
+import pytest
+import torch
+from rich.console import Console
+
+import flowkern
+from flowkern.demo import digits, run, speed, spline_flow, tables
+from flowkern.demo.progress import messages_to
+from flowkern.demo.settings import QUICK
+from flowkern.report import timing
+
+TINY = dataclasses.replace(
+    QUICK, layers=2, hidden_features=16, batch=32, steps=4, evaluate_every=2, rounds=2,
+    sample_seconds=0.0, moons_steps=3, moons_batch=32,
+)  # fmt: skip
+
+
+def test_to_logits_has_the_jacobian_of_autograd():
+    levels = torch.randint(17, (digits.FEATURES,)).double()
+    noise = torch.rand(digits.FEATURES, dtype=torch.float64)
+    jacobian = torch.func.jacrev(lambda x: digits.to_logits(x, noise)[0])(levels)
+    torch.testing.assert_close(
+        digits.to_logits(levels, noise)[1], torch.linalg.slogdet(jacobian).logabsdet
+    )
+
+
+def test_to_levels_undoes_to_logits():
+    levels = torch.arange(17.0).repeat_interleave(3)
+    noise = torch.tensor([0.01, 0.5, 0.99]).repeat(17)
+    assert torch.equal(digits.to_levels(digits.to_logits(levels, noise)[0]), levels)
+
+
+def test_bits_per_dim_of_the_uniform_distribution_is_log2_of_the_levels():
+    levels = torch.randint(17, (5, digits.FEATURES)).double()
+    _, logabsdet = digits.to_logits(levels, torch.rand_like(levels))
+    log_prob = -digits.FEATURES * math.log(17) - logabsdet
+    bits = digits.bits_per_dim(log_prob, logabsdet)
+    torch.testing.assert_close(bits, torch.full_like(bits, digits.UNIFORM_BITS))
+
+
+def test_load_splits_once_and_keeps_classes_with_their_digits():
+    data = digits.load()
+    assert len(data.train) == len(data.train_classes) == 1500
+    assert len(data.held_out) == len(data.held_out_classes) == 297
+    assert data.train.min() == 0 and data.train.max() == 16
+    assert torch.equal(data.held_out_classes.sum(-1), torch.ones(297))
+    assert torch.equal(digits.load().held_out, data.held_out)
+
+
+def test_interleaved_visits_every_call_in_every_round_and_turns_round():
+    visits = []
+    calls = {name: lambda name=name: visits.append(name) for name in "ab"}
+    timings = timing.interleaved(calls, rounds=2, sample_seconds=0.0)
+    assert visits[-4:] == ["a", "b", "b", "a"]
+    assert [len(t.seconds) for t in timings.values()] == [2, 2]
+
+
+def test_speedup_is_taken_round_by_round():
+    ours, theirs = timing.Timing([1.0, 2.0, 4.0]), timing.Timing([2.0, 6.0, 8.0])
+    assert ours.speedups_over(theirs) == [2.0, 3.0, 2.0]
+    assert ours.speedup_over(theirs) == 2.0
+    assert timing.quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == (2.0, 4.0)
+    assert timing.quartiles([1.0]) == (1.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A tiny run of the whole demo: its folder, what it printed, its results.json."""
+    folder, out = tmp_path_factory.mktemp("report"), io.StringIO()
+    run.run(TINY, folder, Console(file=out, width=100))
+    return folder, out.getvalue(), json.loads((folder / "results.json").read_text())
+
+
+def test_both_runs_learn_the_same(demo):
+    results = demo[2]
+    plain, accelerated = results["plain_curve"], results["accelerated_curve"]
+    assert len(plain["bits"]) == len(plain["seconds"]) == TINY.steps
+    assert plain["held_out_steps"] == accelerated["held_out_steps"] == [2, 4]
+    assert accelerated["bits"] == pytest.approx(plain["bits"], rel=1e-4)
+    assert accelerated["held_out_bits"] == pytest.approx(plain["held_out_bits"], rel=1e-4)
+
+
+def test_plain_and_accelerated_agree_up_to_rounding(demo):
+    (_, *log_prob), (_, *samples) = demo[2]["agreement"]
+    assert max(log_prob) < 1e-3  # of about 150 nats
+    assert max(samples) < 1e-3
+
+
+def test_page_is_self_contained_and_complete(demo):
+    folder, _, results = demo
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    assert "{{" not in text
+    assert re.findall(r'(?:src|href)="(?!data:)', text) == []
+    assert text.count("data:image/png;base64,") == 4
+    for title in ("Digits", "Training", "The same numbers", "Speed", "Two moons", "Machine"):
+        assert f"<h2>{title}" in text
+    assert results["machine"]["Processor"] in text and results["versions"]["torch"] in text
+
+
+def test_terminal_shows_the_tables_and_what_was_left_out(demo):
+    folder, printed, _ = demo
+    for words in ("replaced 2 layers", "torch.compile is left out", "Largest differences", "vs eager"):
+        assert words in printed
+    assert "index.html" in printed
+
+
+def test_what_cannot_be_timed_is_named_with_its_reason(monkeypatch):
+    def no_compiler(function):
+        def fail(*arguments):
+            raise RuntimeError("no compiler\nmore")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    settings = dataclasses.replace(TINY, compile=True)
+    torch.manual_seed(0)
+    flow = spline_flow.build(settings)
+    works = speed.measure(flow, digits.load(), settings, contextlib.nullcontext, lambda: None)
+    assert all(w.refused == {"torch.compile": "RuntimeError: no compiler"} for w in works)
+    table = tables.speed(works)
+    assert table.columns == ("", "eager", "flowkern", "vs eager")
+    assert any("torch.compile could not be timed: RuntimeError: no compiler" in n for n in table.notes)
+
+
+def test_without_kernels_the_demo_says_that_nothing_is_accelerated(tmp_path):
+    out = io.StringIO()
+    with flowkern.backend("reference"):
+        run.run(dataclasses.replace(TINY, layers=1), tmp_path, Console(file=out, width=200))
+    assert "nothing below is accelerated" in out.getvalue()
+    assert "show no acceleration" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_messages_of_torch_compile_go_to_a_file(tmp_path, capfd):
+    with messages_to(tmp_path / "log"):
+        logging.getLogger("torch._dynamo").warning("graph break")
+        warnings.warn("slow", stacklevel=1)
+    logged = (tmp_path / "log").read_text()
+    assert "graph break" in logged and "UserWarning: slow" in logged
+    assert "graph break" not in capfd.readouterr().err

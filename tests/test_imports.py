@@ -1,0 +1,150 @@
+"""Imports go one way, and `import flowkern` costs little and changes nothing."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in (ROOT / "flowkern").rglob("*.py")
+}
+OPS = ("affine_coupling", "rational_quadratic_spline")
+
+# room of flowkern: the rooms it may import
+ROOMS = {
+    "": {"backends", "ops"},
+    "_library": set(),
+    "backends": {"_library"},
+    "ops": {"_library", "backends"},
+    "nn": {"ops"},
+    "distributions": {"nn", "ops"},
+    "transforms": {"nn", "ops"},
+    "flows": {"distributions", "nn", "ops", "transforms"},
+    "adapters": {"backends", "ops"},
+    "report": {"", "backends"},
+    "demo": {"", "backends", "adapters", "flows", "ops", "report"},
+    "__main__": {"", "backends", "report"},
+}
+# module of an op's folder: what it may import of flowkern, written without "flowkern." and "ops."
+OP_MODULES = {
+    "reference": {"_arguments"},
+    "native": {"_library", "_arguments"},
+    "triton": {"_triton", "_arguments", "native"},
+    "function": {"_function", "reference", "native", "triton"},
+    "scale_map": set(),
+    "knot_map": set(),
+    "__init__": {"backends", "_arguments", "function", "native", "scale_map", "knot_map"},
+}
+
+
+def imported(path):
+    """The modules of flowkern that the file names, anywhere in it, in an import."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in MODULES else node.module for name in names]
+        else:
+            continue
+        yield from (name for name in names if name.split(".")[0] == "flowkern")
+
+
+def room(module):
+    return (module.split(".") + [""])[1]
+
+
+@pytest.mark.parametrize("name", sorted(ROOMS))
+def test_rooms_import_downwards(name):
+    for module, path in MODULES.items():
+        if room(module) == name:
+            above = {other for other in imported(path) if room(other) not in {name, *ROOMS[name]}}
+            assert not above, f"{module} imports {', '.join(sorted(above))}"
+
+
+def test_every_module_has_a_room():
+    assert {room(module) for module in MODULES} == set(ROOMS)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_op_modules_import_downwards(op):
+    """An op knows no other op, and its kernels know neither each other nor the autograd.Function."""
+    prefix = f"flowkern.ops.{op}"
+    for module, path in MODULES.items():
+        if module == prefix or module.startswith(prefix + "."):
+            may = OP_MODULES[path.stem]
+            for other in imported(path):
+                short = other.removeprefix(prefix + ".").removeprefix("flowkern.").removeprefix("ops.")
+                assert short in may, f"{module} imports {other}"
+
+
+def test_others_use_the_public_ops():
+    public = {"flowkern.ops", "flowkern.ops._arguments"}
+    public |= {f"flowkern.ops.{op}" for op in OPS}
+    for module, path in MODULES.items():
+        if room(module) != "ops":
+            private = {m for m in imported(path) if room(m) == "ops"} - public
+            assert not private, f"{module} imports {', '.join(sorted(private))}"
+
+
+def run(code, *options):
+    result = subprocess.run(
+        [sys.executable, *options, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout + result.stderr == ""
+
+
+def test_import_is_cheap():
+    """Beyond torch it loads flowkern's own few modules: no Triton, no peer, no plotting."""
+    run("""if True:
+        import sys, torch
+        before = set(sys.modules)
+        import flowkern
+        new = {name.split(".")[0] for name in set(sys.modules) - before}
+        assert new <= {"flowkern", *sys.stdlib_module_names}, new
+        loaded = {n.split(".")[1] for n in sys.modules if n.startswith("flowkern.")}
+        assert loaded <= {"_library", "backends", "ops"}, loaded
+        assert "torch._dynamo" not in sys.modules and "triton" not in sys.modules
+    """)
+
+
+def test_import_changes_nothing():
+    """Nor warns: not a setting, a random state, a thread count or the floating-point mode."""
+    run(
+        """if True:
+        import os, torch, threading
+        def state():
+            return (
+                torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(),
+                torch.get_rng_state().sum().item(), torch.are_deterministic_algorithms_enabled(),
+                torch.cuda.is_initialized(), dict(os.environ), threading.active_count(),
+                os.getcwd(), (torch.tensor([1e-40]) * 1).item(), float("5e-324") * 1.0,
+                torch.full((64,), 1e-40).mul(1.5).sum().item(),
+            )
+        before = state()
+        import flowkern
+        assert state() == before
+        """,
+        "-W",
+        "error",
+    )
+
+
+def test_lazy_attributes():
+    run("""if True:
+        import sys, flowkern
+        assert "flowkern.flows" not in sys.modules
+        assert flowkern.flows.RealNVP and flowkern.transforms and flowkern.accelerate
+        try:
+            flowkern.nonsense
+        except AttributeError as error:
+            assert "nonsense" in str(error)
+        else:
+            raise AssertionError("no AttributeError")
+    """)
