@@ -20,9 +20,16 @@ demo: $(VENV)/.demo
 demo-quick:
 	$(MAKE) demo ARGS=--quick
 
+# The tests compile the CUDA kernels, with an nvcc from PyPI where the machine has none.
+NVCC ?= $(shell command -v nvcc)
+ifeq ($(NVCC),)
+NVCC = $(shell ls $(VENV)/lib/python3*/site-packages/nvidia/cu13/bin/nvcc)
+test: $(VENV)/.nvcc
+endif
+
 # One thread for each test process: two processes share the cores.
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(ENV_PYTHON) -m pytest tests -n auto --dist worksteal $(ARGS)
+	NVCC=$(NVCC) OMP_NUM_THREADS=1 $(ENV_PYTHON) -m pytest tests -n auto --dist worksteal $(ARGS)
 
 bench: $(VENV)/.bench
 	$(ENV_PYTHON) -m pytest bench $(ARGS)
@@ -52,6 +59,11 @@ $(VENV)/.built: $(SOURCES) $(VENV)/.torch
 	@[ ! -e flowkern/libflowkern_cpu.so ] || touch $@
 
 # The package is installed already, so this adds what its extra group asks for.
-$(VENV)/.demo $(VENV)/.test $(VENV)/.bench: $(VENV)/.%: pyproject.toml constraints-dev.txt | $(VENV)/.built
+EXTRAS = $(VENV)/.demo $(VENV)/.test $(VENV)/.bench
+$(EXTRAS): $(VENV)/.%: pyproject.toml constraints-dev.txt | $(VENV)/.built
 	$(INSTALL) --quiet "flowkern[$*]"
+	@touch $@
+
+$(VENV)/.nvcc: constraints-dev.txt | $(ENV_PYTHON)
+	$(INSTALL) --quiet nvidia-cuda-nvcc nvidia-cuda-runtime
 	@touch $@

@@ -1,4 +1,4 @@
-"""Named calls of the ops: shapes, options, memory layouts. Shared by all tests and by bench/.
+"""Named calls of the ops: shapes, options, memory layouts. All tests of kernels share them.
 
     case = cases.SPLINES["k8"]
     x, params = case.tensors(torch.float32)
@@ -198,13 +198,6 @@ TYPICAL = {
     ),
     "rational_quadratic_spline": _spline("typical", width=6, features=3, select="index"),
 }
-
-# The shapes of the speed table; bench/ runs them, the tests do not.
-SPEED = _named(
-    _spline("spline_in_cache", batch=(2048,), width=32, features=32),
-    _spline("spline_streaming", batch=(32768,), width=32, features=32),
-    _affine("affine", batch=(65536,), width=64, features=64),
-)
 
 
 class Result(NamedTuple):

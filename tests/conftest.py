@@ -19,6 +19,12 @@ def backend(request):
     return request.param
 
 
+@pytest.fixture(params=[False, True], ids=["forward", "inverse"])
+def inverse(request):
+    """Both directions of an op."""
+    return request.param
+
+
 @pytest.fixture(autouse=True)
 def poisoned_allocations():
     """torch.empty returns NaN (integers: the largest), so that an unwritten output is noticed."""

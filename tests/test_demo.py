@@ -109,7 +109,12 @@ def test_page_is_self_contained_and_complete(demo):
 
 def test_terminal_shows_the_tables_and_what_was_left_out(demo):
     folder, printed, _ = demo
-    for words in ("replaced 2 layers", "torch.compile is left out", "Largest differences", "vs eager"):
+    for words in (
+        "replaced 2 layers",
+        "torch.compile is left out",
+        "Largest differences",
+        "vs eager",
+    ):
         assert words in printed
     assert "index.html" in printed
 
@@ -129,7 +134,9 @@ def test_what_cannot_be_timed_is_named_with_its_reason(monkeypatch):
     assert all(w.refused == {"torch.compile": "RuntimeError: no compiler"} for w in works)
     table = tables.speed(works)
     assert table.columns == ("", "eager", "flowkern", "vs eager")
-    assert any("torch.compile could not be timed: RuntimeError: no compiler" in n for n in table.notes)
+    assert any(
+        "torch.compile could not be timed: RuntimeError: no compiler" in n for n in table.notes
+    )
 
 
 def test_without_kernels_the_demo_says_that_nothing_is_accelerated(tmp_path):

@@ -1,21 +1,12 @@
 // What the torch side of every CPU op shares: the choice of instruction set, checks, outputs.
 #pragma once
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
+#include "checks.h"
 
-#include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <optional>
-#include <tuple>
 
 namespace flowkern {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 enum class Isa { portable = 0, avx2 = 1, avx512 = 2 };
 
@@ -48,8 +39,6 @@ inline Isa isa() {
 #define FLOWKERN_BY_ISA(function, ...) portable::function(__VA_ARGS__)
 #endif
 
-#define FLOWKERN_CHECK(condition, ...) STD_TORCH_CHECK(condition, __VA_ARGS__)
-
 // The index of transformed features as a pointer, checked to lie in [0, width).
 inline const std::int64_t* index_pointer(const std::optional<Tensor>& index, std::int64_t features, std::int64_t width) {
   if (!index) {
@@ -64,18 +53,5 @@ inline const std::int64_t* index_pointer(const std::optional<Tensor>& index, std
     FLOWKERN_CHECK(values[i] >= 0 && values[i] < width, "index: expected entries in [0, ", width, "), got ", values[i]);
   return values;
 }
-
-inline void check_coupling(const Tensor& x, const Tensor& params) {
-  FLOWKERN_CHECK(x.dim() == 2, "x: expected shape (N, D)");
-  FLOWKERN_CHECK(params.dim() == 3, "params: expected shape (N, T, P)");
-  FLOWKERN_CHECK(params.size(0) == x.size(0), "params: expected ", x.size(0), " rows, got ", params.size(0));
-  FLOWKERN_CHECK(x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::Double,
-                 "x: expected float32 or float64");
-  FLOWKERN_CHECK(params.scalar_type() == x.scalar_type(), "params: expected the dtype of x");
-}
-
-// An empty tensor laid out as `like` where that has no holes or overlaps, else contiguous:
-// what torch.empty_like does.
-inline Tensor empty_as(const Tensor& like) { return torch::stable::empty_like(like); }
 
 }  // namespace flowkern

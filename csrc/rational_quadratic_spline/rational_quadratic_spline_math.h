@@ -244,10 +244,12 @@ template <class T> FLOWKERN_HD Cotangent<T> vjp(const Bin<T>& bin, const Positio
   g.p = fma(y_scale * v.beta, v.co_n, l_m * rest2 - l_d * v.beta);
   g.r = l_m * theta2 - l_d * v.beta - y_scale * v.n * v.beta;
   g.x = g_theta * at.inverse_w;
-  g.x_k = T(S(0)) - g.x;
-  g.w = T(S(0)) - fma(g_theta, at.theta, g_s * at.s) * at.inverse_w;
-  g.h = fma(g_y * v.n, v.inverse_d, g_s * at.inverse_w);
-  g.y_k = g_y;
+  // In the last bin, measured from its right end, the left knot plays no part.
+  const T zero = T(S(0));
+  g.x_k = select(bin.last, zero, zero - g.x);
+  g.w = zero - fma(g_theta, select(bin.last, zero - at.rest, at.theta), g_s * at.s) * at.inverse_w;
+  g.h = fma(g_y * select(bin.last, zero - v.co_n, v.n), v.inverse_d, g_s * at.inverse_w);
+  g.y_k = select(bin.last, zero, g_y);
   return g;
 }
 
@@ -363,7 +365,7 @@ FLOWKERN_HD T transform_vjp(T x, const U& u, const Set& set, Axis<T> across, Axi
   softmax_vjp<K>(u, bins, set, heights, bin, bin.cum_y, bin.e_y, keep(g.y_k), keep(g.h), share_y, put);
   slopes_vjp<K>(set, bin, keep(g.p * slope_derivative(bin.raw_p, bin.p, set)),
                 keep(g.r * slope_derivative(bin.raw_r, bin.r, set)), put);
-  const T outside = set.tails == kNone ? T(S(__builtin_nanf(""))) : g_out;
+  const T outside = set.tails == kNone ? zero : g_out;
   return select(in, inverse ? zero - g_y : g.x, outside);
 }
 

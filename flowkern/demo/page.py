@@ -54,7 +54,10 @@ def _headline(results):
             speedup = work.timings["flowkern"].speedup_over(work.timings["eager"])
             cards.append((f"{speedup:.1f} ×", f"{work.title} against plain nflows"))
     bits = results.accelerated_curve.held_out_bits[-1]
-    return [*cards, (f"{bits:.2f}", f"bits per dimension, held out (uniform: {digits.UNIFORM_BITS:.2f})")]
+    return [
+        *cards,
+        (f"{bits:.2f}", f"bits per dimension, held out (uniform: {digits.UNIFORM_BITS:.2f})"),
+    ]
 
 
 def _digits(results, picture, settings):

@@ -42,9 +42,7 @@ def run(settings, folder, console=None):
     plain, accelerated, curves = _train_all(data, settings, console)
     rows = agreement(plain, _accelerated(plain), data)
     works = _measure(plain, data, settings, console, folder)
-    results = Results(
-        backend, *curves, rows, works, machine(), versions("nflows", "scikit-learn")
-    )
+    results = Results(backend, *curves, rows, works, machine(), versions("nflows", "scikit-learn"))
     pictures = _pictures(accelerated, data, results, settings, console, folder)
     _print_tables(results, console)
     (folder / "results.json").write_text(json.dumps(dataclasses.asdict(results), indent=1))

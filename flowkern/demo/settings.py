@@ -37,16 +37,12 @@ FULL = Settings(
     moons_steps=1500,
     moons_batch=256,
 )
-QUICK = Settings(
-    layers=6,
-    hidden_features=128,
-    bins=8,
-    batch=256,
+QUICK = replace(
+    FULL,
     steps=120,
     evaluate_every=20,
     rounds=5,
     sample_seconds=0.1,
     compile=False,
     moons_steps=400,
-    moons_batch=256,
 )

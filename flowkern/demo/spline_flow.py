@@ -1,4 +1,4 @@
-"""The nflows neural spline flow of the demo, as any user of nflows would write it, and its training."""
+"""The demo's neural spline flow, as any user of nflows would write it, and its training."""
 
 import copy
 import time
@@ -69,8 +69,8 @@ class Curve:
 def training(flow, data, settings, seed):
     """Maximise the likelihood with Adam, step by step; everything random follows from `seed`.
 
-    Yields the Curve so far after every step. Several runs may take turns: each has its own stream of
-    random numbers.
+    Yields the Curve so far after every step. Several runs may take turns: each has a stream of
+    random numbers of its own.
     """
     torch.manual_seed(seed)
     randomness = torch.get_rng_state()

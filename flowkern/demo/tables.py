@@ -23,8 +23,8 @@ def training(results):
             for name, c in runs.items()
         ],
         (
-            f"A model that knows nothing needs log₂ {digits.LEVELS} = {digits.UNIFORM_BITS:.2f} bits.",
-            f"The first losses, plain and accelerated, differ by {_first_difference(results):.0e} bits.",
+            f"A model that knows nothing needs log₂ {digits.LEVELS} = {digits.UNIFORM_BITS:.2f}.",
+            f"Before the first step, plain and accelerated differ by {_first_difference(results):.0e}.",
         ),
     )
 
@@ -52,7 +52,9 @@ def _distance(distance):
 
 def speed(works):
     """Milliseconds and ratios of every kind of work."""
-    names = [n for n in ("eager", "torch.compile", "flowkern") if any(n in w.timings for w in works)]
+    names = [
+        n for n in ("eager", "torch.compile", "flowkern") if any(n in w.timings for w in works)
+    ]
     peers = [name for name in names if name != "flowkern"]
     rows = [
         [work.title]
@@ -61,7 +63,9 @@ def speed(works):
         for work in works
     ]
     columns = ("", *names, *(f"vs {peer.removeprefix('torch.')}" for peer in peers))
-    return Table("Speed in milliseconds, and how many times faster", columns, rows, tuple(_notes(works)))
+    return Table(
+        "Speed in milliseconds, and how many times faster", columns, rows, tuple(_notes(works))
+    )
 
 
 def _milliseconds(work, name):

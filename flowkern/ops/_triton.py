@@ -136,6 +136,18 @@ def feature(index, t, used, D):
 
 
 @triton.jit
+def clamp(value, low, high):
+    """Into [low, high]; NaN stays."""
+    return tl.where(value < low, low, tl.where(value > high, high, value))
+
+
+@triton.jit
+def unit(value):
+    """Into [0, 1], where rounding may have left it; NaN stays."""
+    return clamp(value, 0.0, 1.0)
+
+
+@triton.jit
 def log1p(x):
     """log(1 + x) for x >= 0, right for small x: the rounding error of 1 + x is divided out."""
     sum_ = 1 + x

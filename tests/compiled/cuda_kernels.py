@@ -1,7 +1,7 @@
 """Compile the CUDA kernels to machine code, without a GPU, and tell what resources each one uses.
 
-`python -m tests.compiled.cuda_kernels` prints a table: registers, shared memory and stack per thread,
-and what was spilled, that is, moved out of registers for want of them.
+`python -m tests.compiled.cuda_kernels` prints a table: registers, shared memory and stack, and what
+was spilled, that is, moved out of registers for want of them.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -19,14 +20,14 @@ ARCHITECTURES = ("80", "90a")
 FLAGS = ("-cubin", "-std=c++20", "-O3", "-DFLOWKERN_ISA=cuda", "-Xptxas=-v")
 _ENTRY = re.compile(
     r"Compiling entry function '(?P<name>\w+)'.*?(?P<stack>\d+) bytes stack frame, "
-    r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?Used (?P<registers>\d+) registers"
-    r"(?:.*?, (?P<shared>\d+) bytes smem)?",
+    r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"
+    r"Used (?P<registers>\d+) registers(?:[^\n]*?, (?P<shared>\d+) bytes smem)?",
     re.DOTALL,
 )
 
 
 class Resources(NamedTuple):
-    """What one kernel uses, per thread; shared is the fixed part of the shared memory of a block."""
+    """Registers of a thread, and bytes; shared is the fixed part of a block's shared memory."""
 
     registers: int
     shared: int
@@ -35,15 +36,17 @@ class Resources(NamedTuple):
 
 
 def resources(source, architecture):
-    """{kernel: Resources} of a source file, for example {"forward_kernel<float, 8, false, true>": …}."""
-    report = _report(source, architecture)
-    entries = [_ENTRY.search(part) for part in re.split(r"(?=ptxas info +: Compiling entry)", report)]
-    entries = [e for e in entries if e]
-    names = _demangled([e["name"] for e in entries])
-    return {
-        name: Resources(int(e["registers"]), int(e["shared"] or 0), int(e["stack"]), int(e["stores"]) + int(e["loads"]))
-        for name, e in zip(names, entries)
-    }
+    """{"forward_kernel<float, 8, false, true>": Resources, …} of a source file."""
+    kernels = re.split("(?=Compiling entry)", _report(source, architecture))[1:]
+    entries = [_ENTRY.search(kernel) for kernel in kernels]
+    return dict(zip(_demangled([e["name"] for e in entries]), map(_resources, entries)))
+
+
+def _resources(entry):
+    registers, stack, stores, loads = (
+        int(entry[name]) for name in ("registers", "stack", "stores", "loads")
+    )
+    return Resources(registers, int(entry["shared"] or 0), stack, stores + loads)
 
 
 def compile_all():
@@ -62,10 +65,12 @@ def _report(source, architecture):
         digest.update(path.read_bytes())
     kept = ROOT / "build" / "cubin" / f"{source.stem}-{architecture}-{digest.hexdigest()[:16]}.txt"
     if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run([*command, "-o", str(kept.with_suffix(".cubin"))], capture_output=True, text=True)
+        with tempfile.TemporaryDirectory() as folder:
+            command += ["-o", f"{folder}/cubin"]
+            done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode or "warning" in done.stderr:
             raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+        kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(done.stderr)
     return kept.read_text()
 
@@ -84,7 +89,7 @@ def main():
     for (source, architecture), table in compile_all().items():
         print(f"{source}, sm_{architecture}")
         for name, used in table.items():
-            print(f"    {name:<60}{used.registers:>10}{used.shared:>8}{used.stack:>8}{used.spilled:>8}")
+            print(f"    {name:<60}{used[0]:>10}" + "".join(f"{number:>8}" for number in used[1:]))
 
 
 if __name__ == "__main__":

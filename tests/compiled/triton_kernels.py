@@ -1,9 +1,9 @@
 """Compile the Triton kernels to machine code, as the launchers would launch them, without a GPU.
 
 The launchers run on tensors of the meta device, and the launch itself is replaced by a compilation
-for a named architecture. `python -m tests.compiled.triton_kernels [80 90 100]` prints the registers
-and the bytes of stack that a thread of each kernel uses, and fails if a kernel spills that must not.
-The kernels have no arrays of their own: their stack holds what did not fit into registers.
+for a named architecture. `python -m tests.compiled.triton_kernels [80 90 100]` prints how many
+registers and bytes of stack a thread of each kernel uses, and fails if a kernel spills that must
+not. The kernels have no arrays of their own: their stack holds what did not fit into registers.
 """
 
 import os
@@ -27,7 +27,12 @@ from flowkern.ops.rational_quadratic_spline import triton as spline
 
 ARCHITECTURES = (80, 90, 100)
 ROWS, FEATURES = 4096, 32
-_TYPES = {torch.float64: "*fp64", torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int64: "*i64"}
+_TYPES = {
+    torch.float64: "*fp64",
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.int64: "*i64",
+}
 
 # Every branch of the kernels that is taken at compile time, each at least once:
 # (scale map, inverse, index, dtype)

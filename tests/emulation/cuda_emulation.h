@@ -161,7 +161,9 @@ inline void turn(std::vector<unsigned>& order, std::mt19937& random) {
 inline void run_block(size_t shared, std::mt19937& random) {
   const size_t threads = block.fibers.size();
   for (size_t i = 0; i < threads; ++i) start(block.fibers[i], block.stacks[i]);
-  block.shared = static_cast<unsigned char*>(std::aligned_alloc(16, (shared + 15) / 16 * 16));
+  void* memory = nullptr;
+  if (posix_memalign(&memory, 16, shared)) fail("no memory");
+  block.shared = static_cast<unsigned char*>(memory);
   std::memset(block.shared, 0xff, shared);  // NaN, and far outside as an offset
   std::vector<unsigned> order(threads);
   std::iota(order.begin(), order.end(), 0u);

@@ -1,9 +1,11 @@
-"""The raw ops of the dispatcher, by the CUDA kernels as they run in the emulation, on CPU tensors."""
+"""The raw ops of the dispatcher, by the CUDA kernels in the emulation, on CPU tensors."""
 
 import contextlib
 import ctypes
 import functools
-import os
+import struct
+import subprocess
+import tempfile
 from unittest import mock
 
 import torch
@@ -11,7 +13,6 @@ import torch
 from tests.emulation import build
 
 FORWARD, REVERSED, RANDOM = range(3)
-SANITIZED = "FLOWKERN_EMULATION_SANITIZED"  # set in processes that preload the sanitizer
 
 
 class _Tensor(ctypes.Structure):
@@ -24,7 +25,9 @@ class _Tensor(ctypes.Structure):
         return cls(tensor.data_ptr(), tensor.stride())
 
 
-_TENSORS = ("x", "params", "index", "bounds", "y", "logabsdet", "grad_y", "grad_logabsdet", "grad_params")
+_TENSORS = (
+    "x", "params", "index", "bounds", "y", "logabsdet", "grad_y", "grad_logabsdet", "grad_params"
+)  # fmt: skip
 
 
 class _Call(ctypes.Structure):
@@ -38,29 +41,69 @@ class _Call(ctypes.Structure):
 
 @functools.cache
 def _library():
-    return ctypes.CDLL(str(build.library(sanitized=SANITIZED in os.environ)))
-
-
-def configure(schedule=FORWARD, seed=0, most_blocks=2**31 - 1, withheld=0):
-    """How blocks run from now on: order of threads, size of the grid, missing shared memory in bytes."""
-    _library().settings(schedule, ctypes.c_uint(seed), ctypes.c_uint(most_blocks), withheld)
+    return ctypes.CDLL(str(build.built(build.LIBRARY)))
 
 
 @contextlib.contextmanager
-def configured(**options):
-    configure(**options)
+def configured(schedule=FORWARD, seed=0, most_blocks=2**31 - 1):
+    """Inside, the threads of a block run in this order, and a grid has no more blocks than this."""
+    _library().settings(schedule, seed, most_blocks)
     try:
         yield
     finally:
-        configure()
+        _library().settings(FORWARD, 0, 2**31 - 1)
+
+
+def _call(x, params, integers, numbers, tensors):
+    return _Call(
+        (*x.shape, *params.shape[1:]), integers=tuple(map(int, integers)), numbers=numbers,
+        **{name: _Tensor.of(t) for name, t in tensors.items()},
+    )  # fmt: skip
+
+
+def _in_process(op, call, wide, tensors):
+    getattr(_library(), op)(ctypes.byref(call), wide)
+
+
+def _sanitized(op, call, wide, tensors, withheld=0):
+    """In a program with the address sanitizer; raises what it says."""
+    pieces = [_memory(tensors.get(name)) for name in _TENSORS]
+    sizes = (-1 if piece is None else len(piece) for piece in pieces)
+    header = (op != "affine_coupling", wide, withheld, *sizes)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(struct.pack("12q", *header) + bytes(call) + b"".join(filter(None, pieces)))
+        file.flush()
+        program = [build.built(build.SANITIZED), file.name]
+        done = subprocess.run(program, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        file.seek(96 + ctypes.sizeof(call))
+        for name, piece in zip(_TENSORS, pieces):
+            if piece:
+                ctypes.memmove(tensors[name].data_ptr(), file.read(len(piece)), len(piece))
+
+
+def _memory(tensor):
+    """The bytes from a tensor's first element to its last."""
+    if tensor is None:
+        return None
+    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride())) if tensor.numel() else -1
+    return ctypes.string_at(tensor.data_ptr(), (last + 1) * tensor.itemsize)
+
+
+_run = _in_process
+
+
+@contextlib.contextmanager
+def sanitized(withheld=0):
+    """Inside, kernels run with the address sanitizer; `withheld` bytes of shared memory are missing."""
+    with mock.patch.dict(globals(), _run=functools.partial(_sanitized, withheld=withheld)):
+        yield
 
 
 def _launch(op, x, params, integers, numbers, **tensors):
-    tensors = {name: _Tensor.of(t) for name, t in dict(tensors, x=x, params=params).items()}
-    call = _Call(
-        (*x.shape, *params.shape[1:]), integers=tuple(map(int, integers)), numbers=numbers, **tensors
-    )
-    getattr(_library(), op)(ctypes.byref(call), x.dtype == torch.float64)
+    tensors |= {"x": x, "params": params}
+    _run(op, _call(x, params, integers, numbers, tensors), x.dtype == torch.float64, tensors)
 
 
 def _forward(op, x, params, index, bounds, integers, numbers):
@@ -86,7 +129,8 @@ def _spline(direction, count):
     def op(*arguments):
         tensors, (index, bound, inverse, tails, *numbers) = arguments[:count], arguments[count:]
         integers = (inverse, tails)
-        return direction("rational_quadratic_spline", *tensors, index, bound, integers, tuple(numbers))
+        name = "rational_quadratic_spline"
+        return direction(name, *tensors, index, bound, integers, tuple(numbers))
 
     return op
 

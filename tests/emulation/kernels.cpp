@@ -81,8 +81,34 @@ template <class S> void run_affine(const Call& c) {
 extern "C" {
 void rational_quadratic_spline(const Call* c, bool wide) { wide ? run_spline<double>(*c) : run_spline<float>(*c); }
 void affine_coupling(const Call* c, bool wide) { wide ? run_affine<double>(*c) : run_affine<float>(*c); }
-void settings(int schedule, unsigned seed, unsigned most_blocks, int withheld) {
-  emulation::schedule = schedule, emulation::seed = seed;
-  emulation::most_blocks = most_blocks, emulation::withheld = withheld;
+void settings(int schedule, unsigned seed, unsigned most_blocks) {
+  emulation::schedule = schedule, emulation::seed = seed, emulation::most_blocks = most_blocks;
 }
 }
+
+#if defined(FLOWKERN_REPLAY)
+// A program of its own, for the sanitizer: reads a call and its tensors from a file, runs the kernel,
+// and writes the tensors back. Each tensor has a heap block of exactly its size.
+int main(int, char** arguments) {
+  std::FILE* file = std::fopen(arguments[1], "r+b");
+  struct { std::int64_t op, wide, withheld, bytes[9]; } header;
+  Call call;
+  bool read = std::fread(&header, sizeof header, 1, file) == 1 && std::fread(&call, sizeof call, 1, file) == 1;
+  Tensor* tensors = &call.x;
+  for (int i = 0; i < 9; ++i) {
+    if (header.bytes[i] < 0) continue;
+    tensors[i].data = std::malloc(size_t(header.bytes[i]));
+    read = read && std::fread(tensors[i].data, 1, size_t(header.bytes[i]), file) == size_t(header.bytes[i]);
+  }
+  if (!read) emulation::fail("the file is too short");
+  emulation::withheld = int(header.withheld);
+  (header.op ? rational_quadratic_spline : affine_coupling)(&call, header.wide);
+  std::fseek(file, sizeof header + sizeof call, SEEK_SET);
+  for (int i = 0; i < 9; ++i)
+    if (header.bytes[i] >= 0) {
+      std::fwrite(tensors[i].data, 1, size_t(header.bytes[i]), file);
+      std::free(tensors[i].data);
+    }
+  std::fclose(file);
+}
+#endif

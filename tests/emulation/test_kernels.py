@@ -1,6 +1,7 @@
 """The CUDA kernels, emulated on the CPU: equal to the reference, whatever the order of threads."""
 
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
@@ -10,7 +11,10 @@ from tests import cases
 from tests.cases import AFFINES, SPLINES
 from tests.emulation import device
 
-CASES = {**{f"affine-{n}": c for n, c in AFFINES.items()}, **{f"spline-{n}": c for n, c in SPLINES.items()}}
+CASES = {
+    **{f"affine-{name}": case for name, case in AFFINES.items()},
+    **{f"spline-{name}": case for name, case in SPLINES.items()},
+}
 # Sizes about the edges of warps, blocks, segments (512 elements) and stages.
 EDGES = {
     "spline-k4": replace(SPLINES["k8"], bins=4),
@@ -21,12 +25,22 @@ EDGES = {
     "spline-softclip-k10": replace(SPLINES["softclip"], bins=10),
     "spline-softclip-k33": replace(SPLINES["softclip"], bins=33, batch=(29,)),
     "spline-wide": replace(SPLINES["k8"], batch=(2,), width=600, features=600),
-    "spline-wide-k3": replace(SPLINES["k3"], batch=(3,), width=1201, features=600, select="mask"),
-    "spline-k256": replace(SPLINES["k8"], bins=256, batch=(3,), options={"bound": 3.0, "knot_map": KnotMap("softclip")}),
+    "spline-wide-k3": replace(
+        SPLINES["k3"], batch=(3,), width=1201, features=600, select="mask"
+    ),
+    "spline-k256": replace(SPLINES["softclip"], bins=256, batch=(3,)),
     "affine-rows-257": replace(AFFINES["exp"], batch=(257,)),
-    "affine-wide": replace(AFFINES["exp"], batch=(3,), width=1201, features=600, select="index"),
+    "affine-wide": replace(
+        AFFINES["exp"], batch=(3,), width=1201, features=600, select="index"
+    ),
     "affine-one-feature": replace(AFFINES["exp"], batch=(257,), width=1, features=1),
 }
+SANITIZED = [
+    *("affine-exp", "affine-additive", "affine-index", "affine-sliced", "affine-transposed_index"),
+    *("affine-wide", "affine-expanded", "spline-k1", "spline-k8", "spline-k16", "spline-k33"),
+    *("spline-index", "spline-circular", "spline-sliced", "spline-bounds_index", "spline-wide-k3"),
+    "spline-softclip-k10",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +56,9 @@ def test_agrees_with_the_reference(name, dtype):
         cases.check((CASES | EDGES)[name], "cpu", dtype, inverse=inverse)
 
 
-@pytest.mark.parametrize("name", ["affine-wide", "affine-rows-257", "spline-rows-257", "spline-wide-k3", "spline-k33-rows-257"])
+@pytest.mark.parametrize("name", [name for name in EDGES if "wide" in name or "257" in name])
 def test_same_bits_in_every_order(name):
-    """Threads run forward, reversed and at random, and blocks work on one or on several segments."""
+    """Threads run forward, reversed and at random; blocks work on one or on several segments."""
     case = EDGES[name]
     x, params = case.tensors()
 
@@ -61,7 +75,7 @@ def test_same_bits_in_every_order(name):
 
 @pytest.mark.parametrize("op", ["affine_coupling", "rational_quadratic_spline"])
 def test_index_out_of_range(op):
-    """Entries that no host check has seen: their log-det is NaN, and all other features are right."""
+    """The log-det of such a row is NaN, and all its other features are right."""
     case = cases.TYPICAL[op]
     x, params = case.tensors()
     index = torch.tensor([3, 6, -1])
@@ -79,3 +93,30 @@ def _arguments(op):
     if op == "affine_coupling":
         return False, False, 1, 0.0, 0.0, 1.0, 1.0
     return None, False, 0, -3.0, 3.0, -3.0, 3.0, *KnotMap().numbers()
+
+
+@pytest.mark.parametrize("name", SANITIZED)
+def test_sanitizer_has_nothing_to_say(name):
+    with device.sanitized():
+        for dtype in (torch.float32, torch.float64):
+            for inverse in (False, True):
+                cases.check((CASES | EDGES)[name], "cpu", dtype, inverse=inverse)
+
+
+@pytest.mark.parametrize("name", ["affine-rows-257", "spline-rows-257"])
+def test_sanitizer_sees_what_is_planted(name):
+    """Too little shared memory, or x a row shorter than params."""
+    case = EDGES[name]
+    x, params = case.tensors()
+    with device.sanitized(withheld=8), pytest.raises(RuntimeError, match="heap-buffer-overflow"):
+        cases.evaluate(case, x, params, backend="cpu")
+    read = device._memory
+
+    def shortened(tensor):
+        """What a tensor holds, but for x the last row."""
+        same = tensor is not None and tensor.data_ptr() == x.data_ptr()
+        return read(tensor[:-1] if same else tensor)
+
+    with mock.patch.object(device, "_memory", shortened), device.sanitized():
+        with pytest.raises(RuntimeError, match="heap-buffer-overflow"):
+            cases.evaluate(case, x, params, backend="cpu")

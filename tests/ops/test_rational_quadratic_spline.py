@@ -151,6 +151,20 @@ def test_residual_of_the_inverse_in_float32(backend, name):
     assert worst <= tolerances.RESIDUAL, f"{worst:.3g} roundings"
 
 
+def test_values_on_the_knots(backend):
+    """Equal shares put the knots on the diagonal: y = x there, with the slope of its knot."""
+    bins, bound, dtype = 8, 4.0, torch.float64
+    x = torch.linspace(-bound, bound, bins + 1, dtype=dtype)[1:-1].unsqueeze(-1)
+    raw = torch.randn(bins - 1, dtype=dtype)
+    params = torch.cat((torch.zeros(2 * bins, dtype=dtype), raw)).expand(bins - 1, 1, -1)
+    log_slope = torch.log(1e-3 + torch.nn.functional.softplus(raw))
+    with flowkern.backend(backend):
+        for inverse, sign in ((False, 1), (True, -1)):
+            y, logabsdet = rational_quadratic_spline(x, params, bound=bound, inverse=inverse)
+            torch.testing.assert_close(y, x)
+            torch.testing.assert_close(logabsdet, sign * log_slope)
+
+
 def test_gradients_at_the_ends_and_knots(backend):
     """On a knot the gradients are those of one of its two sides; at the ends those from within."""
     case = replace(SPLINES["k2"], width=1, features=1, batch=(1,))

@@ -97,7 +97,10 @@ def test_mixed_dtypes(case, dtype, params_dtype, inverse):
 
 @pytest.mark.parametrize(
     "rows, width, features",
-    [(0, 3, 3), (1, 1, 1), (2, 0, 0), (3, 5, 0), (130, 1, 1), (15, 9, 7), (17, 33, 33), (2, 300, 130)],
+    [
+        (0, 3, 3), (1, 1, 1), (2, 0, 0), (3, 5, 0),
+        (130, 1, 1), (15, 9, 7), (17, 33, 33), (2, 300, 130),
+    ],  # fmt: skip
 )
 def test_sizes_across_the_edges_of_tiles(case, rows, width, features, inverse):
     select = "all" if width == features else "mask"
@@ -311,6 +314,7 @@ def test_derivatives_of_derivatives(case, inverse):
     for backend in ("triton", "reference"):
         with flowkern.backend(backend):
             y, logabsdet = case(x, params, inverse=inverse)
-            first = torch.autograd.grad(y.square().sum() + logabsdet.sum(), (x, params), create_graph=True)
+            loss = y.square().sum() + logabsdet.sum()
+            first = torch.autograd.grad(loss, (x, params), create_graph=True)
             results.append(torch.autograd.grad(sum(g.square().sum() for g in first), (x, params)))
     torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)

@@ -55,12 +55,12 @@ class ScaleMap:
             raise ValueError(f"scale_map: expected one of {', '.join(_KINDS)}, got {self.kind!r}")
         if self.kind in ("softclip", "tanh", "atan") and not 0 < self._a() < math.inf:
             raise ValueError(f"scale_map: {self.kind} needs a finite a > 0, got {self.a}")
-        if not math.isfinite(self._a()):
+        if not -math.inf < self._a() < math.inf:
             raise ValueError(f"scale_map: {self.kind} needs a finite a, got {self.a}")
         if not 0 <= self._b() < math.inf:
             raise ValueError(f"scale_map: {self.kind} needs a finite b >= 0, got {self.b}")
         for name in ("prefactor", "shift_prefactor"):
-            if not math.isfinite(getattr(self, name)):
+            if not -math.inf < getattr(self, name) < math.inf:
                 raise ValueError(f"scale_map: {name} must be finite, got {getattr(self, name)}")
 
     @staticmethod

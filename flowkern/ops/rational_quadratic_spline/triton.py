@@ -17,12 +17,11 @@ import triton.language as tl
 from flowkern.ops import _triton
 from flowkern.ops.rational_quadratic_spline.native import _ARGUMENTS
 
-# Tiles hold bins along this axis and elements along the other one. Triton deals the lanes of a load
-# along the axis of longest contiguous runs. The raw parameters of an element are such a run, but the
-# kernels do not let on (p_t and p_k are not specialised), because lanes along the bins would double
-# the instructions: shuffles in place of registers, and each lane repeats an element's scalar work.
-# With no run in sight the lanes go along the last axis, in Triton 3.6 along the first. The gradients
-# are stored along their runs all the same; Triton transposes them in shared memory.
+# Tiles hold bins along this axis and elements along the other. Triton deals lanes along the axis of
+# longest runs in memory. An element's parameters are one, but the kernels do not let on (p_t, p_k
+# are not specialised): lanes along bins would double the instructions, by shuffles and repeated
+# scalar work. With no run in sight lanes go along the last axis, in Triton 3.6 along the first.
+# Gradients are stored by their runs all the same: Triton transposes them in shared memory.
 _BINS_AXIS = 1 if triton.__version__.split(".")[:2] == ["3", "6"] else 0
 
 
@@ -71,11 +70,7 @@ _library = _triton.register(
 
 @dataclass(frozen=True)
 class Spec:
-    """All that a binary is compiled for.
-
-    The constants are part of it, because Triton passes plain numbers on as float32, which is not
-    enough for a float64 spline.
-    """
+    """All that a binary is compiled for; constants too, as Triton would pass them as float32."""
 
     bins: int
     block_bins: int  # bins, padded to a power of two
@@ -113,10 +108,9 @@ def _spec(
 
 
 def _tile(params, spec):
-    """(rows, features) of a tile and its warps: 16 bins per thread, or up to 32 in float32.
+    """(rows, features) of a tile and its warps: an element per thread, up to 32 bins in float32.
 
-    With more bins than that, a single warp keeps the exchange between the threads that share an
-    element within the warp.
+    Beyond, threads share an element, and a single warp keeps their exchange within itself.
     """
     if spec.block_bins * spec.compute.primitive_bitwidth <= 1024:
         return *_triton.tile(params.shape[1], 128, narrowest=8), 4
@@ -205,24 +199,12 @@ def _slope(of_t, knot, p_k, here, SPEC: tl.constexpr):
 
 
 @triton.jit
-def _clamp(value, low, high):
-    """Into [low, high], where rounding may have left it; NaN stays."""
-    return tl.where(value < low, low, tl.where(value > high, high, value))
-
-
-@triton.jit
-def _unit(value):
-    """Into [0, 1]."""
-    return _clamp(value, 0.0, 1.0)
-
-
-@triton.jit
 def _measure(value, start, size, end, last):
     """How far into its bin a value is, from the left and from the right, both in [0, 1].
 
     The last bin is measured from the end of the interval, so that end maps to end without error.
     """
-    part = _unit(tl.where(last, end - value, value - start) / size)
+    part = _triton.unit(tl.where(last, end - value, value - start) / size)
     return tl.where(last, 1 - part, part), tl.where(last, part, 1 - part)
 
 
@@ -232,7 +214,7 @@ def _solve(eta, rest, s, p, r):
     a = p * rest - r * eta
     root = tl.sqrt(a * a + 4 * (s * eta) * (s * rest))
     nearer = 2 * s * tl.where(a >= 0, eta, rest)
-    distance = _unit(nearer / (root + nearer + tl.abs(a)))
+    distance = _triton.unit(nearer / (root + nearer + tl.abs(a)))
     return tl.where(a >= 0, distance, 1 - distance), tl.where(a >= 0, 1 - distance, distance)
 
 
@@ -240,9 +222,9 @@ def _solve(eta, rest, s, p, r):
 def _locate(z, of_t, p_k, i, t, here, bound, SPEC: tl.constexpr):
     """The bin of each element, from z and the raw parameters at of_t.
 
-    Returns whether z is inside, the bin's number, (x_k, w, y_k, h, θ, ω), both axes, and what the
-    backward needs of widths and heights (e, dv/du, g, Σ e below, e_k) and of the knots' slopes p
-    and r (slope, derivative, place).
+    Returns whether z is inside, the bin's number, (x_k, w, y_k, h, θ, ω), the ends of both
+    axes, and what else the backward needs of widths and heights (e, dv/du, g, Σ e below, e_k) and
+    of the knots' slopes p and r (slope, derivative, place).
     """
     left, right = _interval(bound, t, here, SPEC.left, SPEC.right, SPEC.compute)
     bottom, top = _interval(bound, t, here, SPEC.bottom, SPEC.top, SPEC.compute)
@@ -257,18 +239,19 @@ def _locate(z, of_t, p_k, i, t, here, bound, SPEC: tl.constexpr):
         inside, k = (z >= bottom) & (z <= top), _search(z, high, up, i, SPEC)
     else:
         inside, k = (z >= left) & (z <= right), _search(z, wide, across, i, SPEC)
+    last = k == SPEC.bins - 1
     x_k, w, below_w, here_w = _edges(wide, across, i, k, SPEC)
     y_k, h, below_h, here_h = _edges(high, up, i, k, SPEC)
     p, r = _slope(of_t, k, p_k, here, SPEC), _slope(of_t, k + 1, p_k, here, SPEC)
     if SPEC.inverse:
-        eta, rest = _measure(z, y_k, h, top, k == SPEC.bins - 1)
+        eta, rest = _measure(z, y_k, h, top, last)
         theta, omega = _solve(eta, rest, h / w, p[0], r[0])
     else:
-        theta, omega = _measure(z, x_k, w, right, k == SPEC.bins - 1)
-    axes = (left, right, bottom, top)
+        theta, omega = _measure(z, x_k, w, right, last)
     widths = (wide, wide_slope, across[2], below_w, here_w)
     heights = (high, high_slope, up[2], below_h, here_h)
-    return inside, k, (x_k, w, y_k, h, theta, omega), axes, widths, heights, p, r
+    place, ends = (x_k, w, y_k, h, theta, omega), (left, right, bottom, top)
+    return inside, k, place, ends, widths, heights, p, r
 
 
 @triton.jit
@@ -283,7 +266,7 @@ def _polynomials(theta, omega, s, p, r):
 def _point(start, size, from_left, from_right, low, high, last):
     """The point of a bin that `_measure` measures, from the end of the interval in the last bin."""
     point = tl.where(last, high - size * from_right, start + size * from_left)
-    return _clamp(point, low, high)
+    return _triton.clamp(point, low, high)
 
 
 # Moves per transformed element, in float32: reads x and M = 3K − 1 (3K, 3K + 1) raw parameters,
@@ -307,17 +290,16 @@ def _forward_kernel(
         d, found = _triton.feature(index, t, here, D)
         z = tl.load(x + n * x_n + d * x_d, mask=found, other=0.0).to(SPEC.compute)
         of_t = params + n * p_n + t * p_t
-        inside, k, place, axes, _, _, p, r = _locate(z, of_t, p_k, i, t, here, bound, SPEC)
+        inside, k, place, ends, _, _, p, r = _locate(z, of_t, p_k, i, t, here, bound, SPEC)
         x_k, w, y_k, h, theta, omega = place
         rise, rest, steep, base = _polynomials(theta, omega, h / w, p[0], r[0])
         ratio = h / w / base
         log_slope = tl.log(ratio * (ratio * steep))
         last = k == SPEC.bins - 1
         if SPEC.inverse:
-            value = _point(x_k, w, theta, omega, axes[0], axes[1], last)
-            log_slope = -log_slope
+            value, log_slope = _point(x_k, w, theta, omega, ends[0], ends[1], last), -log_slope
         else:
-            value = _point(y_k, h, rise / base, rest / base, axes[2], axes[3], last)
+            value = _point(y_k, h, rise / base, rest / base, ends[2], ends[3], last)
         if SPEC.tails == 2:
             value = tl.where(inside, value, float("nan"))
             log_slope = tl.where(inside, log_slope, float("nan"))
@@ -364,17 +346,18 @@ def _vjp(gy, gl, place, p, r, INVERSE: tl.constexpr):
 
 
 @triton.jit
-def _store_shares(to, axis, g_start, g_size, k, i, inside, used, SPEC: tl.constexpr):
+def _store_shares(to, axis, g_start, g_size, k, i, inside, here, SPEC: tl.constexpr):
     """Gradients of the raw widths or heights from those of bin k's left end and size.
 
     That of e_i is g·(g_start below k, g_size at k, 0 above), less its mean over the softmax.
     """
-    power, slope, g, below, here = axis
-    mean = (g_start * below + g_size * here) / tl.sum(power, SPEC.axis)
+    power, slope, g, below, at = axis
+    mean = (g_start * below + g_size * at) / tl.sum(power, SPEC.axis)
     grad = tl.where(i < _each(k, SPEC), _each(g_start, SPEC), 0.0)
     grad = tl.where(i == _each(k, SPEC), _each(g_size, SPEC), grad) - _each(mean, SPEC)
     grad = power * slope * grad * _each(g, SPEC)
-    tl.store(to, tl.where(_each(inside, SPEC), grad, 0.0), mask=used)
+    grad = tl.where(_each(inside, SPEC), grad, 0.0)
+    tl.store(to, grad, mask=_each(here, SPEC) & (i < SPEC.bins))
 
 
 # Moves per transformed element, in float32: reads x, grad_y and M = 3K − 1 (3K, 3K + 1) raw
@@ -388,12 +371,10 @@ def _backward_kernel(
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * BLOCK_N
     if index is not None:
-        rows = row + tl.arange(0, BLOCK_N)
-        _triton.copy_rows(grad_y, gy_n, gy_d, grad_x, rows, N, D, BLOCK_D)
+        _triton.copy_rows(grad_y, gy_n, gy_d, grad_x, row + tl.arange(0, BLOCK_N), N, D, BLOCK_D)
     element = tl.arange(0, BLOCK_N * BLOCK_T)
     n = row + element // BLOCK_T
-    i = _run(SPEC.block_bins, SPEC)
-    j = _run(SPEC.block_slopes, SPEC)
+    i, j, gp_k = _run(SPEC.block_bins, SPEC), _run(SPEC.block_slopes, SPEC), tl.cast(gp_k, tl.int64)
     gl = tl.load(grad_logabsdet + n * gl_n, mask=n < N, other=0.0).to(SPEC.compute)
     for t0 in range(0, T, BLOCK_T):
         t = t0 + (element % BLOCK_T).to(tl.int64)
@@ -403,20 +384,16 @@ def _backward_kernel(
         gy = tl.load(grad_y + n * gy_n + d * gy_d, mask=found, other=0.0).to(SPEC.compute)
         of_t = params + n * p_n + t * p_t
         to_t = _each(grad_params + n * gp_n + t * gp_t, SPEC)
-        inside, k, place, _, widths, heights, p, r = _locate(
-            z, of_t, p_k, i, t, here, bound, SPEC
-        )
+        inside, k, place, _, wide, high, p, r = _locate(z, of_t, p_k, i, t, here, bound, SPEC)
         gz, gx_k, gw, gy_k, gh, gp, gr = _vjp(gy, gl, place, p[0], r[0], SPEC.inverse)
         if SPEC.tails == 2:
             gy = tl.zeros_like(gy)  # outside, y does not depend on x
         tl.store(grad_x + n * D + d, tl.where(inside, gz, gy), mask=found)
-        used = _each(here, SPEC) & (i < SPEC.bins)
-        to = to_t + i * tl.cast(gp_k, tl.int64)
-        _store_shares(to, widths, gx_k, gw, k, i, inside, used, SPEC)
-        to += SPEC.bins * tl.cast(gp_k, tl.int64)
-        _store_shares(to, heights, gy_k, gh, k, i, inside, used, SPEC)
+        to = to_t + i * gp_k
+        _store_shares(to, wide, gx_k, gw, k, i, inside, here, SPEC)
+        _store_shares(to + SPEC.bins * gp_k, high, gy_k, gh, k, i, inside, here, SPEC)
         gp, gr = tl.where(inside, gp * p[1], 0.0), tl.where(inside, gr * r[1], 0.0)
         g = tl.where(j == _each(p[2], SPEC), _each(gp, SPEC), 0.0)
         g += tl.where(j == _each(r[2], SPEC), _each(gr, SPEC), 0.0)
         used = _each(here, SPEC) & (j < SPEC.slopes)
-        tl.store(to_t + (2 * SPEC.bins + j) * tl.cast(gp_k, tl.int64), g, mask=used)
+        tl.store(to_t + (2 * SPEC.bins + j) * gp_k, g, mask=used)
