@@ -151,15 +151,19 @@ def build_cpu(objects, target):
 
 
 def build_cuda(objects, target):
-    """Every …_cuda.cu for each architecture, with a static CUDA runtime."""
+    """Every …_cuda.cu for each architecture and every …_cuda.cpp, with a static CUDA runtime."""
     flags, folders = torch_flags()
     code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in CUDA_ARCHITECTURES]
     code.append("-gencode=arch=compute_90,code=compute_90")  # later GPUs compile from this
+    kernels = [nvcc(), "-c", "-std=c++20", "-O3", "-DFLOWKERN_ISA=cuda"]
+    kernels += ["-Xcompiler=-fPIC,-fvisibility=hidden", *code]
+    calls = [compiler(), "-c", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-DUSE_CUDA"]
+    calls += [*OPTIMISE, *WARNINGS, *flags]
     jobs, outputs = [], []
-    for source in sorted(CSRC.glob("*/*_cuda.cu")):
-        outputs.append(objects / f"{source.stem}.o")
-        options = ["-std=c++20", "-O3", "-DUSE_CUDA", "-DFLOWKERN_ISA=cuda", "-Xcompiler=-fPIC", *code]
-        jobs.append([nvcc(), "-c", *options, *flags, str(source), "-o", str(outputs[-1])])
+    for pattern, line in (("*/*_cuda.cu", kernels), ("*/*_cuda.cpp", calls)):
+        for source in sorted(CSRC.glob(pattern)):
+            outputs.append(objects / f"{source.name}.o")  # a .cu and a .cpp share their stem
+            jobs.append([*line, str(source), "-o", str(outputs[-1])])
     compile_all(jobs)
     link = [nvcc(), "-shared", "-cudart", "static", *map(str, outputs), *folders, "-ltorch_cpu", "-lc10"]
     import torch

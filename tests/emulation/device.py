@@ -96,7 +96,7 @@ _run = _in_process
 
 @contextlib.contextmanager
 def sanitized(withheld=0):
-    """Inside, kernels run with the address sanitizer; `withheld` bytes of shared memory are missing."""
+    """Inside, kernels run with the address sanitizer, `withheld` bytes short of shared memory."""
     with mock.patch.dict(globals(), _run=functools.partial(_sanitized, withheld=withheld)):
         yield
 

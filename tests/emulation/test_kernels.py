@@ -42,6 +42,8 @@ SANITIZED = [
     "spline-softclip-k10",
 ]
 
+pytestmark = pytest.mark.timeout(900)  # the first test that runs builds the library
+
 
 @pytest.fixture(autouse=True)
 def emulation():
