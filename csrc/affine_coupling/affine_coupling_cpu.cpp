@@ -14,7 +14,7 @@ template <class S> bool streams(const AffineProblem<S>& p) {
   return !p.columns_in.base && p.rows * per_row * std::int64_t(sizeof(S)) >= kCacheBytes;
 }
 
-// Calls loop(p, begin, end) on several threads; a task has rows enough to be worth a thread's while.
+// Calls loop(p, begin, end) on several threads, with rows enough to be worth a thread's while.
 template <class S, class F> void in_parallel(AffineProblem<S> p, const F& loop) {
   p.streams = streams(p);
   const std::int64_t grain = p.features < 16384 ? 16384 / p.features : 1;

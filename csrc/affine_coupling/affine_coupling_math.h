@@ -87,9 +87,10 @@ FLOWKERN_HD Factor<T> factor_of_softplus(T z, const AffineSettings<S>& set) {
 template <int kind, bool inverse, class T, class S>
 FLOWKERN_HD Factor<T> factor(T raw, const AffineSettings<S>& set) {
   const T v = T(set.prefactor) * raw;
-  if constexpr (kind == kSigmoid) return factor_of_sigmoid<inverse>(v + T(set.a), set);
-  else if constexpr (kind == kReciprocalSigmoid) return factor_of_sigmoid<!inverse>(v + T(set.a), set);
-  else if constexpr (kind == kSoftplus) return factor_of_softplus<inverse>(v + T(set.a), set);
+  const T z = v + T(set.a);
+  if constexpr (kind == kSigmoid) return factor_of_sigmoid<inverse>(z, set);
+  else if constexpr (kind == kReciprocalSigmoid) return factor_of_sigmoid<!inverse>(z, set);
+  else if constexpr (kind == kSoftplus) return factor_of_softplus<inverse>(z, set);
   else return factor_of_logarithm<kind, inverse>(v, set);
 }
 
@@ -99,9 +100,12 @@ template <class T> struct AffineValue { T y, logabsdet; };
 template <int kind, bool inverse, class T, class S>
 FLOWKERN_HD AffineValue<T> affine(T x, T shift, T raw, const AffineSettings<S>& set) {
   const T b = T(set.shift_prefactor) * shift;
-  if constexpr (kind == kAdditive) return {inverse ? x - b : x + b, T(S(0))};
-  const Factor<T> f = factor<kind, inverse>(raw, set);
-  return {inverse ? f.q * (x - b) : fma(f.q, x, b), f.log_q};
+  if constexpr (kind == kAdditive) {
+    return {inverse ? x - b : x + b, T(S(0))};
+  } else {
+    const Factor<T> f = factor<kind, inverse>(raw, set);
+    return {inverse ? f.q * (x - b) : fma(f.q, x, b), f.log_q};
+  }
 }
 
 // Cotangents of x, shift and raw, from those of y and logabsdet (inverse: of x and its logabsdet).
@@ -111,13 +115,16 @@ template <int kind, bool inverse, class T, class S>
 FLOWKERN_HD AffineCotangent<T> affine_vjp(T x, T shift, T raw, T g_out, T g_logabsdet,
                                           const AffineSettings<S>& set) {
   const T zero = T(S(0)), by_shift = T(set.shift_prefactor);
-  if constexpr (kind == kAdditive) return {g_out, (inverse ? zero - g_out : g_out) * by_shift, zero};
-  const Factor<T> f = factor<kind, inverse>(raw, set);
-  const T centred = inverse ? x - by_shift * shift : x;
-  const T g_x = g_out * f.q;
-  // q·centred is y − b (inverse: x): finite wherever the output is, even where g_x overflows.
-  const T g_log_q = fma(g_out, f.q * centred, g_logabsdet);
-  return {g_x, (inverse ? zero - g_x : g_out) * by_shift, g_log_q * f.rate * T(set.prefactor)};
+  if constexpr (kind == kAdditive) {
+    return {g_out, (inverse ? zero - g_out : g_out) * by_shift, zero};
+  } else {
+    const Factor<T> f = factor<kind, inverse>(raw, set);
+    const T centred = inverse ? x - by_shift * shift : x;
+    const T g_x = g_out * f.q;
+    // q·centred is y − b (inverse: x): finite wherever the output is, even where g_x overflows.
+    const T g_log_q = fma(g_out, f.q * centred, g_logabsdet);
+    return {g_x, (inverse ? zero - g_x : g_out) * by_shift, g_log_q * f.rate * T(set.prefactor)};
+  }
 }
 
 FLOWKERN_END

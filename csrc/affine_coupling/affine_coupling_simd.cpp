@@ -19,7 +19,8 @@ template <class S> struct Pairs {
   Runs<S> shift, raw;
 };
 
-template <class S> FLOWKERN_HD Order order_of(const Elements<S>& shift, const Elements<S>& raw, const Segment& at) {
+template <class S>
+FLOWKERN_HD Order order_of(const Elements<S>& shift, const Elements<S>& raw, const Segment& at) {
   const bool alternate = shift.row == raw.row && in_place(shift, at, 2) && in_place(raw, at, 2);
   if (alternate && raw.base == shift.base + 1) return kShiftFirst;
   if (alternate && shift.base == raw.base + 1) return kRawFirst;
@@ -29,7 +30,8 @@ template <class S> FLOWKERN_HD Order order_of(const Elements<S>& shift, const El
 template <class S> struct PairBuffer { Buffer<S> shift, raw; };
 
 template <int kind, class S>
-FLOWKERN_HD Pairs<const S> read_pairs(const AffineProblem<S>& p, const Segment& at, PairBuffer<S>& buffer) {
+FLOWKERN_HD Pairs<const S> read_pairs(const AffineProblem<S>& p, const Segment& at,
+                                      PairBuffer<S>& buffer) {
   if constexpr (kind == kAdditive) return {kApart, read(p.shift, at, buffer.shift), {}};
   const Order order = order_of(p.shift, p.raw, at);
   if (order != kApart) return {order, runs_in_place(p.shift, at), runs_in_place(p.raw, at)};
@@ -37,16 +39,21 @@ FLOWKERN_HD Pairs<const S> read_pairs(const AffineProblem<S>& p, const Segment& 
 }
 
 template <int kind, class S>
-FLOWKERN_HD Pairs<S> write_pairs(const AffineProblem<S>& p, const Segment& at, PairBuffer<S>& buffer) {
-  if constexpr (kind == kAdditive) return {kApart, write(p.grad_shift, at, p.streams, buffer.shift), {}};
-  const Order order = order_of(p.grad_shift, p.grad_raw, at);
-  if (order != kApart) return {order, runs_in_place(p.grad_shift, at, p.streams), runs_in_place(p.grad_raw, at, p.streams)};
-  return {kApart, write(p.grad_shift, at, p.streams, buffer.shift), write(p.grad_raw, at, p.streams, buffer.raw)};
+FLOWKERN_HD Pairs<S> write_pairs(const AffineProblem<S>& p, const Segment& at,
+                                 PairBuffer<S>& buffer) {
+  const Elements<S>&shift = p.grad_shift, &raw = p.grad_raw;
+  const bool streams = p.streams;
+  if constexpr (kind == kAdditive) return {kApart, write(shift, at, streams, buffer.shift), {}};
+  const Order order = order_of(shift, raw, at);
+  if (order != kApart)
+    return {order, runs_in_place(shift, at, streams), runs_in_place(raw, at, streams)};
+  return {kApart, write(shift, at, streams, buffer.shift), write(raw, at, streams, buffer.raw)};
 }
 
 template <int kind, class S>
-FLOWKERN_HD void written_pairs(const AffineProblem<S>& p, const Pairs<S>& pairs, const Segment& at, const PairBuffer<S>& buffer) {
-  if (pairs.order != kApart) return;
+FLOWKERN_HD void written_pairs(const AffineProblem<S>& p, const Segment& at, Order order,
+                               const PairBuffer<S>& buffer) {
+  if (order != kApart) return;
   written(p.grad_shift, at, buffer.shift);
   if constexpr (kind != kAdditive) written(p.grad_raw, at, buffer.raw);
 }
@@ -56,7 +63,8 @@ FLOWKERN_HD void load_pairs(const Runs<const S>& runs, int r, int i, Vec<S>& a, 
   const S* p = runs.at(r, 2 * i);
   unzip(load(p), load(p + Lanes<Vec<S>>::count), a, b);
 }
-template <class S> FLOWKERN_HD void put_pairs(const Runs<S>& runs, int r, int i, Vec<S> a, Vec<S> b) {
+template <class S>
+FLOWKERN_HD void put_pairs(const Runs<S>& runs, int r, int i, Vec<S> a, Vec<S> b) {
   Vec<S> low, high;
   zip(a, b, low, high);
   put(runs, r, 2 * i, low);
@@ -90,9 +98,10 @@ void forward_rows(const AffineProblem<S>& p, int64_t begin, int64_t end) {
     const Runs<S> y = write(p.y, at, p.streams, y_buffer), l_runs{l.values, at.features};
     const Pairs<const S> params = read_pairs<kind>(p, at, params_buffer);
     each_vector<S>(at, [&](int r, int i) FLOWKERN_INLINE {
+      const Vec<S> x_i = load(x.at(r, i));
       Vec<S> shift, raw;
       load_pair<kind, S>(params, r, i, shift, raw);
-      const auto out = affine<kind, inverse>(Vec<S>(load(x.at(r, i))), shift, raw, set);
+      const auto out = affine<kind, inverse>(x_i, shift, raw, set);
       put(y, r, i, out.y);
       store(l_runs.at(r, i), out.logabsdet);
     });
@@ -115,33 +124,41 @@ void backward_rows(const AffineProblem<S>& p, int64_t begin, int64_t end) {
     const Pairs<const S> params = read_pairs<kind>(p, at, params_buffer);
     const Pairs<S> grads = write_pairs<kind>(p, at, grads_buffer);
     each_vector<S>(at, [&](int r, int i) FLOWKERN_INLINE {
+      const Vec<S> x_i = load(x.at(r, i)), g_y_i = load(g_y.at(r, i)), g_l_i = g_l.at(r, i);
       Vec<S> shift, raw;
       load_pair<kind, S>(params, r, i, shift, raw);
-      const auto g = affine_vjp<kind, inverse>(Vec<S>(load(x.at(r, i))), shift, raw, Vec<S>(load(g_y.at(r, i))),
-                                               g_l.at(r, i), set);
+      const auto g = affine_vjp<kind, inverse>(x_i, shift, raw, g_y_i, g_l_i, set);
       put(g_x, r, i, g.x);
       store_pair<kind, S>(grads, r, i, g.shift, g.raw);
     });
     written(p.y, at, g_x_buffer);
-    written_pairs<kind>(p, grads, at, grads_buffer);
+    written_pairs<kind>(p, at, grads.order, grads_buffer);
   });
   if (p.streams) flush_streams();
 }
 
 template <class S> using Rows = void (*)(const AffineProblem<S>&, int64_t, int64_t);
 
-#define FLOWKERN_KINDS(rows, inverse)                                                        \
-  {rows<S, 0, inverse>, rows<S, 1, inverse>, rows<S, 2, inverse>, rows<S, 3, inverse>, \
-   rows<S, 4, inverse>, rows<S, 5, inverse>, rows<S, 6, inverse>, rows<S, 7, inverse>}
-template <class S> constexpr Rows<S> kForward[2][8] = {FLOWKERN_KINDS(forward_rows, false), FLOWKERN_KINDS(forward_rows, true)};
-template <class S> constexpr Rows<S> kBackward[2][8] = {FLOWKERN_KINDS(backward_rows, false), FLOWKERN_KINDS(backward_rows, true)};
+// By direction and kind.
+#define FLOWKERN_KINDS(loop, inverse)                                                  \
+  {loop<S, 0, inverse>, loop<S, 1, inverse>, loop<S, 2, inverse>, loop<S, 3, inverse>, \
+   loop<S, 4, inverse>, loop<S, 5, inverse>, loop<S, 6, inverse>, loop<S, 7, inverse>}
+template <class S> constexpr Rows<S> kForward[2][8] = {FLOWKERN_KINDS(forward_rows, false),
+                                                       FLOWKERN_KINDS(forward_rows, true)};
+template <class S> constexpr Rows<S> kBackward[2][8] = {FLOWKERN_KINDS(backward_rows, false),
+                                                        FLOWKERN_KINDS(backward_rows, true)};
 #undef FLOWKERN_KINDS
 
 }  // namespace
 
-void affine_forward(const AffineProblem<float>& p, int64_t begin, int64_t end) { kForward<float>[p.inverse][p.kind](p, begin, end); }
-void affine_forward(const AffineProblem<double>& p, int64_t begin, int64_t end) { kForward<double>[p.inverse][p.kind](p, begin, end); }
-void affine_backward(const AffineProblem<float>& p, int64_t begin, int64_t end) { kBackward<float>[p.inverse][p.kind](p, begin, end); }
-void affine_backward(const AffineProblem<double>& p, int64_t begin, int64_t end) { kBackward<double>[p.inverse][p.kind](p, begin, end); }
+#define FLOWKERN_ENTRY(name, table, S)                                      \
+  void name(const AffineProblem<S>& p, int64_t begin, int64_t end) {        \
+    table<S>[p.inverse][p.kind](p, begin, end);                             \
+  }
+FLOWKERN_ENTRY(affine_forward, kForward, float)
+FLOWKERN_ENTRY(affine_forward, kForward, double)
+FLOWKERN_ENTRY(affine_backward, kBackward, float)
+FLOWKERN_ENTRY(affine_backward, kBackward, double)
+#undef FLOWKERN_ENTRY
 
 FLOWKERN_END

@@ -62,7 +62,8 @@ template <class S, class F> FLOWKERN_HD void each_vector(const Segment& at, cons
 }
 
 // Whether the elements of each run are `unit` apart in memory.
-template <class S> FLOWKERN_HD bool in_place(const Elements<S>& e, const Segment& at, int unit = 1) {
+template <class S>
+FLOWKERN_HD bool in_place(const Elements<S>& e, const Segment& at, int unit = 1) {
   if (e.index || at.shorter || (at.features > 1 && e.feature != unit)) return false;
   return at.runs == at.rows || e.row == at.features * unit;
 }
@@ -99,19 +100,24 @@ template <class F> FLOWKERN_HD void each_element(const Segment& at, const F& bod
 
 template <class S>
 __attribute__((noinline)) void gather(Elements<const S> from, Segment at, Buffer<S>& to) {
-  each_element(at, [&](int e, int64_t n, int64_t t) FLOWKERN_INLINE { to.values[e] = *element(from, n, t); });
+  each_element(at, [&](int e, int64_t n, int64_t t) FLOWKERN_INLINE {
+    to.values[e] = *element(from, n, t);
+  });
   // Vectors are computed whole: lanes without an element get a value all the same.
   for (int e = at.rows * at.features; e < Lanes<Vec<S>>::count; ++e) to.values[e] = to.values[0];
 }
 
 template <class S>
 __attribute__((noinline)) void scatter(const Buffer<S>& from, Segment at, Elements<S> to) {
-  each_element(at, [&](int e, int64_t n, int64_t t) FLOWKERN_INLINE { *element(to, n, t) = from.values[e]; });
+  each_element(at, [&](int e, int64_t n, int64_t t) FLOWKERN_INLINE {
+    *element(to, n, t) = from.values[e];
+  });
 }
 
 // The runs to read; those not contiguous are gathered first.
 template <class S>
-FLOWKERN_HD Runs<const S> read(const Elements<const S>& from, const Segment& at, Buffer<S>& buffer) {
+FLOWKERN_HD Runs<const S> read(const Elements<const S>& from, const Segment& at,
+                               Buffer<S>& buffer) {
   if (in_place(from, at)) return runs_in_place(from, at);
   gather(from, at, buffer);
   return {buffer.values, at.features};
@@ -128,7 +134,8 @@ template <class S> struct RowValues {
   }
 };
 template <class S>
-FLOWKERN_HD RowValues<S> read_row_values(const Elements<const S>& from, const Segment& at, Buffer<S>& buffer) {
+FLOWKERN_HD RowValues<S> read_row_values(const Elements<const S>& from, const Segment& at,
+                                         Buffer<S>& buffer) {
   const bool by_row = at.runs == at.rows && !at.shorter;
   if (!by_row) gather(from, at, buffer);
   return {from, at, by_row ? nullptr : buffer.values};
@@ -136,16 +143,19 @@ FLOWKERN_HD RowValues<S> read_row_values(const Elements<const S>& from, const Se
 
 // The runs to write; to be followed by written().
 template <class S>
-FLOWKERN_HD Runs<S> write(const Elements<S>& to, const Segment& at, bool streams, Buffer<S>& buffer) {
+FLOWKERN_HD Runs<S> write(const Elements<S>& to, const Segment& at, bool streams,
+                          Buffer<S>& buffer) {
   return in_place(to, at) ? runs_in_place(to, at, streams) : Runs<S>{buffer.values, at.features};
 }
-template <class S> FLOWKERN_HD void written(const Elements<S>& to, const Segment& at, const Buffer<S>& buffer) {
+template <class S>
+FLOWKERN_HD void written(const Elements<S>& to, const Segment& at, const Buffer<S>& buffer) {
   if (!in_place(to, at)) scatter(buffer, at, to);
 }
 
 // Copies the rows of a segment whole, before their transformed features are overwritten.
 template <class S>
-__attribute__((noinline)) void copy_rows(Elements<const S> from, Elements<S> to, int64_t width, const Segment& at) {
+__attribute__((noinline)) void copy_rows(Elements<const S> from, Elements<S> to, int64_t width,
+                                         const Segment& at) {
   const S* in = element(from, at.row, 0);
   S* out = element(to, at.row, 0);  // contiguous, as all outputs are
   if (from.feature == 1 && from.row == width) {

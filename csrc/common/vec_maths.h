@@ -1,4 +1,5 @@
-// exp, 2^x, log, tanh and atan on vectors, to about one unit in the last place, special values included.
+// exp, 2^x, log, tanh and atan on vectors, to one or two units in the last place, special values
+// included.
 //
 // The polynomials are near-minimax fits (Chebyshev interpolation in 40 digits) on the reduced range;
 // beside each stands its error there, in absolute terms.
@@ -92,10 +93,11 @@ FLOWKERN_HD VecF tanh(VecF x) {
   return tanh_by(x, P);
 }
 FLOWKERN_HD VecD tanh(VecD x) {
-  constexpr double P[] = {-0.333333333333333321, 0.133333333333323909, -0.0539682539670593965,  // 2e-17·x³
-                          0.0218694884769625614, -0.0088632340215295136, 0.00359210553213276877,
-                          -0.00145562397741926778, 0.000588753711183480391, -0.000234105569366727973,
-                          0.000084265222039580661, -0.0000200267400853176847};
+  constexpr double P[] = {-0.333333333333333321, 0.133333333333323909,  // 2e-17·x³
+                          -0.0539682539670593965, 0.0218694884769625614, -0.0088632340215295136,
+                          0.00359210553213276877, -0.00145562397741926778, 0.000588753711183480391,
+                          -0.000234105569366727973, 0.000084265222039580661,
+                          -0.0000200267400853176847};
   return tanh_by(x, P);
 }
 
@@ -118,8 +120,9 @@ FLOWKERN_HD VecF atan(VecF x) {
   return atan_by(x, P);
 }
 FLOWKERN_HD VecD atan(VecD x) {
-  constexpr double P[] = {-0.333333333333333304, 0.199999999999966338, -0.142857142850802755,  // 4e-17·t³
-                          0.111111110640331014, -0.0909090726757727562, 0.076922654652534355,
+  constexpr double P[] = {-0.333333333333333304, 0.199999999999966338,  // 4e-17·t³
+                          -0.142857142850802755, 0.111111110640331014, -0.0909090726757727562,
+                          0.076922654652534355,
                           -0.0666603500141548689, 0.0587596557649866963, -0.0521836464008231288,
                           0.045416251278098801, -0.0358871343307895326, 0.0218458774042326795,
                           -0.00720851095210739668};
