@@ -2,6 +2,7 @@
 #   make demo          train, accelerate, compare, time; the page is report/index.html
 #   make demo-quick    the same in under a minute, without torch.compile
 #   make test          all tests
+#   make test-oldest   the tests with the oldest supported torch, built for CUDA (an environment of 5 GB)
 #   make bench         the benchmarks
 #   make info          versions, devices, backends
 # ARGS="…" is passed on, PYTHON=… chooses the interpreter that .venv is made with.
@@ -12,7 +13,7 @@ ENV_PYTHON = $(VENV)/bin/python
 INSTALL = $(ENV_PYTHON) -m pip install --disable-pip-version-check -c constraints-dev.txt
 SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.cu*' -o -name '*.h')
 
-.PHONY: demo demo-quick test bench info clean
+.PHONY: demo demo-quick test test-oldest bench info clean
 
 demo: $(VENV)/.demo
 	$(ENV_PYTHON) -m flowkern.demo $(ARGS)
@@ -30,6 +31,22 @@ endif
 # One thread for each test process: two processes share the cores.
 test: $(VENV)/.test
 	NVCC=$(NVCC) OMP_NUM_THREADS=1 $(ENV_PYTHON) -m pytest tests -n auto --dist worksteal $(ARGS)
+
+# The sources are copied: the libraries that are built there must not take the place of ours.
+OLDEST ?= .venv-oldest
+OLDEST_TREE = build/oldest
+OLDEST_PYTHON = $(abspath $(OLDEST))/bin/python
+OLDEST_INSTALL = $(OLDEST_PYTHON) -m pip install --disable-pip-version-check -c $(abspath $(OLDEST))/constraints.txt
+OLDEST_NVCC = $(or $(shell command -v nvcc),$$(ls $(abspath $(OLDEST))/lib/python3*/site-packages/nvidia/cu13/bin/nvcc))
+
+# What does not depend on torch, the CUDA kernels' machine code and emulation, is left to `make test`.
+test-oldest: $(OLDEST_TREE)/.built $(VENV)/.test
+	rm -rf $(OLDEST_TREE)/tests $(OLDEST_TREE)/bench
+	cp -R bench tests $(OLDEST_TREE)
+	find flowkern -name '*.py' -o -name '*.json' | xargs cp --parents -t $(OLDEST_TREE)
+	cd $(OLDEST_TREE) && OTHER_PYTHON=$(abspath $(ENV_PYTHON)) OTHER_TREE=$(CURDIR) OMP_NUM_THREADS=1 \
+	    $(OLDEST_PYTHON) -m pytest tests tests/oldest/checks.py -n auto --dist worksteal \
+	    --ignore=tests/emulation --deselect=tests/compiled/test_compiles.py::test_cuda_kernels $(ARGS)
 
 bench: $(VENV)/.bench
 	$(ENV_PYTHON) -m pytest bench $(ARGS)
@@ -62,6 +79,21 @@ $(VENV)/.built: $(SOURCES) $(VENV)/.torch
 EXTRAS = $(VENV)/.demo $(VENV)/.test $(VENV)/.bench
 $(EXTRAS): $(VENV)/.%: pyproject.toml constraints-dev.txt | $(VENV)/.built
 	$(INSTALL) --quiet "flowkern[$*]"
+	@touch $@
+
+$(OLDEST)/.torch: constraints-oldest.txt constraints-dev.txt
+	[ -e $(OLDEST_PYTHON) ] || $(PYTHON) -m venv $(OLDEST)
+	{ cat constraints-oldest.txt; grep -vE '^(torch|triton|numpy|setuptools)==' constraints-dev.txt; } \
+	    >$(OLDEST)/constraints.txt
+	$(OLDEST_INSTALL) --quiet torch numpy setuptools nvidia-cuda-nvcc nvidia-cuda-runtime
+	@touch $@
+
+$(OLDEST_TREE)/.built: $(SOURCES) $(OLDEST)/.torch
+	rm -rf $(OLDEST_TREE) && mkdir -p $(OLDEST_TREE)
+	tar c --exclude='*.so' --exclude=__pycache__ csrc flowkern setup.py pyproject.toml README.md LICENSE | \
+	    tar x -C $(OLDEST_TREE)
+	cd $(OLDEST_TREE) && FLOWKERN_CUDA=1 NVCC=$(OLDEST_NVCC) \
+	    $(OLDEST_INSTALL) --quiet --no-build-isolation --editable '.[test]'
 	@touch $@
 
 $(VENV)/.nvcc: constraints-dev.txt | $(ENV_PYTHON)

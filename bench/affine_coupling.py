@@ -12,41 +12,40 @@ own map; flowkern takes part once for each of these, so that every ratio compare
 """
 
 import torch
-from nflows.transforms.coupling import AffineCouplingTransform
-from normflows.flows import AffineCoupling
-from zuko.transforms import MonotonicAffineTransform
 
 import flowkern
-from bench import ops
+from bench import ops, peers
 from flowkern.ops import affine_coupling
 
+nflows_coupling = peers.optional("nflows.transforms.coupling")
+normflows_flows = peers.optional("normflows.flows")
+zuko_transforms = peers.optional("zuko.transforms")
 FEATURES = 64
 
 
-def tables(quick):
+def tables(batches=(1, 64, 2048, 65536), streaming=(65536,), compiled=("compile",)):
     return ops.tables(
         "affine_coupling",
         _candidates,
         x_shape=(FEATURES,),
         params_shape=(2 * FEATURES,),
-        batches=(1, 64) if quick else (1, 64, 2048, 65536),
-        streaming=(65536,),
-        compiled=not quick,
+        batches=batches,
+        streaming=streaming,
+        compiled=compiled,
     )
 
 
 def _candidates(direction):
     pairs = (
-        ("flowkern", _fused(_chunked, "exp"), "eager", eager),
-        ("flowkern[nflows]", _fused(_chunked, "sigmoid"), "nflows", _nflows()),
-        ("flowkern[zuko]", _fused(_interleaved, "softclip"), "zuko", _zuko),
-        ("flowkern[normflows]", _fused(_interleaved, "exp"), "normflows", _normflows()),
+        ("flowkern", _fused(_chunked, "exp"), "eager", lambda: eager),
+        ("flowkern[nflows]", _fused(_chunked, "sigmoid"), "nflows", _nflows),
+        ("flowkern[zuko]", _fused(_interleaved, "softclip"), "zuko", lambda: _zuko),
+        ("flowkern[normflows]", _fused(_interleaved, "exp"), "normflows", _normflows),
     )
-    for ours, fused, theirs, function in pairs:
+    for ours, fused, theirs, build in pairs:
         plain = _plain(fused, direction)
-        yield ops.candidate(ours, fused, direction, plain, ours)
-        yield ops.candidate(theirs, function, direction, plain, ours)
-        yield ops.candidate(f"compile({theirs})", function, direction, plain, ours)
+        yield from ops.candidates(ours, lambda f=fused: f, direction, plain, ours, compiled=False)
+        yield from ops.candidates(theirs, build, direction, plain, ours)
 
 
 def _chunked(params):
@@ -83,7 +82,7 @@ def eager(x, params, inverse):
 def _nflows():
     """The elementwise part of nflows' layer; its conditioner is never called."""
     mask = torch.tensor([0] + [1] * FEATURES)
-    layer = AffineCouplingTransform(mask, lambda features, outputs: torch.nn.Identity())
+    layer = nflows_coupling.AffineCouplingTransform(mask, lambda features, outputs: torch.nn.Identity())
 
     def function(x, params, inverse):
         if inverse:
@@ -94,7 +93,7 @@ def _nflows():
 
 
 def _zuko(x, params, inverse):
-    transform = MonotonicAffineTransform(*_interleaved(params).unbind(-1))
+    transform = zuko_transforms.MonotonicAffineTransform(*_interleaved(params).unbind(-1))
     if inverse:
         y = transform._inverse(x)
         return y, -transform.log_abs_det_jacobian(y, x).sum(-1)
@@ -103,7 +102,7 @@ def _zuko(x, params, inverse):
 
 def _normflows():
     """normflows' layer with the conditioner's output as its first half."""
-    layer = AffineCoupling(torch.nn.Identity())
+    layer = normflows_flows.AffineCoupling(torch.nn.Identity())
 
     def function(x, params, inverse):
         (_, y), logabsdet = (layer.inverse if inverse else layer)([params, x])

@@ -29,16 +29,16 @@ _CANDIDATES = (
 )
 
 
-def tables(quick):
+def tables(training=(512,), inference=(1, 64, 512), compiled=("compile",)):
+    """One Table for each flow, task and batch size; `compiled` says which of `ops.COMPILERS`."""
     for shape, task in itertools.product(libraries.FEATURES, TASKS):
         features, layers = libraries.FEATURES[shape], libraries.LAYERS[shape]
-        batches = (512,) if task == "training step" else (1, 64, 512)
-        for batch in (8,) if quick else batches:
+        for batch in training if task == "training step" else inference:
             yield Table(
                 f"{shape}-{task.replace(' ', '-')}-{batch}",
                 f"{shape}, {task}, N={batch}, {features} features, {layers} layers",
                 lambda batch=batch, features=features: [[torch.randn(batch, features)]],
-                tuple(_candidates(shape, task, compiled=not quick)),
+                tuple(_candidates(shape, task, compiled)),
                 TASKS[task],
             )
 
@@ -46,16 +46,16 @@ def tables(quick):
 def _candidates(shape, task, compiled):
     plains = {library: partial(_plain, library, shape, task) for library in libraries.LOG_PROB}
     for name, library, defining, ours in _CANDIDATES:
-        for compile_ in (False, True) if compiled else (False,):
-            make = partial(_make, shape, task, library, name.startswith("accelerate"), compile_)
-            label = f"compile({name})" if compile_ else name
+        for compiler in (None, *compiled):
+            make = partial(_make, shape, task, library, name.startswith("accelerate"), compiler)
+            label = f"{compiler}({name})" if compiler else name
             yield Candidate(label, make, plains[defining], ours)
     limit = "limit: matmuls + Adam" if task == "training step" else "limit: matmuls"
     yield Candidate(limit, partial(_matmuls, shape, task), None, "accelerate(nflows)")
 
 
 def _plain(library, shape, task, dtype):
-    call = _call(task, library, libraries.build(library, shape).to(dtype), compiled=False)
+    call = _call(task, library, libraries.build(library, shape).to(dtype), compiler=None)
 
     def reference(x):
         with flowkern.backend("reference"):
@@ -64,14 +64,14 @@ def _plain(library, shape, task, dtype):
     return reference
 
 
-def _make(shape, task, library, accelerated, compiled, inputs):
+def _make(shape, task, library, accelerated, compiler, inputs):
     flow = libraries.build(library, shape)
-    return _call(task, library, flowkern.accelerate(flow) if accelerated else flow, compiled)
+    return _call(task, library, flowkern.accelerate(flow) if accelerated else flow, compiler)
 
 
-def _call(task, library, flow, compiled):
+def _call(task, library, flow, compiler):
     """`call(x)` that does the task with `flow`."""
-    compile_ = ops.compile_ if compiled else lambda function: function
+    compile_ = partial(ops.compile_, compiler=compiler) if compiler else lambda function: function
     if task == "training step":
         log_prob = libraries.LOG_PROB[library]
         return _training_step(flow, compile_(lambda x: -log_prob(flow, x).mean()))

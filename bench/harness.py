@@ -66,7 +66,7 @@ def measure(table, effort):
     torch._dynamo.reset()
     torch.manual_seed(0)
     inputs = table.inputs()
-    rows, timers = _check_all(table, inputs)
+    rows, timers = check_all(table, inputs, Timer)
     for timer in timers:
         timer.prepare(effort)
     gc.collect()
@@ -80,8 +80,8 @@ def measure(table, effort):
     return {"name": table.name, "title": table.title, "foreign_load": foreign, "candidates": rows}
 
 
-def _check_all(table, inputs):
-    """A row for each candidate, and a timer for each that passed its check."""
+def check_all(table, inputs, timer):
+    """A row for each candidate, and `timer(call, inputs, row)` for each that passed its check."""
     rows, timers, truths = [], [], {}
     for candidate in table.candidates:
         row = {"name": candidate.name, "ours": candidate.ours}
@@ -93,7 +93,7 @@ def _check_all(table, inputs):
                 row.update(truths[candidate.plain].check(call(*inputs[0])))
             for others in inputs[1:]:
                 call(*others)
-            timers.append(Timer(call, inputs, row))
+            timers.append(timer(call, inputs, row))
         except Exception as error:  # whatever a candidate does wrong, the others are still measured
             reason = " ".join(str(error).split())
             row["refused"] = f"{type(error).__name__}: {reason[:200]}"

@@ -13,23 +13,21 @@ elsewhere.
 import math
 from functools import partial
 
-import normflows
 import torch
-import zuko
-from nflows.distributions import StandardNormal
-from nflows.flows import Flow
-from nflows.nn.nets import ResidualNet
-from nflows.transforms import (
-    AffineCouplingTransform,
-    CompositeTransform,
-    PiecewiseRationalQuadraticCouplingTransform,
-)
-from nflows.utils.torchutils import create_alternating_binary_mask
-from normflows.flows.neural_spline.coupling import PiecewiseRationalQuadraticCoupling
 from torch import nn
 
+from bench import peers
 from bench.rational_quadratic_spline import BINS, BOUND, dense
 from flowkern import flows
+
+nflows_distributions = peers.optional("nflows.distributions")
+nflows_flows = peers.optional("nflows.flows")
+nflows_nets = peers.optional("nflows.nn.nets")
+nflows_transforms = peers.optional("nflows.transforms")
+nflows_utils = peers.optional("nflows.utils.torchutils")
+normflows = peers.optional("normflows")
+normflows_splines = peers.optional("normflows.flows.neural_spline.coupling")
+zuko = peers.optional("zuko")
 
 HIDDEN, BLOCKS = 128, 2
 WIDTHS = (HIDDEN,) * (1 + 2 * BLOCKS)
@@ -64,24 +62,25 @@ def build(library, shape):
 
 
 def _residual_net(features, outputs):
-    return ResidualNet(features, outputs, hidden_features=HIDDEN, num_blocks=BLOCKS)
+    return nflows_nets.ResidualNet(features, outputs, hidden_features=HIDDEN, num_blocks=BLOCKS)
 
 
 def _mask(i, features):
-    return create_alternating_binary_mask(features, even=i % 2 == 0)
+    return nflows_utils.create_alternating_binary_mask(features, even=i % 2 == 0)
 
 
 def _nflows(shape, features, layers):
-    coupling = AffineCouplingTransform
+    coupling = nflows_transforms.AffineCouplingTransform
     if shape == "nsf":
         coupling = partial(
-            PiecewiseRationalQuadraticCouplingTransform,
+            nflows_transforms.PiecewiseRationalQuadraticCouplingTransform,
             num_bins=BINS,
             tails="linear",
             tail_bound=BOUND,
         )
     transforms = [coupling(_mask(i, features), _residual_net) for i in range(layers)]
-    return Flow(CompositeTransform(transforms), StandardNormal([features]))
+    base = nflows_distributions.StandardNormal([features])
+    return nflows_flows.Flow(nflows_transforms.CompositeTransform(transforms), base)
 
 
 def _zuko(shape, features, layers):
@@ -107,7 +106,7 @@ def _normflows(shape, features, layers):
 
 def _normflows_spline(i, features):
     """normflows' layer without the second spline that its wrapper puts on the identity half."""
-    coupling = PiecewiseRationalQuadraticCoupling(
+    coupling = normflows_splines.PiecewiseRationalQuadraticCoupling(
         _mask(i, features), _residual_net, num_bins=BINS, tails="linear", tail_bound=BOUND
     )
     return [normflows.flows.Reverse(coupling)]

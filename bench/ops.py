@@ -12,6 +12,8 @@ import torch
 from bench.harness import Candidate, Table
 
 DIRECTIONS = ("forward", "inverse", "forward+backward")
+# What a compiled candidate is called, and how: "max-autotune" replays CUDA graphs on a GPU.
+COMPILERS = {"compile": {}, "max-autotune": {"mode": "max-autotune"}}
 _STREAMING_BYTES = 64 * 2**20  # twice the last-level cache of the machines measured so far
 
 
@@ -22,7 +24,7 @@ def tables(op, candidates, x_shape, params_shape, batches, streaming, compiled):
         op: the name of the op.
         candidates: `candidates(bind)` lists those of one direction; `bind(f)` makes f one.
         batches: batch sizes; those in `streaming` rotate through more memory than the cache holds.
-        compiled: whether candidates made by torch.compile take part.
+        compiled: which of `COMPILERS` take part.
     """
     for batch, direction in itertools.product(batches, DIRECTIONS):
         shapes = (batch, *x_shape), (batch, *params_shape), (batch, *x_shape), (batch,)
@@ -39,20 +41,27 @@ def tables(op, candidates, x_shape, params_shape, batches, streaming, compiled):
 
 
 def _chosen(candidates, compiled):
-    return (c for c in candidates if compiled or not c.name.startswith("compile("))
+    return (c for c in candidates if _compiler(c.name) in (None, *compiled))
+
+
+def _compiler(name):
+    """The key of `COMPILERS` that a candidate's name begins with, or None."""
+    return next((prefix for prefix in COMPILERS if name.startswith(f"{prefix}(")), None)
 
 
 def _limit(moved):
     return Candidate("limit: copy", lambda inputs: _copy(moved, len(inputs)), None)
 
 
-def candidate(name, function, direction, plain, ours="flowkern"):
-    """A Candidate that runs `function` in `direction`; "compile(…)" in its name compiles it."""
+def candidates(name, build, direction, plain, ours="flowkern", compiled=True):
+    """Candidates that run the function `build()` in `direction`: as it is, and compiled."""
+    yield Candidate(name, lambda inputs: bind(build(), direction), plain, ours)
+    for compiler in COMPILERS if compiled else ():
 
-    def make(inputs):
-        return bind(compile_(function) if name.startswith("compile(") else function, direction)
+        def make(inputs, compiler=compiler):
+            return bind(compile_(build(), compiler), direction)
 
-    return Candidate(name, make, plain, ours)
+        yield Candidate(f"{compiler}({name})", make, plain, ours)
 
 
 def bind(function, direction):
@@ -68,11 +77,11 @@ def bind(function, direction):
     return call
 
 
-def compile_(function):
+def compile_(function, compiler="compile"):
     """Compile for these very shapes; running out of recompilations is an error, not a fallback."""
     torch._dynamo.config.recompile_limit = 64
     torch._dynamo.config.fail_on_recompile_limit_hit = True
-    return torch.compile(function, dynamic=False)
+    return torch.compile(function, dynamic=False, **COMPILERS[compiler])
 
 
 def _inputs(shapes, direction):

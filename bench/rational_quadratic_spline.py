@@ -1,28 +1,28 @@
 """Tables of the rational-quadratic spline: 32 features, 8 bins, all features transformed."""
 
-import nflows.transforms.splines
-import normflows.utils.splines
 import torch
 import torch.nn.functional as F
-from zuko.transforms import MonotonicRQSTransform
 
 import flowkern
-from bench import ops
+from bench import ops, peers
 from flowkern.ops import KnotMap, rational_quadratic_spline
 
+nflows_splines = peers.optional("nflows.transforms.splines")
+normflows_splines = peers.optional("normflows.utils.splines")
+zuko_transforms = peers.optional("zuko.transforms")
 FEATURES, BINS, BOUND = 32, 8, 3.0
 ZUKO_KNOTS = KnotMap(kind="softclip")
 
 
-def tables(quick):
+def tables(batches=(1, 64, 2048, 32768), streaming=(32768,), compiled=("compile",)):
     return ops.tables(
         "rational_quadratic_spline",
         _candidates,
         x_shape=(FEATURES,),
         params_shape=(FEATURES, 3 * BINS - 1),
-        batches=(1, 64) if quick else (1, 64, 2048, 32768),
-        streaming=(32768,),
-        compiled=not quick,
+        batches=batches,
+        streaming=streaming,
+        compiled=compiled,
     )
 
 
@@ -31,24 +31,18 @@ def _candidates(direction):
     plain = _plain(direction, KnotMap())
     plain_zuko = _plain(direction, ZUKO_KNOTS)
 
-    def same(name, function):
-        return ops.candidate(name, function, direction, plain)
-
-    def zuko(name, function):
-        return ops.candidate(name, function, direction, plain_zuko, "flowkern[zuko]")
-
-    return (
-        same("flowkern", _flowkern),
-        same("nflows", _nflows),
-        same("normflows", _normflows),
-        same("dense", dense),
-        same("compile(nflows)", _nflows),
-        same("compile(normflows)", _normflows),
-        same("compile(dense)", dense),
-        zuko("flowkern[zuko]", _flowkern_zuko),
-        zuko("zuko", _zuko),
-        zuko("compile(zuko)", _zuko),
-    )
+    ours = "flowkern", "flowkern[zuko]"
+    for name, function, plain, pair in (
+        ("flowkern", _flowkern, plain, ours[0]),
+        ("nflows", _nflows, plain, ours[0]),
+        ("normflows", _normflows, plain, ours[0]),
+        ("dense", dense, plain, ours[0]),
+        ("flowkern[zuko]", _flowkern_zuko, plain_zuko, ours[1]),
+        ("zuko", _zuko, plain_zuko, ours[1]),
+    ):
+        yield from ops.candidates(
+            name, lambda f=function: f, direction, plain, pair, compiled=name not in ours
+        )
 
 
 def _plain(direction, knot_map):
@@ -76,14 +70,14 @@ def _split(params):
 
 
 def _nflows(x, params, inverse):
-    y, logabsdet = nflows.transforms.splines.unconstrained_rational_quadratic_spline(
+    y, logabsdet = nflows_splines.unconstrained_rational_quadratic_spline(
         x, *_split(params), inverse=inverse, tail_bound=BOUND
     )
     return y, logabsdet.sum(-1)
 
 
 def _normflows(x, params, inverse):
-    y, logabsdet = normflows.utils.splines.unconstrained_rational_quadratic_spline(
+    y, logabsdet = normflows_splines.unconstrained_rational_quadratic_spline(
         x, *_split(params), inverse=inverse, tail_bound=BOUND
     )
     return y, logabsdet.sum(-1)
@@ -91,7 +85,7 @@ def _normflows(x, params, inverse):
 
 def _zuko(x, params, inverse):
     """zuko has no fused inverse: log_abs_det_jacobian evaluates the forward at the result."""
-    transform = MonotonicRQSTransform(*_split(params), bound=BOUND)
+    transform = zuko_transforms.MonotonicRQSTransform(*_split(params), bound=BOUND)
     if inverse:
         y = transform._inverse(x)
         return y, -transform.log_abs_det_jacobian(y, x).sum(-1)

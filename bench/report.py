@@ -41,13 +41,13 @@ def comparison(tables):
         hand = next((name for name in _HAND if name in row_of), None)
         rows.append([
             table["title"],
-            _time(statistics.median(ours["seconds"])) if ours["name"] in measured else "refused",
-            *(_versus(row_of.get(name), measured) for name in (*_PEERS, hand)),
+            duration(statistics.median(ours["seconds"])) if ours["name"] in measured else "refused",
+            *(versus(row_of.get(name), measured) for name in (*_PEERS, hand)),
             _best_compiled(measured),
-            _limit_ratio(ours, measured),
+            limit_ratio(ours, measured),
         ])  # fmt: skip
     refused = [line for table in tables for line in _refused(table)]
-    return [*_grid(header, rows), "", *refused]
+    return [*grid(header, rows), "", *refused]
 
 
 def _details(table):
@@ -55,7 +55,7 @@ def _details(table):
     measured = _measured(table)
     header = ["candidate", "min", "median", "IQR", "CPU/wall", "÷ flowkern", "÷ limit"]
     rows = [_detail(row, measured) for row in table["candidates"] if "refused" not in row]
-    lines = _grid([*header, "peak MiB", "error (allowed)"], rows)
+    lines = grid([*header, "peak MiB", "error (allowed)"], rows)
     foreign = table["foreign_load"]
     lines += ["", "Other processes' share of the machine: " + _percent(foreign) + "."]
     faults = {n: statistics.median(row["faults"]) for n, row in measured.items()}
@@ -79,12 +79,12 @@ def _detail(row, measured):
     limit = row["name"].startswith("limit")
     return [
         row["name"],
-        _time(min(seconds)),
-        _time(statistics.median(seconds)),
-        _time(quartiles[2] - quartiles[0]),
+        duration(min(seconds)),
+        duration(statistics.median(seconds)),
+        duration(quartiles[2] - quartiles[0]),
         f"{statistics.median(row['cpu']):.2f}",
-        "" if limit else _versus(row, measured),
-        _limit_ratio(row, measured),
+        "" if limit else versus(row, measured),
+        limit_ratio(row, measured),
         "" if limit else f"{row['peak_bytes'] / 2**20:.2f}",
         f"{row['error']:.0e} ({row['allowed']:.0e})" if "error" in row else "",
     ]
@@ -94,7 +94,7 @@ def _measured(table):
     return {row["name"]: row for row in table["candidates"] if "refused" not in row}
 
 
-def _versus(row, measured):
+def versus(row, measured):
     """How many times longer `row` takes than the flowkern candidate of the same maths."""
     if row is None:
         return ""
@@ -113,14 +113,14 @@ def _best_compiled(measured):
     return "{:.2f} {}".format(*min(ratios)) if ratios else ""
 
 
-def _limit_ratio(row, measured):
+def limit_ratio(row, measured):
     limit = next((r for name, r in measured.items() if name.startswith("limit")), None)
     if limit is None or row["name"] not in measured:
         return ""
     return f"{paired_ratio(row, limit):.2f}"
 
 
-def _time(seconds):
+def duration(seconds):
     for unit, factor in (("s", 1), ("ms", 1e3)):
         if seconds * factor >= 1:
             return f"{seconds * factor:.3g} {unit}"
@@ -131,7 +131,7 @@ def _percent(share):
     return "unknown" if share is None else f"{100 * share:.0f} %"
 
 
-def _grid(header, rows):
+def grid(header, rows):
     """A Markdown table whose columns are padded, so that it reads well in a terminal too."""
     cells = [header, *rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]

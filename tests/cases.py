@@ -46,9 +46,11 @@ class Case:
 
     def __call__(self, x, params, inverse=False):
         """(y, logabsdet) by the op, on the backend chosen outside."""
-        return getattr(ops, self.op)(
-            x, params, **self.selection(), **self.options, inverse=inverse
-        )
+        options = {
+            name: value.to(x.device) if isinstance(value, torch.Tensor) else value
+            for name, value in {**self.selection(), **self.options}.items()
+        }
+        return getattr(ops, self.op)(x, params, **options, inverse=inverse)
 
     @property
     def per_feature(self):
@@ -67,7 +69,9 @@ class Case:
             return {"index": index}
         return {"mask": torch.zeros(self.width, dtype=torch.bool).index_fill(0, index, True)}
 
-    def tensors(self, dtype=torch.float32, *, params_dtype=None, inverse=False, seed=0):
+    def tensors(
+        self, dtype=torch.float32, *, params_dtype=None, inverse=False, seed=0, device="cpu"
+    ):
         """x (*batch, D), over the interval and a little beyond, and params (*batch, T, P)."""
         generator = _generator(seed)
         low, high = self._range(inverse)
@@ -77,8 +81,8 @@ class Case:
         )
         x, params = low + (high - low) * x, self.spread * params
         return (
-            laid_out(x.to(dtype), self.layout),
-            laid_out(params.to(params_dtype or dtype), self.layout),
+            laid_out(x.to(device, dtype), self.layout),
+            laid_out(params.to(device, params_dtype or dtype), self.layout),
         )
 
     def _range(self, inverse):
@@ -191,6 +195,9 @@ SPLINES = _named(
     _spline("transposed_index", layout="transposed", width=9, features=4, select="index"),
 )
 
+# The named cases of each op: who checks every op goes by this table.
+NAMED = {"affine_coupling": AFFINES, "rational_quadratic_spline": SPLINES}
+
 # One typical call of each op, for tests about the machinery around the kernels.
 TYPICAL = {
     "affine_coupling": _affine(
@@ -213,7 +220,7 @@ def cotangents(y, logabsdet, seed=1):
     """Fixed random gradients for y and logabsdet."""
     generator = _generator(seed)
     return tuple(
-        torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.dtype)
+        torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t)
         for t in (y, logabsdet)
     )
 
@@ -255,12 +262,14 @@ def _moved(tensor, samples):
     if tensor.numel() > 0:
         size = size.amax(-1, keepdim=True)
     sign = torch.randint(0, 2, (samples, *tensor.shape), generator=_generator(5)) * 2 - 1
-    return tensor + torch.finfo(tensor.dtype).eps / 2 * size * sign
+    return tensor + torch.finfo(tensor.dtype).eps / 2 * size * sign.to(tensor.device)
 
 
-def check(case, backend, dtype, *, params_dtype=None, inverse=False, seed=0):
+def check(case, backend, dtype, *, params_dtype=None, inverse=False, seed=0, device="cpu"):
     """Raise AssertionError unless `backend` agrees with the float64 reference on `case`."""
-    x, params = case.tensors(dtype, params_dtype=params_dtype, inverse=inverse, seed=seed)
+    x, params = case.tensors(
+        dtype, params_dtype=params_dtype, inverse=inverse, seed=seed, device=device
+    )
     check_at(case, backend, x, params, inverse=inverse)
 
 

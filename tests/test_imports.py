@@ -33,7 +33,7 @@ ROOMS = {
 OP_MODULES = {
     "reference": {"_arguments"},
     "native": {"_library", "_arguments"},
-    "triton": {"_triton", "_arguments", "native"},
+    "triton": {"_launch_parameters", "_triton", "_arguments", "native"},
     "function": {"_function", "reference", "native", "triton"},
     "scale_map": set(),
     "knot_map": set(),

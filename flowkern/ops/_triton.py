@@ -86,7 +86,7 @@ def launch(kernel, x, tile, *arguments, **constants):
     with torch.cuda.device_of(x):
         kernel[(blocks,)](
             x.shape[0], x.shape[1], *arguments, **constants, BLOCK_N=rows, BLOCK_T=features,
-            BLOCK_D=min(triton.next_power_of_2(max(x.shape[1], 1)), 256 * warps // rows),
+            BLOCK_D=min(triton.next_power_of_2(max(x.shape[1], 1)), max(256 * warps // rows, 1)),
             num_warps=warps, enable_fp_fusion=True,  # Triton's default is about to become False
         )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Compile the CUDA kernels to machine code, without a GPU, and tell what resources each one uses.
 
-`python -m tests.compiled.cuda_kernels` prints a table: registers, shared memory and stack, and what
-was spilled, that is, moved out of registers for want of them.
+What ptxas reports of each kernel, and the threads and shared memory that the ops' own host code
+launches it with (launches.cpp stands in for the CUDA runtime and notes them).
 """
 
 import hashlib
@@ -12,85 +12,80 @@ import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+
+from tests.compiled.resources import Resources, occupancy
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(ROOT.glob("csrc/*/*_cuda.cu"))
-ARCHITECTURES = ("80", "90a")
-FLAGS = ("-cubin", "-std=c++20", "-O3", "-DFLOWKERN_ISA=cuda", "-Xptxas=-v")
+ARCHITECTURES = ("80", "90a", "100")
+_LAUNCHES = Path(__file__).with_name("launches.cpp")
+_FLAGS = (
+    "-c", "-std=c++20", "-O3", "-DFLOWKERN_ISA=cuda", "-Xptxas=-v",
+    *(f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES),
+)  # fmt: skip
 _ENTRY = re.compile(
-    r"Compiling entry function '(?P<name>\w+)'.*?(?P<stack>\d+) bytes stack frame, "
-    r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"
+    r"Compiling entry function '(?P<name>\w+)' for 'sm_(?P<architecture>\w+)'.*?"
+    r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
+    r"(?P<loads>\d+) bytes spill loads.*?"
     r"Used (?P<registers>\d+) registers(?:[^\n]*?, (?P<shared>\d+) bytes smem)?",
     re.DOTALL,
 )
 
 
-class Resources(NamedTuple):
-    """Registers of a thread, and bytes; shared is the fixed part of a block's shared memory."""
-
-    registers: int
-    shared: int
-    stack: int
-    spilled: int
-
-
-def resources(source, architecture):
-    """{"forward_kernel<float, 8, false, true>": Resources, …} of a source file."""
-    kernels = re.split("(?=Compiling entry)", _report(source, architecture))[1:]
-    entries = [_ENTRY.search(kernel) for kernel in kernels]
-    return dict(zip(_demangled([e["name"] for e in entries]), map(_resources, entries)))
-
-
-def _resources(entry):
-    registers, stack, stores, loads = (
-        int(entry[name]) for name in ("registers", "stack", "stores", "loads")
-    )
-    return Resources(registers, int(entry["shared"] or 0), stack, stores + loads)
-
-
-def compile_all():
-    """{(source, architecture): {kernel: Resources}}, two compilers at a time."""
-    jobs = [(source, architecture) for source in SOURCES for architecture in ARCHITECTURES]
+def tables(architectures):
+    """(folder, architecture, {"forward_kernel<float, 8, false, true>": Resources, …}) of every op."""
     with ThreadPoolExecutor(2) as pool:
-        tables = pool.map(lambda job: resources(*job), jobs)
-        return {(source.stem, architecture): t for (source, architecture), t in zip(jobs, tables)}
+        objects = list(pool.map(_object, SOURCES))
+    launched = _launched(objects)
+    for source, object_ in zip(SOURCES, objects):
+        report = object_.with_suffix(".txt").read_text()
+        kernels = [_ENTRY.search(part) for part in re.split("(?=Compiling entry)", report)[1:]]
+        for architecture in architectures:
+            of_it = [kernel for kernel in kernels if kernel["architecture"] == architecture]
+            names = _demangled([kernel["name"] for kernel in of_it])
+            table = {n: _resources(k, architecture, launched[n]) for n, k in zip(names, of_it)}
+            yield source.parent, architecture, dict(sorted(table.items()))
 
 
-def _report(source, architecture):
-    """What ptxas says; kept in the build folder for as long as no source changes."""
-    command = [_nvcc(), *FLAGS, f"-arch=sm_{architecture}", str(source)]
+def _resources(kernel, architecture, launch):
+    threads, dynamic = launch
+    registers, stack, stores, loads = (int(kernel[f]) for f in ("registers", "stack", "stores", "loads"))
+    shared = int(kernel["shared"] or 0) + dynamic
+    full = occupancy(architecture, threads, registers, shared)
+    return Resources(threads, registers, shared, stack, stores + loads, full)
+
+
+def _object(source):
+    """The object file; what ptxas said lies beside it. Kept for as long as no source changes."""
+    command = [os.environ.get("NVCC") or shutil.which("nvcc") or "nvcc", *_FLAGS, str(source)]
     digest = hashlib.sha256(repr(command).encode())
     for path in sorted({*source.parent.iterdir(), *(ROOT / "csrc" / "common").iterdir()}):
         digest.update(path.read_bytes())
-    kept = ROOT / "build" / "cubin" / f"{source.stem}-{architecture}-{digest.hexdigest()[:16]}.txt"
+    kept = ROOT / "build" / "compiled" / f"{source.stem}-{digest.hexdigest()[:16]}.o"
+    kept.parent.mkdir(parents=True, exist_ok=True)
     if not kept.exists():
-        with tempfile.TemporaryDirectory() as folder:
-            command += ["-o", f"{folder}/cubin"]
-            done = subprocess.run(command, capture_output=True, text=True)
+        partial = kept.with_suffix(".partial")
+        done = subprocess.run([*command, "-o", partial], capture_output=True, text=True)
         if done.returncode or "warning" in done.stderr:
             raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(done.stderr)
-    return kept.read_text()
+        kept.with_suffix(".txt").write_text(done.stderr)
+        partial.rename(kept)
+    return kept
 
 
-def _nvcc():
-    return os.environ.get("NVCC") or shutil.which("nvcc") or "nvcc"
+def _launched(objects):
+    """{kernel: (threads, bytes of shared memory)}, of several launches the one with most memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = f"{folder}/launches"
+        compiler = os.environ.get("CXX") or shutil.which("g++") or "c++"
+        flags = ("-std=c++20", "-Wall", "-Wextra", "-DFLOWKERN_ISA=cuda")
+        subprocess.run([compiler, *flags, _LAUNCHES, *objects, "-o", program], check=True)
+        lines = subprocess.run(program, check=True, capture_output=True, text=True).stdout.split()
+    names = _demangled(lines[::3])
+    launches = sorted(zip(map(int, lines[1::3]), map(int, lines[2::3]), names))
+    return {name: (threads, shared) for threads, shared, name in launches}
 
 
 def _demangled(names):
     text = subprocess.run(["c++filt", *names], check=True, capture_output=True, text=True).stdout
     return [re.search(r"\w+<.*>(?=\()", line)[0] for line in text.splitlines()]
-
-
-def main():
-    print(f"{'kernel':<64}{'registers':>10}{'shared':>8}{'stack':>8}{'spilled':>8}")
-    for (source, architecture), table in compile_all().items():
-        print(f"{source}, sm_{architecture}")
-        for name, used in table.items():
-            print(f"    {name:<60}{used[0]:>10}" + "".join(f"{number:>8}" for number in used[1:]))
-
-
-if __name__ == "__main__":
-    main()

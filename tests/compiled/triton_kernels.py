@@ -1,16 +1,14 @@
 """Compile the Triton kernels to machine code, as the launchers would launch them, without a GPU.
 
 The launchers run on tensors of the meta device, and the launch itself is replaced by a compilation
-for a named architecture. `python -m tests.compiled.triton_kernels [80 90 100]` prints how many
-registers and bytes of stack a thread of each kernel uses, and fails if a kernel spills that must
-not. The kernels have no arrays of their own: their stack holds what did not fit into registers.
+for a named architecture. The kernels have no arrays of their own: their stack holds what did not fit
+into registers.
 """
 
-import os
 import re
 import subprocess
-import sys
 import tempfile
+from pathlib import Path
 from unittest import mock
 
 import torch
@@ -24,8 +22,9 @@ from flowkern.ops.affine_coupling import SCALE_MAPS
 from flowkern.ops.affine_coupling import triton as affine
 from flowkern.ops.rational_quadratic_spline import TAILS
 from flowkern.ops.rational_quadratic_spline import triton as spline
+from tests.compiled.resources import Resources, occupancy
 
-ARCHITECTURES = (80, 90, 100)
+ARCHITECTURES = ("80", "90", "100", "gfx942")
 ROWS, FEATURES = 4096, 32
 _TYPES = {
     torch.float64: "*fp64",
@@ -82,7 +81,13 @@ def compile_launch(kernel, arguments, options, architecture):
         if divisible:
             attributes[(number,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
-    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    return triton.compile(source, target=_target(architecture), options=options)
+
+
+def _target(architecture):
+    if architecture.startswith("gfx"):
+        return GPUTarget("hip", architecture, 64)
+    return GPUTarget("cuda", int(architecture), 32)
 
 
 def compiled(launch, arguments, architecture):
@@ -98,14 +103,32 @@ def compiled(launch, arguments, architecture):
     return binary
 
 
-def resources(binary):
-    """(registers, bytes of stack) per thread of a compiled kernel."""
+def resources(binary, architecture):
+    """The `Resources` of a compiled kernel."""
+    nvidia = "cubin" in binary.asm
+    registers, stack, spilled = _of_cubin(binary) if nvidia else _of_amdgcn(binary)
+    threads, shared = binary.metadata.num_warps * (32 if nvidia else 64), binary.metadata.shared
+    full = occupancy(architecture, threads, registers, shared)
+    return Resources(threads, registers, shared, stack, spilled, full)
+
+
+def _of_amdgcn(binary):
+    """Registers, stack and spilled bytes, as the assembler's notes tell them."""
+
+    def note(name):
+        return int(re.search(rf"\.{name}:\s+(\d+)", binary.asm["amdgcn"])[1])
+
+    return note("vgpr_count"), note("private_segment_fixed_size"), 4 * note("vgpr_spill_count")
+
+
+def _of_cubin(binary):
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
         file.flush()
         command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return tuple(int(re.search(rf"{name}:(\d+)", text)[1]) for name in ("REG", "STACK"))
+    registers, stack = (int(re.search(rf"{name}:(\d+)", text)[1]) for name in ("REG", "STACK"))
+    return registers, stack, stack
 
 
 def _tensors(per_feature, index, dtype):
@@ -119,43 +142,41 @@ def _tensors(per_feature, index, dtype):
     return grads, (x, params), places
 
 
-def _directions(name, module, grads, tensors, arguments, may_spill):
-    yield f"{name}", module._launch_forward, (*tensors, *arguments), may_spill
-    yield f"{name}, backward", module._launch_backward, (*grads, *tensors, *arguments), may_spill
+def _directions(name, module, grads, tensors, arguments):
+    yield f"forward, {name}", module._launch_forward, (*tensors, *arguments)
+    yield f"backward, {name}", module._launch_backward, (*grads, *tensors, *arguments)
 
 
-def launches():
-    """(name, launcher, its arguments, whether its kernel may spill) of every variant."""
+def _affines():
+    """(name, launcher, its arguments) of every variant of the affine coupling."""
     for kind, inverse, index, dtype in AFFINES:
         grads, tensors, places = _tensors(1 if kind == "additive" else 2, index, dtype)
         arguments = (places, inverse, False, *ScaleMap(kind).numbers())
-        name = f"affine {kind} {dtype}" + " inverse" * inverse + " index" * index
-        yield from _directions(name, affine, grads, tensors, arguments, False)
+        name = f"{kind}, {dtype}" + ", inverse" * inverse + ", index" * index
+        yield from _directions(name, affine, grads, tensors, arguments)
+
+
+def _splines():
+    """The same of the spline."""
     for bins, tails, kind, inverse, index, dtype in SPLINES:
         code, extra = TAILS[tails]
         grads, tensors, places = _tensors(3 * bins + extra, index, dtype)
         bound = torch.empty(FEATURES, dtype=grads[1].dtype, device="meta") if index else None
         box = (-3.0, 3.0, -3.0, 3.0)
         arguments = (places, bound, inverse, code, *box, *KnotMap(kind).numbers())
-        name = f"spline K={bins} {tails} {kind} {dtype}" + " inverse" * inverse + " index" * index
-        may_spill = bins > 16 or dtype == torch.float64
-        yield from _directions(name, spline, grads, tensors, arguments, may_spill)
+        name = f"K={bins}, {tails}, {kind}, {dtype}" + ", inverse" * inverse + ", index" * index
+        yield from _directions(name, spline, grads, tensors, arguments)
 
 
-def main(architectures):
-    """Print a row per kernel; the number of kernels that spill and must not."""
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        sys.exit("TRITON_INTERPRET=1 leaves nothing to compile: unset it")
-    wrong = 0
-    print(f"{'sm':>4} {'registers':>9} {'stack':>5}  kernel (Triton {triton.__version__})")
-    for architecture in architectures:
-        for name, launch, arguments, may_spill in launches():
-            registers, stack = resources(compiled(launch, arguments, architecture))
-            spills = stack > 0 and not may_spill
-            wrong += spills
-            print(f"{architecture:>4} {registers:>9} {stack:>5}  {name}" + "  SPILLS" * spills)
-    return wrong
+LAUNCHES = {affine: _affines, spline: _splines}
 
 
-if __name__ == "__main__":
-    sys.exit(main([int(word) for word in sys.argv[1:]] or ARCHITECTURES) > 0)
+def tables(architectures):
+    """(folder, architecture, {name: Resources}) of every op's kernels."""
+    for module, launches in LAUNCHES.items():
+        for architecture in architectures:
+            table = {
+                name: resources(compiled(launch, arguments, architecture), architecture)
+                for name, launch, arguments in launches()
+            }
+            yield Path(module.__file__).parent, architecture, table

@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from flowkern.ops import _triton
+from flowkern.ops import _launch_parameters, _triton
 from flowkern.ops.affine_coupling.native import _ARGUMENTS
 
 
@@ -28,7 +28,7 @@ def _launch_forward(x, params, index, *arguments):
     _triton.check(x, params, index)
     y, logabsdet = _triton.new_outputs(x, params)
     _triton.launch(
-        _forward_kernel, x, _tile(params),
+        _forward_kernel, x, _tile("affine_coupling", x, params),
         params.shape[1], x, *x.stride(), params, *params.stride(), _triton.contiguous(index),
         y, logabsdet,
         **_constants(x, params, *arguments),
@@ -40,7 +40,7 @@ def _launch_backward(grad_y, grad_logabsdet, x, params, index, *arguments):
     _triton.check(x, params, index)
     grad_x, grad_params = _triton.new_grads(x, params)
     _triton.launch(
-        _backward_kernel, x, _tile(params),
+        _backward_kernel, x, _tile("affine_coupling_backward", x, params),
         params.shape[1], x, *x.stride(), params, *params.stride(), _triton.contiguous(index),
         grad_y, *grad_y.stride(), grad_logabsdet, *grad_logabsdet.stride(),
         grad_x, grad_params, *grad_params.stride(),
@@ -52,13 +52,15 @@ def _launch_backward(grad_y, grad_logabsdet, x, params, index, *arguments):
 _library = _triton.register("affine_coupling", _ARGUMENTS, _launch_forward, _launch_backward)
 
 
-def _tile(params):
-    """(rows, features) of a tile and its warps: 4 elements per thread.
+def _tile(name, x, params):
+    """(rows, features) of a tile and its warps: by default 4 elements per thread.
 
     That is one 16-byte access per float32 tensor, so that the 2048 threads that a multiprocessor
     holds have 96 KiB in flight.
     """
-    return *_triton.tile(params.shape[1], 512, narrowest=512), 4
+    kernel = f"{name} {_triton.compute_type(x, params)}"
+    elements, warps = _launch_parameters.tuned(kernel, x, (512, 4))
+    return *_triton.tile(params.shape[1], elements, narrowest=elements), warps
 
 
 def _constants(x, params, inverse, scale_first, kind, a, b, prefactor, shift_prefactor):

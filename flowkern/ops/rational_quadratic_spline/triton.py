@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from flowkern.ops import _triton
+from flowkern.ops import _launch_parameters, _triton
 from flowkern.ops.rational_quadratic_spline.native import _ARGUMENTS
 
 # Tiles hold bins along this axis and elements along the other. Triton deals lanes along the axis of
@@ -42,7 +42,7 @@ def _launch_forward(x, params, index, bound, *arguments):
     y, logabsdet = _triton.new_outputs(x, params)
     spec = _spec(x, params, *arguments)
     _triton.launch(
-        _forward_kernel, x, _tile(params, spec),
+        _forward_kernel, x, _tile("rational_quadratic_spline", x, params, spec),
         params.shape[1], x, *x.stride(), params, *params.stride(),
         _triton.contiguous(index), _triton.contiguous(bound), y, logabsdet, SPEC=spec,
     )  # fmt: skip
@@ -54,7 +54,7 @@ def _launch_backward(grad_y, grad_logabsdet, x, params, index, bound, *arguments
     grad_x, grad_params = _triton.new_grads(x, params)
     spec = _spec(x, params, *arguments)
     _triton.launch(
-        _backward_kernel, x, _tile(params, spec),
+        _backward_kernel, x, _tile("rational_quadratic_spline_backward", x, params, spec),
         params.shape[1], x, *x.stride(), params, *params.stride(),
         _triton.contiguous(index), _triton.contiguous(bound),
         grad_y, *grad_y.stride(), grad_logabsdet, *grad_logabsdet.stride(),
@@ -107,15 +107,17 @@ def _spec(
     )  # fmt: skip
 
 
-def _tile(params, spec):
-    """(rows, features) of a tile and its warps: an element per thread, up to 32 bins in float32.
+def _tile(name, x, params, spec):
+    """(rows, features) of a tile and its warps.
 
-    Beyond, threads share an element, and a single warp keeps their exchange within itself.
+    By default an element per thread, up to 32 bins in float32. Beyond, threads share an element,
+    and a single warp keeps their exchange within itself.
     """
-    if spec.block_bins * spec.compute.primitive_bitwidth <= 1024:
-        return *_triton.tile(params.shape[1], 128, narrowest=8), 4
-    elements = max(512 // spec.block_bins, 1)
-    return *_triton.tile(params.shape[1], elements, narrowest=elements), 1
+    few = spec.block_bins * spec.compute.primitive_bitwidth <= 1024
+    default = (128, 4) if few else (max(512 // spec.block_bins, 1), 1)
+    kernel = f"{name} {spec.compute} K<={spec.block_bins}"
+    elements, warps = _launch_parameters.tuned(kernel, x, default)
+    return *_triton.tile(params.shape[1], elements, narrowest=8 if few else elements), warps
 
 
 @triton.jit

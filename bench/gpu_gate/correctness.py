@@ -1,0 +1,164 @@
+"""Every op on every backend against the float64 reference, on fresh random inputs.
+
+Each allocation is filled with NaN first, so that an element that is not written is noticed, and each
+call is made twice, which must give the same bits.
+"""
+
+import contextlib
+import itertools
+import random
+from dataclasses import replace
+
+import torch
+
+import flowkern
+from bench.gpu_gate.gate import BACKENDS
+from tests import cases, tolerances
+
+GROUPS = ("named", "odd sizes", "half precision", "spread", "large")
+WIDE = (torch.float64, torch.float32)
+# (rows, features of x, transformed ones), about the edges of warps, blocks, tiles and segments
+ODD = (
+    (1, 1, 1), (2, 3, 2), (31, 7, 7), (33, 1, 1), (127, 33, 16), (129, 5, 5), (257, 64, 31),
+    (1025, 3, 3), (4099, 32, 32), (65537, 2, 1), (100003, 7, 3), (2, 1201, 600), (3, 600, 600),
+)  # fmt: skip
+HALVES = (
+    (torch.bfloat16, torch.bfloat16), (torch.float16, torch.float16),
+    (torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16), (torch.float32, torch.float64),
+)  # fmt: skip
+# More than 2^31 elements: of x, with few of its features transformed, or of params
+LARGE = {"x": (2**19 + 3, 4099, 2), "params": (2**21 + 5, 46, 46)}
+
+
+def names(gate, results):
+    return ["/".join(name) for name in itertools.product(BACKENDS, cases.NAMED, GROUPS)]
+
+
+def run(name, gate):
+    backend, op, group = name.split("/")
+    seed = random.SystemRandom().randrange(2**31)
+    checks = list({
+        "named": _named, "odd sizes": _odd, "half precision": _halves, "spread": _spread,
+        "large": _large, "few": _few,
+    }[group](op, gate))  # fmt: skip
+    failures = []
+    with gate.on(backend) as chosen, _poisoned():
+        for number, check in enumerate(checks):
+            try:
+                check(chosen, seed + number)
+            except (AssertionError, RuntimeError, torch.OutOfMemoryError) as error:
+                failures.append(f"{type(error).__name__}: {error}"[:500])
+                if "CUDA error" in str(error):  # nothing works in this process from here on
+                    break
+    return {"checks": len(checks), "seed": seed, "failures": failures}
+
+
+@contextlib.contextmanager
+def _poisoned():
+    """Inside, new memory holds NaN (integers: the largest)."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def _both_ways(case, gate, dtype, params_dtype=None):
+    """Checks of the two directions, as functions of the backend and a seed."""
+    for inverse in (False, True):
+
+        def check(backend, seed, inverse=inverse):
+            x, params = case.tensors(
+                dtype, params_dtype=params_dtype, inverse=inverse, seed=seed, device=gate.device
+            )
+            cases.check_at(case, backend, x, params, inverse=inverse)
+            twice = [cases.evaluate(case, x, params, backend=backend, inverse=inverse) for _ in "12"]
+            for quantity, first, second in zip(twice[0]._fields, *twice):
+                same = torch.equal(first.nan_to_num(7), second.nan_to_num(7))
+                assert same, f"{case.op} {case.name}: {quantity} differs from call to call"
+
+        yield check
+
+
+def _named(op, gate):
+    chosen = list(cases.NAMED[op].values())
+    for case, dtype in itertools.product(chosen[:3] if gate.dry_run else chosen, WIDE):
+        yield from _both_ways(_small(case) if gate.dry_run else case, gate, dtype)
+
+
+def _odd(op, gate):
+    for rows, width, features in ODD[:4] if gate.dry_run else ODD:
+        select = "all" if width == features else "index"
+        case = replace(
+            cases.TYPICAL[op], batch=(rows,), width=width, features=features, select=select
+        )
+        for dtype in WIDE:
+            yield from _both_ways(case, gate, dtype)
+
+
+def _halves(op, gate):
+    for dtypes in HALVES[:1] if gate.dry_run else HALVES:
+        case = replace(cases.TYPICAL[op], batch=(19 if gate.dry_run else 4099,))
+        yield from _both_ways(case, gate, *dtypes)
+
+
+def _spread(op, gate):
+    """Raw parameters far from the usual: narrow bins, steep slopes, huge and tiny scales."""
+    case = replace(cases.TYPICAL[op], batch=(19 if gate.dry_run else 20000,), spread=6.0)
+    yield from _both_ways(case, gate, torch.float32)
+
+
+def _few(op, gate):
+    """For the sanitizer: small and various."""
+    typical = cases.TYPICAL[op]
+    chosen = [typical, *itertools.islice(cases.NAMED[op].values(), 3)]
+    chosen.append(replace(typical, batch=(3,), width=1201, features=600))
+    for case in chosen:
+        yield from _both_ways(case, gate, torch.float32)
+
+
+def _small(case):
+    return replace(case, batch=(5,)) if case.batch else case
+
+
+def _large(op, gate):
+    for what, (rows, width, features) in LARGE.items():
+        case = replace(
+            cases.TYPICAL[op], name=f"large {what}", width=width, features=features,
+            batch=(37 if gate.dry_run else rows,), select="all" if width == features else "index",
+        )  # fmt: skip
+        for inverse in (False, True):
+            yield lambda backend, seed, c=case, i=inverse: check_large(c, backend, seed, gate, i)
+
+
+def check_large(case, backend, seed, gate, inverse):
+    """Rows at the ends, about element 2^31 and at random; where memory allows no more, few rows."""
+    rows = _fitting(case, gate)
+    torch.manual_seed(seed)
+    with torch.device(gate.device):
+        x, grad_y = (torch.randn(rows, case.width) for _ in range(2))
+        params = torch.randn(rows, case.features, case.per_feature)
+        grad_logabsdet = torch.randn(rows)
+    x, params = x.requires_grad_(), params.requires_grad_()
+    grads = grad_y, grad_logabsdet
+    with flowkern.backend(backend):
+        outputs = case(x, params, inverse=inverse)
+        got = (*outputs, *torch.autograd.grad(outputs, (x, params), grads))
+    edge = 2**31 // max(case.width, case.features * case.per_feature)
+    some = torch.tensor([0, 1, rows - 2, rows - 1, *(min(edge + i, rows - 1) for i in (-1, 0, 1))])
+    some = torch.cat((some, torch.randint(rows, (500,)))).to(gate.device)
+    x, params, *grads = (t.detach()[some] for t in (x, params, *grads))
+    want = cases.expected(case, x, params, inverse=inverse, grads=grads)
+    units = cases.roundings(case, x, params, want, inverse=inverse, grads=grads)
+    got = cases.Result(*(t.detach()[some] for t in got))
+    tolerances.assert_result(got, want, units, case.op, f"{case.op} {case.name}, {rows} rows")
+
+
+def _fitting(case, gate):
+    """The rows of the case, or an error that says how much memory they need."""
+    rows = case.batch[0]
+    needed = 4 * rows * (4 * case.width + 2 * case.features * case.per_feature + 2)
+    if not gate.dry_run:
+        free, _ = torch.cuda.mem_get_info()
+        if 1.1 * needed > free:
+            raise RuntimeError(f"{case.name}: needs {needed / 2**30:.0f} GiB, {free / 2**30:.0f} are free")
+    return rows

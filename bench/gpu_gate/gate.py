@@ -1,0 +1,74 @@
+"""What every item of the gate is told: where it may write, and on what it runs."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+ROOT = Path(__file__).parents[2]
+BACKENDS = ("cuda", "triton")
+PEERS = ("nflows", "zuko", "normflows")
+_SOURCES = (
+    "setup.py", "csrc/**/*.cpp", "csrc/**/*.cu*", "csrc/**/*.h", "flowkern/**/*.py", "bench/**/*.py",
+    "tests/*.py",
+)  # fmt: skip
+
+
+class Gate(NamedTuple):
+    """A dry run has no GPU: Triton's interpreter and the emulation of CUDA run the kernels."""
+
+    out: Path
+    dry_run: bool
+
+    @property
+    def title(self):
+        return "dry-run" if self.dry_run else "gate"
+
+    @property
+    def device(self):
+        return "cpu" if self.dry_run else "cuda"
+
+    @contextlib.contextmanager
+    def on(self, backend):
+        """Inside, the backend of the name that is returned is `backend`, "cuda" or "triton"."""
+        if not (self.dry_run and backend == "cuda"):
+            yield backend
+            return
+        from tests.emulation import device
+
+        with device.emulated():
+            yield "cpu"
+
+    def about(self):
+        """What the results depend on, and `key`, which tells one such state from another."""
+        gpu = "none (dry run)" if self.dry_run else torch.cuda.get_device_name()
+        fields = {
+            "dry run": self.dry_run,
+            "GPU": gpu,
+            "torch": f"{torch.__version__}, CUDA {torch.version.cuda}",
+            "triton": version("triton"),
+            "sources": _digest(),
+        }
+        return fields | {"key": hashlib.sha256(repr(fields).encode()).hexdigest()[:12]}
+
+
+def peers():
+    """The versions of the peer libraries, and which are missing."""
+    return ", ".join(f"{name} {version(name)}" for name in PEERS)
+
+
+def version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _digest():
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in _SOURCES for path in ROOT.glob(pattern)):
+        digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return digest.hexdigest()[:12]

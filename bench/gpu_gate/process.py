@@ -1,0 +1,75 @@
+"""An item in a process of its own: `python -m bench.gpu_gate.process PART ITEM RESULT OUT [--dry-run]`."""
+
+import importlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from bench.gpu_gate.gate import ROOT, Gate
+
+SECONDS = 420  # an item that takes longer hangs
+
+
+def run(part, item, gate, left):
+    """The result of an item, a failure that says what happened, or None if `left` seconds are too few."""
+    log = gate.out / "logs" / (re.sub(r"[^\w.+-]+", "-", f"{part}-{item}") + ".log")
+    log.parent.mkdir(exist_ok=True)
+    result = log.with_suffix(".json")
+    result.unlink(missing_ok=True)
+    start = time.monotonic()
+    code = _wait(command(part, item, result, gate), gate, log, min(left, SECONDS))
+    if code is None and left < SECONDS:
+        return None
+    if code == 0 and result.exists():
+        return json.loads(result.read_text()) | {"took": round(time.monotonic() - start, 1)}
+    what = f"ended after {SECONDS} s" if code is None else f"ended with code {code}"
+    return {"failures": [f"{what}: {_last_line(log)} (logs/{log.name})"]}
+
+
+def command(part, item, result, gate):
+    """The command line of an item's process."""
+    line = [sys.executable, "-m", "bench.gpu_gate.process", part, item, str(result), str(gate.out)]
+    return line + ["--dry-run"] * gate.dry_run
+
+
+def environment(gate):
+    """With the peer libraries that were handed over, and Triton's interpreter in a dry run."""
+    path = os.pathsep.join(filter(None, (str(gate.out / "site"), os.environ.get("PYTHONPATH"))))
+    interpreted = {"TRITON_INTERPRET": "1"} if gate.dry_run else {}
+    return os.environ | {"PYTHONPATH": path} | interpreted
+
+
+def _wait(line, gate, log, seconds):
+    """The exit code, or None if the process had to be ended after `seconds`."""
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            line, cwd=ROOT, env=environment(gate), stdout=file, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            return process.wait(max(seconds, 0))
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _last_line(log):
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else "no output"
+
+
+def main(part, item, result, out, *dry_run):
+    found = importlib.import_module(f"bench.gpu_gate.{part}").run(item, Gate(Path(out), bool(dry_run)))
+    Path(result).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,35 @@
+"""Compile all kernels without a GPU, print what each uses, and compare with the limits beside them.
+
+    python -m tests.compiled                       CUDA and Triton, every architecture
+    python -m tests.compiled triton gfx942 100     some of them
+
+The exit code is 1 where a limit is exceeded, a kernel has none, or one fits no kernel.
+"""
+
+import os
+import sys
+
+from tests.compiled import cuda_kernels, resources, triton_kernels
+
+LIBRARIES = {"cuda": cuda_kernels, "triton": triton_kernels}
+
+
+def main(words):
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        sys.exit("TRITON_INTERPRET=1 leaves nothing to compile: unset it")
+    problems = []
+    print(resources.HEADER)
+    for name, library in LIBRARIES.items():
+        if name not in words and not LIBRARIES.keys().isdisjoint(words):
+            continue
+        wanted = [a for a in library.ARCHITECTURES if a in words] or library.ARCHITECTURES
+        for folder, architecture, table in library.tables(wanted):
+            print(f"{name}, {folder.name}, {architecture}", *resources.rows(table), sep="\n", flush=True)
+            found = resources.beyond(resources.limits(folder), table)
+            problems += [f"{name}, {folder.name}, {architecture}: {problem}" for problem in found]
+    print(*problems or ["All within their limits."], sep="\n")
+    return bool(problems)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,76 @@
+// Stands in for the CUDA runtime, linked to the ops' own host code: prints what is launched instead
+// of launching it, one line "kernel threads dynamic-shared-memory" for each kernel and typical sizes.
+#include <cstdint>
+#include <cstdio>
+#include <map>
+
+#include "../../csrc/affine_coupling/affine_coupling_cuda.h"
+#include "../../csrc/rational_quadratic_spline/rational_quadratic_spline_cuda.h"
+
+namespace {
+
+struct Dim3 { unsigned x, y, z; };
+struct Config {  // cudaLaunchConfig_t
+  Dim3 grid, block;
+  std::size_t shared;
+};
+
+// Names by the address of the host's stub of a kernel.
+std::map<const void*, const char*>& names() {
+  static std::map<const void*, const char*> names;
+  return names;
+}
+
+}  // namespace
+
+extern "C" {
+void** __cudaRegisterFatBinary(void*) {
+  static void* handle;
+  return &handle;
+}
+void __cudaRegisterFatBinaryEnd(void**) {}
+void __cudaUnregisterFatBinary(void**) {}
+void __cudaRegisterFunction(void**, const char* stub, char*, const char* name, int, void*, void*, void*, void*, int*) {
+  names()[stub] = name;
+}
+int cudaLaunchKernelExC(const Config* config, const void* stub, void**) {
+  std::printf("%s %u %zu\n", names()[stub], config->block.x, config->shared);
+  return 0;
+}
+int cudaGetLastError() { return 0; }
+const char* cudaGetErrorString(int) { return ""; }
+// Of the <<<…>>> way to launch, which compiled code refers to and does not take.
+int __cudaGetKernel(void**, const void*) { return 1; }
+int __cudaLaunchKernel(const void*, Dim3, Dim3, void**, std::size_t, void*) { return 1; }
+int __cudaPopCallConfiguration(Dim3*, Dim3*, std::size_t*, void*) { return 1; }
+}
+
+namespace {
+
+constexpr std::int64_t kRows = 4096, kFeatures = 32;
+
+template <class S> void affine() {
+  for (int kind = 0; kind < 8; ++kind)
+    for (bool inverse : {false, true}) {
+      flowkern::AffineProblem<S> p{};
+      p.rows = kRows, p.width = p.features = kFeatures, p.kind = kind, p.inverse = inverse;
+      flowkern::cuda::affine_forward(p, nullptr);
+      flowkern::cuda::affine_backward(p, nullptr);
+    }
+}
+
+template <class S> void spline() {
+  for (int bins : {4, 8, 10, 16, 32})
+    for (double softclip : {0.0, 1.0})
+      for (bool inverse : {false, true}) {
+        flowkern::SplineProblem<S> p{};
+        p.rows = kRows, p.width = p.features = kFeatures, p.parameters = 3 * bins - 1;
+        p.softclip = softclip, p.inverse = inverse;
+        flowkern::cuda::spline_forward(p, nullptr);
+        flowkern::cuda::spline_backward(p, nullptr);
+      }
+}
+
+}  // namespace
+
+int main() { affine<float>(), affine<double>(), spline<float>(), spline<double>(); }
