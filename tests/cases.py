@@ -146,6 +146,7 @@ AFFINES = _named(
         options={"scale_map": ops.ScaleMap("tanh", a=1.5, prefactor=0.5, shift_prefactor=0.1)},
     ),
     _affine("scale_first", options={"scale_map": "sigmoid", "scale_first": True}),
+    _affine("additive_scale_first", options={"scale_map": "additive", "scale_first": True}),
     _affine("index", width=9, features=4, select="index"),
     _affine("mask", width=9, features=4, select="mask"),
     _affine("many_features", batch=(3,), width=131, features=70, select="mask"),

@@ -5,6 +5,7 @@ is set around these imports, and again around each test (the backend's availabil
 not in between: the other tests see a machine without it.
 """
 
+import itertools
 import os
 from dataclasses import replace
 from unittest import mock
@@ -15,7 +16,10 @@ import torch
 
 import flowkern
 from flowkern.ops import KnotMap, ScaleMap, affine_coupling, rational_quadratic_spline
+from flowkern.ops.affine_coupling import SCALE_MAPS
+from flowkern.ops.rational_quadratic_spline import TAILS
 from tests.cases import AFFINES, SPLINES, TYPICAL, check, cotangents, evaluate, laid_out
+from tests.ops import branches
 
 INTERPRETED = {"TRITON_INTERPRET": "1"}
 with mock.patch.dict(os.environ, INTERPRETED):
@@ -136,6 +140,41 @@ def test_maps_are_relatively_accurate(kind, dtype):
         _, want = affine_coupling(x.double(), params.double(), scale_map=scale_map)
     eps = torch.finfo(dtype).eps
     torch.testing.assert_close(got.double(), want, rtol=8 * eps, atol=4 * eps * (kind != "tanh"))
+
+
+# --- what is decided when a kernel is compiled ---------------------------------------------------
+
+# All combinations of the options that kernels are compiled for.
+COMBINATIONS = {
+    "affine_coupling": [
+        {"scale_map": kind, "scale_first": first}
+        for kind, first in itertools.product(SCALE_MAPS, (False, True))
+    ],
+    "rational_quadratic_spline": [
+        {"tails": tails, "knot_map": KnotMap(kind), "bound": bound}
+        for tails, kind, bound in itertools.product(
+            TAILS, ("softplus", "softclip"), (3.0, torch.tensor([2.0, 3.0]))
+        )
+    ],
+}
+MODULES = {"affine_coupling": affine, "rational_quadratic_spline": spline}
+
+
+@pytest.mark.parametrize("op", COMBINATIONS)
+def test_every_combination_and_every_branch(op):
+    """Each agrees with the reference, and together they take every `if` of the kernels both ways."""
+    files = [module.__file__ for module in (MODULES[op], _triton)]
+    with branches.traced(files) as steps:
+        for options, select, inverse in itertools.product(
+            COMBINATIONS[op], ("all", "index"), (False, True)
+        ):
+            case = replace(
+                TYPICAL[op], name=f"{options}", batch=(3,), width=3 if select == "index" else 2,
+                features=2, select=select, bins=3, options=options,
+            )  # fmt: skip
+            check(case, "triton", torch.float32, inverse=inverse)
+    for file in files:
+        assert branches.not_taken(file, steps[file]) == []
 
 
 # --- what lies outside, and what is no number ----------------------------------------------------

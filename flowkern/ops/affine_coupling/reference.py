@@ -13,7 +13,7 @@ def forward(
     dtype = compute_dtype(x, params)
     x_t = (x if index is None else x.index_select(-1, index)).to(dtype)
     params = params.to(dtype)
-    shift = shift_prefactor * params[..., 1 if scale_first else 0]
+    shift = shift_prefactor * params[..., 1 if scale_first and kind != 0 else 0]
     raw = torch.zeros_like(shift) if kind == 0 else prefactor * params[..., 0 if scale_first else 1]
     log_scale = _log_scale(raw, kind, a, b)
     if inverse:

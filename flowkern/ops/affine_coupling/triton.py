@@ -64,8 +64,9 @@ def _tile(name, x, params):
 
 
 def _constants(x, params, inverse, scale_first, kind, a, b, prefactor, shift_prefactor):
+    shift = int(scale_first and kind != 0)  # additive: params holds the shift alone
     return dict(
-        INVERSE=inverse, SHIFT=int(scale_first), RAW=int(not scale_first), KIND=kind, A=a, B=b,
+        INVERSE=inverse, SHIFT=shift, RAW=1 - shift, KIND=kind, A=a, B=b,
         PREFACTOR=prefactor, SHIFT_PREFACTOR=shift_prefactor,
         COMPUTE=_triton.compute_type(x, params),
     )  # fmt: skip
