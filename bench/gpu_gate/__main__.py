@@ -13,7 +13,6 @@ a dry run, which measures nothing, are dry-run.json and dry-run.md.
 import argparse
 import importlib
 import math
-import os
 import signal
 import sys
 import time
@@ -37,6 +36,8 @@ def main():
     deadline = time.monotonic() + 60 * options.minutes
     complete = all([_run_part(name, gate, store, deadline) for name in options.only or PARTS])
     print(report.write(store))
+    if not complete:
+        print("The time was up: run it again for the rest.")
     sys.exit(0 if complete and not report.failures(store) else 1)
 
 
