@@ -44,7 +44,7 @@ test-oldest: $(OLDEST_TREE)/.built $(VENV)/.test
 	rm -rf $(OLDEST_TREE)/tests $(OLDEST_TREE)/bench
 	cp -R bench tests $(OLDEST_TREE)
 	find flowkern -name '*.py' -o -name '*.json' | xargs cp --parents -t $(OLDEST_TREE)
-	cd $(OLDEST_TREE) && OTHER_PYTHON=$(abspath $(ENV_PYTHON)) OTHER_TREE=$(CURDIR) OMP_NUM_THREADS=1 \
+	cd $(OLDEST_TREE) && OTHER_PYTHON=$(abspath $(ENV_PYTHON)) OTHER_TREE=$(CURDIR) NVCC=$(OLDEST_NVCC) OMP_NUM_THREADS=1 \
 	    $(OLDEST_PYTHON) -m pytest tests tests/oldest/checks.py -n auto --dist worksteal \
 	    --ignore=tests/emulation --deselect=tests/compiled/test_compiles.py::test_cuda_kernels $(ARGS)
 

@@ -165,12 +165,20 @@ def build_cuda(objects, target):
             outputs.append(objects / f"{source.name}.o")  # a .cu and a .cpp share their stem
             jobs.append([*line, str(source), "-o", str(outputs[-1])])
     compile_all(jobs)
-    link = [nvcc(), "-shared", "-cudart", "static", *map(str, outputs), *folders, "-ltorch_cpu", "-lc10"]
+    # The nvcc of PyPI looks for its runtime in lib64, but it comes in lib.
+    folders.append(f"-L{Path(shutil.which(nvcc()) or nvcc()).resolve().parents[1] / 'lib'}")
     import torch
 
-    if torch.version.cuda is not None:
-        link.append("-ltorch_cuda")
-    command([*link, "-o", str(target)])
+    if torch.version.cuda is None:
+        folders.append(f"-L{objects}")
+        stand_in_for_torch_cuda(objects / "libtorch_cuda.so")
+    link = [nvcc(), "-shared", "-cudart", "static", *map(str, outputs), *folders]
+    command([*link, "-ltorch_cpu", "-lc10", "-Xlinker=--no-as-needed", "-ltorch_cuda", "-o", str(target)])
+
+
+def stand_in_for_torch_cuda(target):
+    """An empty library of that name to link to, so that torch's own is asked for when ours is loaded."""
+    command([compiler(), "-shared", f"-Wl,-soname,{target.name}", "-x", "c++", os.devnull, "-o", str(target)])
 
 
 class Wheel(bdist_wheel):

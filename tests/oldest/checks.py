@@ -21,7 +21,8 @@ from tests.ops.test_dispatch import _arguments
 
 HERE = Path(__file__).parents[2]
 OTHER = os.environ.get("OTHER_PYTHON", ""), Path(os.environ.get("OTHER_TREE", ""))
-# Every named case of every op, by the CPU kernels, against the reference.
+_IGNORED = shutil.ignore_patterns("*.so", "__pycache__")
+# Some named cases of every op, by the CPU kernels, against the reference.
 CHECK = """
 import torch
 from flowkern import _library
@@ -56,7 +57,7 @@ def test_cuda_without_a_driver(op):
         cases.TYPICAL[op](*cases.TYPICAL[op].tensors(device="cuda"))
     kernel = getattr(torch.ops.flowkern, op).default
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="device_guard.* failed"):
         kernel.redispatch(keys, *_arguments(cases.TYPICAL[op]))
 
 
@@ -68,10 +69,22 @@ def test_cpu_library_of_this_torch_loads_in_the_other(tmp_path):
     assert torch.__version__ not in with_library(tmp_path, OTHER[0], HERE)
 
 
+@pytest.mark.timeout(1200)
+def test_cuda_library_of_the_other_torch_loads_here(tmp_path):
+    """Though the other torch has no CUDA. (For the same reason, ours cannot load there.)"""
+    build = [OTHER[0], "setup.py", "build_ext", f"--build-lib={tmp_path}", f"--build-temp={tmp_path}/build"]
+    environment = os.environ | {"FLOWKERN_CUDA": "1"}
+    subprocess.run(build, cwd=OTHER[1], env=environment, check=True, capture_output=True)
+    shutil.copytree(HERE / "flowkern", tmp_path / "flowkern", ignore=_IGNORED, dirs_exist_ok=True)
+    code = "from flowkern import _library as l; print(l._REASONS, l.compiled('affine_coupling'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "{'cpu': None, 'cuda': None} ('cpu', 'cuda')\n", done.stdout + done.stderr
+
+
 def with_library(folder, python, tree):
     """Run CHECK by `python` on a copy of these sources with the CPU library that `tree` holds."""
     for name in ("flowkern", "tests"):
-        shutil.copytree(HERE / name, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        shutil.copytree(HERE / name, folder / name, ignore=_IGNORED)
     library = "flowkern/libflowkern_cpu.so"
     shutil.copy(tree / library, folder / library)
     done = subprocess.run([python, "-c", CHECK], cwd=folder, capture_output=True, text=True)
