@@ -26,12 +26,14 @@ template <class S, bool soft> __device__ SplineSettings<S, soft> settings(const 
 
 // The raw parameters of one element, or their cotangents.
 template <class S> struct Raw {
+  static constexpr bool rereads = true;  // arrays of any number of bins would lie in main memory
   S* at;
   int64_t one;
 
   template <int K, class T> __device__ __forceinline__ void fetch(int first, int count, T* out) const {
     each<K>(count, [&](int i) FLOWKERN_INLINE { out[i] = at[(first + i) * one]; });
   }
+  template <class T> __device__ __forceinline__ T pick(int first, T i) const { return at[(first + int(i)) * one]; }
   template <int K, class T> __device__ __forceinline__ void run(int first, int count, const T* values) const {
     each<K>(count, [&](int i) FLOWKERN_INLINE { at[(first + i) * one] = values[i]; });
   }
@@ -117,7 +119,7 @@ __global__ __launch_bounds__((kThreads<S, K>), 1) void backward_kernel(SplinePro
         if (at.used) {
           const Input<S> in = read(p, set, at);
           const S g_out = at.column >= 0 ? p.grad_y[at.row * p.grad_y_row + at.column * p.grad_y_feature] : in.x;
-          // A thread's cotangents take the place of its raw parameters, which are read first.
+          // A thread's cotangents take the place of its raw parameters, each of which is read before.
           const S g_x = transform_vjp<K, inverse>(in.x, raw_of<K>(stage, params, at), set, in.across, in.up, g_out,
                                                   p.grad_logabsdet[at.row * p.grad_logabsdet_row], raw_of<K>(stage, grads, at));
           if (at.column >= 0) p.y[at.row * p.width + at.column] = g_x;
