@@ -26,7 +26,7 @@ template <class S, bool soft> __device__ SplineSettings<S, soft> settings(const 
 
 // The raw parameters of one element, or their cotangents.
 template <class S> struct Raw {
-  static constexpr bool rereads = true;  // arrays of any number of bins would lie in main memory
+  static constexpr bool rereads() { return true; }  // arrays of any number of bins would lie in main memory
   S* at;
   int64_t one;
 

@@ -4,7 +4,7 @@
 // K heights | slopes], come through u, from wherever they are (registers, shared or main memory):
 // u.fetch<K>(first, count, out) copies a run of them, where count is K unless K = 0, and
 // u.pick(first, i) gives number first + i, where i is integral but may differ from lane to lane.
-// U::rereads says that fetching a parameter again costs less than keeping what was computed from it.
+// U::rereads() says that fetching a parameter again costs less than keeping what was computed from it.
 // Cotangents go out through put.run<K>(first, count, values).
 // Symbols and derivations: flowkern/ops/rational_quadratic_spline/README.md.
 #pragma once
@@ -90,7 +90,7 @@ template <class T, class U, class Set> struct Recomputed {
   FLOWKERN_HD T operator()(int i) const { return share(exponent_of(i), top, set); }
 };
 
-template <int K, class U> constexpr bool kKeeps = K != 0 || !U::rereads;
+template <int K, class U> constexpr bool kKeeps = K != 0 || !U::rereads();
 
 // The shares of the K bins whose raw parameters begin at number `first`.
 template <int K, class T, class U, class Set>

@@ -18,7 +18,7 @@ template <class S> FLOWKERN_HD void prefetch(const S* from, int64_t count) {
 // Where the parameters (or their cotangents) of the elements of one tile lie.
 template <class Element> struct Tile {
   using S = std::remove_const_t<Element>;
-  static constexpr bool rereads = false;
+  static constexpr bool rereads() { return false; }
   Element* base;
   int64_t stride;  // from one element to the next
 
