@@ -14,7 +14,7 @@ template <class S> bool streams(const AffineProblem<S>& p) {
 // Calls loop(p, begin, end) on several threads.
 template <class S, class F> void run(AffineProblem<S> p, const F& loop) {
   p.streams = streams(p);
-  in_parallel(p.rows, p.features, 16384, [&](std::int64_t begin, std::int64_t end) { loop(p, begin, end); });
+  in_parallel(p.rows, p.features, 16384, [&](auto begin, auto end) { loop(p, begin, end); });
 }
 
 struct AffineOnCpu {

@@ -4,7 +4,7 @@
 // many elements together. A tile is that transpose.
 #pragma once
 
-#include "vec.h"
+#include "two.h"
 
 FLOWKERN_BEGIN
 
@@ -53,6 +53,22 @@ template <int K, class S> FLOWKERN_HD void store_tile(S* p, long stride, int cou
     store(column, columns[i]);
     for (int lane = 0; lane < lanes; ++lane) p[lane * stride + i] = column[lane];
   }
+}
+
+// Tiles of two vectors; K is not 0.
+template <int K, class S>
+FLOWKERN_HD void load_tile(const S* p, long stride, int count, Two<Vec<S>>* columns) {
+  Vec<S> a[K], b[K];
+  load_tile<K, S>(p, stride, count, a);
+  load_tile<K, S>(p + Lanes<Vec<S>>::count * stride, stride, count, b);
+  each<K>(count, [&](int i) FLOWKERN_INLINE { columns[i] = {a[i], b[i]}; });
+}
+template <int K, class S>
+FLOWKERN_HD void store_tile(S* p, long stride, int count, const Two<Vec<S>>* columns) {
+  Vec<S> a[K], b[K];
+  each<K>(count, [&](int i) FLOWKERN_INLINE { a[i] = columns[i].a, b[i] = columns[i].b; });
+  store_tile<K, S>(p, stride, count, a);
+  store_tile<K, S>(p + Lanes<Vec<S>>::count * stride, stride, count, b);
 }
 
 FLOWKERN_END

@@ -161,8 +161,9 @@ FLOWKERN_HD double sum(VecD a) {
 
 // values[i] for integral i, which may differ from lane to lane; lane l's begin l·stride further on.
 FLOWKERN_HD VecF pick_lanes(const float* values, long stride, VecF i) {
-  const __m256i lane = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(int(stride)));
-  return _mm256_i32gather_ps(values, _mm256_add_epi32(lane, _mm256_cvtps_epi32(i.v)), 4);
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i first = _mm256_mullo_epi32(lane, _mm256_set1_epi32(int(stride)));
+  return _mm256_i32gather_ps(values, _mm256_add_epi32(first, _mm256_cvtps_epi32(i.v)), 4);
 }
 FLOWKERN_HD VecD pick_lanes(const double* values, long stride, VecD i) {
   const __m128i lane = _mm_mullo_epi32(_mm_setr_epi32(0, 1, 2, 3), _mm_set1_epi32(int(stride)));

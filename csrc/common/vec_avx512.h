@@ -80,8 +80,9 @@ FLOWKERN_HD VecD sqrt(VecD a) { return _mm512_sqrt_pd(a.v); }
 FLOWKERN_HD VecF fma(VecF a, VecF b, VecF c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
 FLOWKERN_HD VecD fma(VecD a, VecD b, VecD c) { return _mm512_fmadd_pd(a.v, b.v, c.v); }
 // a − floor(a), 0 for ±inf, and b·2^floor(a).
-FLOWKERN_HD VecF fraction(VecF a) { return _mm512_reduce_ps(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
-FLOWKERN_HD VecD fraction(VecD a) { return _mm512_reduce_pd(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
+constexpr int kFloor = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
+FLOWKERN_HD VecF fraction(VecF a) { return _mm512_reduce_ps(a.v, kFloor); }
+FLOWKERN_HD VecD fraction(VecD a) { return _mm512_reduce_pd(a.v, kFloor); }
 FLOWKERN_HD VecF scale_by_floor(VecF b, VecF a) { return _mm512_scalef_ps(b.v, a.v); }
 FLOWKERN_HD VecD scale_by_floor(VecD b, VecD a) { return _mm512_scalef_pd(b.v, a.v); }
 FLOWKERN_HD VecF round(VecF a) { return _mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -112,14 +113,17 @@ FLOWKERN_HD VecF pick_lanes(const float* values, long stride, VecF i) {
   return _mm512_i32gather_ps(_mm512_add_epi32(first, _mm512_cvtps_epi32(i.v)), values, 4);
 }
 FLOWKERN_HD VecD pick_lanes(const double* values, long stride, VecD i) {
-  const __m256i first = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(int(stride)));
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i first = _mm256_mullo_epi32(lane, _mm256_set1_epi32(int(stride)));
   return _mm512_i32gather_pd(_mm256_add_epi32(first, _mm512_cvtpd_epi32(i.v)), values, 8);
 }
 
 // Transposes 4×4 blocks of floats: one of a 128-bit quarter of the registers each.
 FLOWKERN_HD void transpose_quarters(__m512 a, __m512 b, __m512 c, __m512 d, __m512* out) {
-  const __m512d ab_low = _mm512_castps_pd(_mm512_unpacklo_ps(a, b)), ab_high = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
-  const __m512d cd_low = _mm512_castps_pd(_mm512_unpacklo_ps(c, d)), cd_high = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
+  const __m512d ab_low = _mm512_castps_pd(_mm512_unpacklo_ps(a, b));
+  const __m512d ab_high = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
+  const __m512d cd_low = _mm512_castps_pd(_mm512_unpacklo_ps(c, d));
+  const __m512d cd_high = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
   out[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab_low, cd_low));
   out[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab_low, cd_low));
   out[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab_high, cd_high));
@@ -174,7 +178,8 @@ FLOWKERN_HD void store_columns8(float* p, long stride, const VecF* columns) {
   __m512 left[4], right[4];  // rows r, r + 4, r + 8, r + 12 of the first and the last four columns
   transpose_quarters(columns[0].v, columns[1].v, columns[2].v, columns[3].v, left);
   transpose_quarters(columns[4].v, columns[5].v, columns[6].v, columns[7].v, right);
-  const __m512i even = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13), odd = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+  const __m512i even = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
+  const __m512i odd = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
   for (int r = 0; r < 4; ++r, p += stride) {
     const __m512d l = _mm512_castps_pd(left[r]), t = _mm512_castps_pd(right[r]);
     const __m512 a = _mm512_castpd_ps(_mm512_permutex2var_pd(l, even, t));  // rows r and r + 8

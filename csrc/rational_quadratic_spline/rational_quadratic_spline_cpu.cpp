@@ -8,16 +8,19 @@ namespace {
 struct SplineOnCpu {
   explicit SplineOnCpu(const Tensor&) {}
 
-  const std::int64_t* index(const std::optional<Tensor>& index, const Tensor& x, const Tensor& params) const {
+  const std::int64_t* index(const std::optional<Tensor>& index, const Tensor& x,
+                            const Tensor& params) const {
     return index_pointer(index, params.size(1), x.size(1));
   }
 
   template <class S> void forward(const SplineProblem<S>& p) const {
-    in_parallel(p.rows, p.features, 1024, [&](auto... rows) { FLOWKERN_BY_ISA(spline_forward, p, rows...); });
+    const auto loop = [&](auto... rows) { FLOWKERN_BY_ISA(spline_forward, p, rows...); };
+    in_parallel(p.rows, p.features, 1024, loop);
   }
   template <class S> void backward(SplineProblem<S> p) const {
     p.streams = beyond_cache(2 * sizeof(S) * p.rows * p.features * p.parameters);
-    in_parallel(p.rows, p.features, 1024, [&](auto... rows) { FLOWKERN_BY_ISA(spline_backward, p, rows...); });
+    const auto loop = [&](auto... rows) { FLOWKERN_BY_ISA(spline_backward, p, rows...); };
+    in_parallel(p.rows, p.features, 1024, loop);
   }
 };
 
