@@ -20,14 +20,16 @@ template <class S> FLOWKERN_HD void prefetch(const S* from, int64_t count) {
 template <class S, int K> constexpr bool kPairs = K != 0 && Lanes<Vec<S>>::count > 1;
 
 // Calls body.operator()<V>(run, i) for tiles that begin at element i of a run, until all are covered;
-// V is Two<Vec<S>> or Vec<S>.
-template <class S, bool pairs, class F> FLOWKERN_HD void each_tile(const Segment& at, const F& body) {
+// V is Two<Vec<S>> or Vec<S>, and the latter only if `single`.
+template <class S, bool pairs, class F>
+FLOWKERN_HD void each_tile(const Segment& at, bool single, const F& body) {
   constexpr int lanes = Lanes<Vec<S>>::count;
   const int last = at.shorter ? 0 : at.length - lanes;
   for (int run = 0; run < at.runs; ++run) {
     int i = 0;
     if constexpr (pairs)
-      for (; i + 2 * lanes <= at.length; i += 2 * lanes) body.template operator()<Two<Vec<S>>>(run, i);
+      for (; !single && i + 2 * lanes <= at.length; i += 2 * lanes)
+        body.template operator()<Two<Vec<S>>>(run, i);
     for (; i < at.length; i += lanes) body.template operator()<Vec<S>>(run, i < last ? i : last);
   }
 }
@@ -165,7 +167,7 @@ void forward_rows(const SplineProblem<S>& p, int64_t begin, int64_t end) {
     const Runs<S> y = write(y_elements, at, false, y_buffer), l_runs{l.values, at.features};
     Runs<const S> bounds{};
     if (p.bounds) bounds = read(bounds_elements, at, bounds_buffer);
-    each_tile<S, kPairs<S, K>>(at, [&]<class V>(int run, int i) FLOWKERN_INLINE {
+    each_tile<S, kPairs<S, K>>(at, false, [&]<class V>(int run, int i) FLOWKERN_INLINE {
       Axis<V> across, up;
       axes(set, p.bounds ? bounds.at(run, i) : nullptr, across, up);
       const V x_i = Parts<V>::join([&](int l) FLOWKERN_INLINE { return load(x.at(run, i + l)); });
@@ -202,7 +204,8 @@ void backward_rows(const SplineProblem<S>& p, int64_t begin, int64_t end) {
     const Runs<S> g_x = write(g_x_elements, at, false, g_x_buffer);
     Runs<const S> bounds{};
     if (p.bounds) bounds = read(bounds_elements, at, bounds_buffer);
-    each_tile<S, kPairs<S, K>>(at, [&]<class V>(int run, int i) FLOWKERN_INLINE {
+    // A tile to be streamed goes through the stage, where one of two vectors takes longer.
+    each_tile<S, kPairs<S, K>>(at, p.streams, [&]<class V>(int run, int i) FLOWKERN_INLINE {
       Axis<V> across, up;
       axes(set, p.bounds ? bounds.at(run, i) : nullptr, across, up);
       const V x_i = Parts<V>::join([&](int l) FLOWKERN_INLINE { return load(x.at(run, i + l)); });
