@@ -111,6 +111,12 @@ def _check_index(index, width):
     index._flowkern_checked = state
 
 
+def in_dtype(tensor, dtype):
+    """tensor in dtype. Under torch.compile, torch 2.11 drops the gradient of an output of a Function that
+    went through a `to` which had nothing to do."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
 def kernel_tensors(x, params, *others):
     """x, params and others in the one dtype that the C++ and CUDA kernels take."""
     dtype = compute_dtype(x, params)

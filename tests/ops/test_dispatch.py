@@ -81,8 +81,10 @@ def test_raw_op_refuses_what_it_cannot_read(case):
 # --- compile and export --------------------------------------------------------------------------
 
 
-def test_compile_is_one_graph(case, backend):
+@pytest.mark.parametrize("select", ["index", "all"])
+def test_compile_is_one_graph(case, backend, select):
     """Values and gradients under fullgraph=True, with the backend chosen inside the graph."""
+    case = case if select == "index" else replace(case, width=case.features, select="all")
 
     def values(x, params, inverse):
         with flowkern.backend(backend):

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from flowkern.ops._arguments import compute_dtype
+from flowkern.ops._arguments import compute_dtype, in_dtype
 
 
 def forward(
@@ -20,7 +20,7 @@ def forward(
         y_t, logabsdet = (x_t - shift) * torch.exp(-log_scale), -log_scale.sum(-1)
     else:
         y_t, logabsdet = torch.exp(log_scale) * x_t + shift, log_scale.sum(-1)
-    y_t = y_t.to(x.dtype)
+    y_t = in_dtype(y_t, x.dtype)
     y = y_t if index is None else x.index_copy(-1, index, y_t)
     return y, logabsdet
 

@@ -3,7 +3,7 @@
 import torch
 
 from flowkern import _library as libraries
-from flowkern.ops._arguments import compute_dtype, kernel_tensors
+from flowkern.ops._arguments import compute_dtype, in_dtype, kernel_tensors
 
 _ARGUMENTS = (
     "Tensor x, Tensor params, Tensor? index, Tensor? bound, bool inverse, int tails, float left, "
@@ -35,7 +35,7 @@ def forward(x, params, *arguments):
     """y (N, D), logabsdet (N,) by the kernel registered for x's device."""
     x_k, params_k = kernel_tensors(x, params)
     y, logabsdet = torch.ops.flowkern.rational_quadratic_spline(x_k, params_k, *arguments)
-    return y.to(x.dtype), logabsdet
+    return in_dtype(y, x.dtype), logabsdet
 
 
 def backward(grad_y, grad_logabsdet, x, params, *arguments):

@@ -7,7 +7,7 @@ p and r the slopes at its left and right knot.
 import torch
 import torch.nn.functional as F
 
-from flowkern.ops._arguments import compute_dtype
+from flowkern.ops._arguments import compute_dtype, in_dtype
 
 
 def forward(
@@ -32,7 +32,7 @@ def forward(
     y_in, logabsdet = _inverse(x_in, *bin_) if inverse else _forward(x_in, *bin_)
     y_in = _within(y_in, knots_x if inverse else knots_y)
     outside = x_t if tails != 2 else torch.full_like(x_t, torch.nan)
-    y_t = torch.where(inside, y_in, outside).to(x.dtype)
+    y_t = in_dtype(torch.where(inside, y_in, outside), x.dtype)
     logabsdet = torch.where(inside, logabsdet, outside * 0 if tails == 2 else 0.0).sum(-1)
     y = y_t if index is None else x.index_copy(-1, index, y_t)
     return y, logabsdet
