@@ -1,0 +1,61 @@
+"""Gradients of a conditioner's tensors, from what a backward kernel leaves on its tape.
+
+The tape (rows, N) holds, one row per unit: u of each hidden layer, then for every layer the
+cotangent v̄ of W u + b, then for every layer with a gate the gate's cotangent, and for every layer
+with a gain or an offset the cotangents of both.
+"""
+
+import torch
+
+from flowkern.ops.masked_autoregressive.conditioner import masks
+
+
+def tape_rows(tensors):
+    """How many rows the tape has."""
+    return sum(rows for _, rows in _sections(tensors))
+
+
+def of_tensors(x, tape, needs, ranks, tensors):
+    """The gradients of tensors (weight, bias, gate, gain, offset of each layer), where needed.
+
+    x: (N, D), what the first layer sees. ranks: as from `Degrees.on`.
+    """
+    sections = _split(tape, tensors)
+    grads = []
+    for k, mask in enumerate(masks(x.shape[1], ranks, tensors[::5])):
+        weight, bias, gate, gain, offset = tensors[5 * k : 5 * k + 5]
+        u = sections["u", k - 1] if k else x.mT
+        v = sections["v", k]
+        layer = (
+            (lambda: torch.mm(v, u.mT).mul_(mask.to(v.dtype))),
+            (lambda: _reduced(v, bias)),
+            (lambda: _reduced(sections["gate", k], gate)),
+            (lambda: _reduced(sections["gain", k], gain)),
+            (lambda: _reduced(sections["offset", k], offset)),
+        )
+        grads += [f().to(t.dtype) if need else None for f, t, need in zip(layer, tensors[5 * k :], needs[5 * k :])]
+    return grads
+
+
+def _reduced(rows, like):
+    """(units, N) as the gradient of a tensor (units,) or (N, units)."""
+    return rows.sum(1) if like.dim() == 1 else rows.mT
+
+
+def _sections(tensors):
+    """((kind, layer), rows) of the tape's parts, in order."""
+    layers = [tensors[i : i + 5] for i in range(0, len(tensors), 5)]
+    units = [weight.shape[0] for weight, *_ in layers]
+    yield from ((("u", k), n) for k, n in enumerate(units[:-1]))
+    yield from ((("v", k), n) for k, n in enumerate(units))
+    for k, (_, _, gate, gain, offset) in enumerate(layers):
+        if gate is not None:
+            yield ("gate", k), units[k]
+        if gain is not None or offset is not None:
+            yield ("gain", k), units[k]
+            yield ("offset", k), units[k]
+
+
+def _split(tape, tensors):
+    names, rows = zip(*_sections(tensors))
+    return dict(zip(names, tape.split(rows)))
