@@ -117,7 +117,8 @@ def _one_by_one(function, info, in_dims, inputs):
     """The outputs of function for each element of the batch, stacked."""
     calls = []
     for n in range(info.batch_size):
-        each = (a if dim is None else a.select(dim, n) for a, dim in zip(inputs, in_dims))
+        # The dimensions of a tuple are a tuple.
+        each = (a.select(d, n) if isinstance(d, int) else a for a, d in zip(inputs, in_dims))
         calls.append(function(*each))
     outputs = tuple(None if o[0] is None else torch.stack(o) for o in zip(*calls))
     return outputs, tuple(None if o is None else 0 for o in outputs)
