@@ -32,6 +32,11 @@ template <class S> class MaskedPlan {
   }
   MaskedPlan(const MaskedPlan&) = delete;  // the problem points into it
 
+  // Whether there are units that no output sees: the loops pass them by.
+  bool leaves_units() const {
+    return std::any_of(units.begin(), units.end(), [](const auto& layer) { return layer.used < layer.units; });
+  }
+
   MaskedProblem<S> problem{};
 
  private:
