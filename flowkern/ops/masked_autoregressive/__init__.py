@@ -6,7 +6,7 @@ import torch
 
 from flowkern import backends
 from flowkern.ops._arguments import FLOATS
-from flowkern.ops.masked_autoregressive.conditioner import Activation, Degrees, MaskedLayer
+from flowkern.ops.masked_autoregressive.conditioner import Activation, Degrees, MaskedLayer, masks
 from flowkern.ops.masked_autoregressive.element import AffineElement, SplineElement
 from flowkern.ops.masked_autoregressive.function import ROW_WISE, apply
 from flowkern.ops.masked_autoregressive.native import COMPILED
@@ -20,6 +20,7 @@ __all__ = [
     "SplineElement",
     "masked_autoregressive",
     "masked_autoregressive_inverse",
+    "masks",
 ]
 
 
