@@ -35,7 +35,7 @@ def forward(x, spec, order, ends, ranks, *tensors):
     """y (N, D), logabsdet (N,) by the kernel registered for x's device."""
     x_k, *tensors = kernel_tensors(x, *tensors)
     y, logabsdet = torch.ops.flowkern.masked_autoregressive(x_k, tensors, order, ends, *spec)
-    return y.to(x.dtype), logabsdet
+    return y if y.dtype == x.dtype else y.to(x.dtype), logabsdet
 
 
 def backward(grad_y, grad_logabsdet, x, y, needs, spec, order, ends, ranks, *tensors):
@@ -47,12 +47,11 @@ def backward(grad_y, grad_logabsdet, x, y, needs, spec, order, ends, ranks, *ten
     known = y_k if spec.inverse else x_k
     grads = [None] * len(tensors)
     if any(needs):
-        grads = gradients.of_tensors(known, tape, needs, ranks, tensors_k)
-    like = zip(grads, tensors)
-    return grad_x.to(x.dtype), *(g if g is None else g.to(t.dtype) for g, t in like)
+        grads = gradients.of_tensors(known, tape, needs, ranks, tensors)
+    return grad_x.to(x.dtype), *grads
 
 
 def kernel_tensors(*tensors):
     """The tensors in the one dtype that kernels take."""
     dtype = compute_dtype(tensors[0], tensors)
-    return [t if t is None else t.to(dtype) for t in tensors]
+    return [t if t is None or t.dtype == dtype else t.to(dtype) for t in tensors]
