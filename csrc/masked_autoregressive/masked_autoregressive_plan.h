@@ -292,7 +292,7 @@ template <class S> class MaskedPlan {
       const int k = int(i) / blocks();
       panels[i].values = to;
       if (k < outputs()) pack_into(k + 1, panels[i], to);
-      else pack_back(k - outputs(), panels[i], to);
+      else if (i % blocks() == 0) pack_back(k - outputs(), &panels[i], to);
       to += size(panels[i]);
     }
     for (int k = 0; k < outputs(); ++k) {
@@ -315,17 +315,27 @@ template <class S> class MaskedPlan {
       }
   }
 
-  void pack_back(int k, const Panels<S>& m, S* to) const {
-    Ranks ranks{*this, k};
-    std::vector<int> unseen(shape.panel);  // columns before which a row's unit is not seen
-    for (int row = m.row; row < m.end; row += shape.panel) {
-      const int rows = std::min(shape.panel, m.end - row);
-      for (int j = 0; j < rows; ++j) unseen[j] = upto(k + 1, ranks.of_row(row + j) - 1);
-      for (int c = m.column; c < m.column + m.columns; ++c, to += shape.panel) {
-        const S* from = weights(k + 1, unit(k + 1, c));
-        for (int j = 0; j < shape.panel; ++j)
-          to[j] = j < rows && c >= unseen[j] ? from[units[k].order[row + j] * step(k + 1)] : S(0);
+  // All blocks of a layer at once, row after row of the weight as it lies in memory: each goes to the
+  // units that it leads to, a column of their panels.
+  void pack_back(int k, const Panels<S>* blocks_of_k, S* to) const {
+    std::vector<std::int64_t> place(units[k].used), from(units[k].used);
+    std::int64_t begin = 0;
+    for (int b = 0; b < blocks(); ++b) {
+      const Panels<S>& m = blocks_of_k[b];
+      for (int r = m.row; r < m.end; ++r) {
+        const int panel = (r - m.row) / shape.panel, lane = (r - m.row) % shape.panel;
+        place[r] = begin + (std::int64_t(panel) * m.columns - m.column) * shape.panel + lane;
+        from[r] = units[k].order[r] * step(k + 1);
       }
+      begin += size(m);
+    }
+    std::fill_n(to, begin, S(0));
+    Ranks ranks{*this, k + 1};
+    for (int c = 0; c < units[k + 1].used; ++c) {
+      const S* row = weights(k + 1, unit(k + 1, c));
+      S* column = to + std::int64_t(c) * shape.panel;
+      const int seen = upto(k, ranks.of_row(c));
+      for (int r = 0; r < seen; ++r) column[place[r]] = row[from[r]];
     }
   }
 };
