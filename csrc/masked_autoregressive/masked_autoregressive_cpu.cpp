@@ -19,6 +19,7 @@ struct MaskedOnCpu {
     const MaskedShape shape = FLOWKERN_BY_ISA(masked_shape, S());
     const MaskedPlan<S> plan(call, shape);
     const MaskedProblem<S>& p = plan.problem;
+    if (call.tape && plan.leaves_units()) torch::stable::zero_(*call.tape);
     // A tile as wide as need be: samples that it lacks are computed all the same.
     const bool wide = p.rows > shape.narrow;
     const std::int64_t width = wide ? shape.wide : shape.narrow;

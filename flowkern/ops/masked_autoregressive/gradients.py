@@ -35,7 +35,7 @@ def of_tensors(x, tape, needs, ranks, tensors):
         u = sections["u", k - 1] if k else x.mT
         v = sections["v", k]
         layer = (
-            (lambda: torch.mm(v, u.mT).mul_(mask.to(v.dtype))),
+            (lambda: torch.mm(v, u.mT).masked_fill_(~mask, 0)),
             (lambda: _reduced(v, bias)),
             (lambda: _reduced(sections["gate", k], gate)),
             (lambda: _reduced(sections["gain", k], gain)),
