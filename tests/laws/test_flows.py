@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ from sklearn.datasets import make_moons
 from torch import distributions
 from torch.distributions import constraints
 
-from flowkern.flows import NICE, NSF, Flow, RealNVP
-from flowkern.nn import ResidualNet
+from flowkern.flows import IAF, MAF, NICE, NSF, AutoregressiveNSF, Flow, RealNVP
+from flowkern.nn import MADE, ResidualNet
 from flowkern.transforms import LULinear
 
 SMALL = {"transforms": 2, "hidden_features": (6,)}
@@ -20,7 +21,11 @@ FLOWS = {
     "realnvp_lu": lambda d, c=0: RealNVP(d, c, mixing="lu", actnorm=True, **SMALL),
     "nsf": lambda d, c=0: NSF(d, c, bins=4, mixing="permutation", **SMALL),
     "residual": lambda d, c=0: RealNVP(d, c, conditioner=ResidualNet, **SMALL),
+    "maf": lambda d, c=0: MAF(d, c, conditioner=partial(MADE, activation="tanh"), **SMALL),
+    "iaf": lambda d, c=0: IAF(d, c, randperm=True, **SMALL),
+    "autoregressive_nsf": lambda d, c=0: AutoregressiveNSF(d, c, bins=4, passes=2, **SMALL),
 }
+COUPLING = ("nice", "realnvp", "realnvp_lu", "nsf", "residual")
 
 
 def build(name, features=2, context=0, spread=0.3):
@@ -70,7 +75,7 @@ def grid():
     return torch.cartesian_prod(axis, axis), (axis[1] - axis[0]) ** 2
 
 
-@pytest.mark.parametrize("name", ["nice", "realnvp_lu", "nsf"])
+@pytest.mark.parametrize("name", ["nice", "realnvp_lu", "nsf", "maf", "iaf"])
 @torch.no_grad()
 def test_density_integrates_to_one_and_is_that_of_the_samples(name, grid):
     points, area = grid
@@ -198,7 +203,7 @@ def test_training_compiles_to_one_graph():
     torch.testing.assert_close(got, torch.autograd.grad(wanted.sum(), list(eager.parameters())))
 
 
-@pytest.mark.parametrize("name", ["nice", "nsf"])
+@pytest.mark.parametrize("name", ["nice", "nsf", "maf", "iaf"])
 @torch.no_grad()
 def test_evaluation_compiles_to_one_graph(name):
     flow, c, x = build(name, 3, 2), normal(4, 2), normal(5, 4, 3)
@@ -208,7 +213,7 @@ def test_evaluation_compiles_to_one_graph(name):
     torch.testing.assert_close(flow(c).log_prob(sample), log_prob)
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("name", COUPLING)
 def test_autocast_lowers_the_conditioners_alone(name):
     flow, x = build(name, 3, spread=0.05).float(), normal(50, 3).float()
     exact = flow().log_prob(x)
@@ -218,6 +223,23 @@ def test_autocast_lowers_the_conditioners_alone(name):
     assert {log_prob.dtype, sample.dtype, sample_log_prob.dtype} == {torch.float32}
     assert not torch.equal(log_prob, exact)
     torch.testing.assert_close(log_prob, exact, rtol=0, atol=0.05)
+
+
+def test_autocast_leaves_masked_conditioners_in_float32():
+    flow, x = build("maf", 3).float(), normal(50, 3).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(flow().log_prob(x), flow().log_prob(x)) and flow().sample().dtype == x.dtype
+
+
+def test_orders_of_autoregressive_layers():
+    def orders(**options):
+        return [layer.conditioner.order.tolist() for layer in MAF(5, **options).transform.transforms]
+
+    assert orders(transforms=3) == [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [0, 1, 2, 3, 4]]
+    assert orders(transforms=2, passes=2) == [[0, 0, 0, 1, 1], [1, 1, 0, 0, 0]]
+    assert orders(transforms=1, passes=9) == [[0, 1, 2, 3, 4]]
+    random = orders(randperm=True)
+    assert all(sorted(order) == [0, 1, 2, 3, 4] for order in random) and random[0] != random[1]
 
 
 def test_a_nan_stays_in_its_row():
@@ -248,6 +270,8 @@ WRONG = [
     (lambda: RealNVP(2, transforms=0), ValueError, "transforms: expected an integer >= 1"),
     (lambda: RealNVP(2, mixing="rotation"), ValueError, "mixing: expected None, 'permutation'"),
     (lambda: NSF(2, bins=0), ValueError, "bins: expected an integer >= 1"),
+    (lambda: MAF(2, passes=0), ValueError, "passes: expected an integer >= 1"),
+    (lambda: AutoregressiveNSF(2, bins=0), ValueError, "bins: expected an integer >= 1"),
     (lambda: NSF(2, bound=-1.0), ValueError, "bound: expected a finite number > 0"),
     (lambda: NICE(2)(X), ValueError, "context: expected None"),
     (lambda: NICE(2, 1)(), ValueError, "context: expected a tensor"),

@@ -43,7 +43,7 @@ def forward(x, spec, order, ends, ranks, *tensors, ops=torch.ops.flowkern):
     """y (N, D), logabsdet (N,) by the kernel registered for x's device."""
     x_k, *tensors = kernel_tensors(x, *tensors)
     y, logabsdet = ops.masked_autoregressive(x_k, tensors, order, ends, *spec)
-    return y.to(x.dtype), logabsdet
+    return y if y.dtype == x.dtype else y.to(x.dtype), logabsdet
 
 
 def backward(
@@ -57,12 +57,11 @@ def backward(
     known = y_k if spec.inverse else x_k
     grads = [None] * len(tensors)
     if any(needs):
-        grads = gradients.of_tensors(known, tape, needs, ranks, tensors_k)
-    like = zip(grads, tensors)
-    return grad_x.to(x.dtype), *(g if g is None else g.to(t.dtype) for g, t in like)
+        grads = gradients.of_tensors(known, tape, needs, ranks, tensors)
+    return grad_x.to(x.dtype), *grads
 
 
 def kernel_tensors(*tensors):
     """The tensors in the one dtype that kernels take."""
     dtype = compute_dtype(tensors[0], tensors)
-    return [t if t is None else t.to(dtype) for t in tensors]
+    return [t if t is None or t.dtype == dtype else t.to(dtype) for t in tensors]
