@@ -33,7 +33,8 @@ ROOMS = {
 OP_MODULES = {
     "reference": {"_arguments"},
     "native": {"_library", "_arguments"},
-    "triton": {"_triton", "_arguments", "native"},
+    "triton": {"_triton", "_arguments", "native", "triton_element"},
+    "triton_element": {"_triton"},
     "function": {"_function", "reference", "native", "triton"},
     "scale_map": set(),
     "knot_map": set(),
@@ -50,9 +51,13 @@ OP_MODULES_OF = {
         "gradients": {"conditioner"},
         "native": {"_library", "gradients", "reference"},
         "triton": {
-            *("_triton", "gradients", "native", "reference"),
-            *(f"{_AFFINE}.triton", f"{_SPLINE}.triton"),
+            *("_triton", "element", "gradients", "native", "reference", "triton_kernels"),
+            *("triton_layers", f"{_SPLINE}.triton_element"),
         },
+        "triton_kernels": {
+            *("_triton", "triton_layers", f"{_AFFINE}.triton", f"{_SPLINE}.triton_element"),
+        },
+        "triton_layers": {"_triton"},
         "function": {"native", "reference", "triton"},
         "__init__": {
             *("backends", "_arguments", "conditioner", "element", "function", "native"),

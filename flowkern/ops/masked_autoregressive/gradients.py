@@ -15,6 +15,14 @@ def tape_rows(tensors):
     return sum(rows for _, rows in _sections(tensors))
 
 
+def starts(tensors):
+    """{(kind, layer): the row at which that part of the tape begins}."""
+    places, row = {}, 0
+    for part, rows in _sections(tensors):
+        places[part], row = row, row + rows
+    return places
+
+
 def of_tensors(x, tape, needs, ranks, tensors):
     """The gradients of tensors (weight, bias, gate, gain, offset of each layer), where needed.
 
