@@ -97,6 +97,8 @@ def _flattened(name, x, layers):
     """x as (N, D), the layers' tensors with biases and gates (units,) or (N, units), the batch."""
     tensors = [t for layer in layers for t in layer.tensors()]
     rowwise = [t for t, row in zip(tensors, ROW_WISE * len(layers)) if row and t is not None and t.dim() > 1]
+    if x.dim() == 2 and all(t.shape[:-1] == x.shape[:-1] for t in rowwise):
+        return x, tensors, x.shape[:-1]
     try:
         batch = torch.broadcast_shapes(x.shape[:-1], *(t.shape[:-1] for t in rowwise))
     except RuntimeError:

@@ -55,4 +55,4 @@ def backward(grad_y, grad_logabsdet, x, y, needs, spec, order, ends, ranks, *ten
 def kernel_tensors(*tensors):
     """The tensors in the one dtype that kernels take."""
     dtype = compute_dtype(tensors[0], tensors)
-    return [t if t is None else t.to(dtype) for t in tensors]
+    return [t if t is None or t.dtype == dtype else t.to(dtype) for t in tensors]
