@@ -1,5 +1,6 @@
 """The masked conditioner: its layers, and the degrees that make it autoregressive."""
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -114,6 +115,7 @@ class Degrees:
         self.levels = len(levels)
         self.sizes = tuple(len(r) for r in ranks)
         self._ranks = ranks
+        self._skips = _skips(seen)
         self._on = {}
 
     def on(self, device):
@@ -134,7 +136,7 @@ class Degrees:
 
     def may_skip(self, layer, to):
         """Whether no unit of hidden layer `layer` has a higher degree than the same one of `to`."""
-        return bool((self._ranks[layer + 1] <= self._ranks[to + 1]).all())
+        return (layer, to) in self._skips
 
 
 def masks(features, ranks, weights):
@@ -148,6 +150,13 @@ def masks(features, ranks, weights):
     before = ranks.split(sizes)
     last = (before[0] - 1).repeat_interleave(per_feature, output_size=features * per_feature)
     return [to.unsqueeze(-1) >= seen for to, seen in zip((*before[1:], last), before)]
+
+
+def _skips(ranks):
+    """The pairs of layers (earlier, later) between which a skip keeps the order of ranks."""
+    pairs = itertools.combinations(range(len(ranks)), 2)
+    as_wide = ((a, b) for a, b in pairs if len(ranks[a]) == len(ranks[b]))
+    return frozenset((a, b) for a, b in as_wide if bool((ranks[a] <= ranks[b]).all()))
 
 
 def _vector(name, values):
