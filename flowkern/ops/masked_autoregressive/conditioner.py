@@ -128,7 +128,7 @@ class Degrees:
         key = str(device)
         if key not in self._on:
             order = torch.cat([torch.argsort(r, stable=True) for r in self._ranks])
-            rank = torch.arange(self.levels + 1)
+            rank = torch.arange(self.levels + 1, device="cpu")
             ends = [torch.searchsorted(r.sort().values, rank, right=True) for r in self._ranks]
             tensors = order, torch.stack(ends), torch.cat(self._ranks)
             self._on[key] = tuple(t.to(device) for t in tensors)
@@ -160,7 +160,7 @@ def _skips(ranks):
 
 
 def _vector(name, values):
-    values = torch.as_tensor(values)
+    values = torch.as_tensor(values, device="cpu")
     if values.dim() != 1 or values.is_floating_point():
         raise ValueError(f"{name}: expected a vector of integers, got {values.dtype} {tuple(values.shape)}")
-    return values.detach().cpu().long()
+    return values.detach().long()
