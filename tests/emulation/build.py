@@ -6,6 +6,7 @@
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -13,31 +14,48 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-SOURCES = (*sorted(ROOT.glob("csrc/*/*_cuda.cu")), HERE / "kernels.cpp")
-FLAGS = (
+RUNTIME = [HERE / f"{name}.cpp" for name in ("scheduler", "memory", "hooks", "symbols", "launch")]
+COMMON = (
     "-std=c++20", "-O1", "-g1", "-fPIC", "-Wall", "-Wno-maybe-uninitialized", "-ffp-contract=off",
-    "-DFLOWKERN_EMULATED", "-DFLOWKERN_ISA=cuda", f"-I{HERE}",
+    "-fno-extern-tls-init",
 )  # fmt: skip
-LIBRARY = (*FLAGS, "-shared")
-# Local variables are not watched: with thousands of inlined ones, compiling takes minutes.
-SANITIZED = (*FLAGS, "-fsanitize=address", "--param", "asan-stack=0", "-DFLOWKERN_REPLAY")
+# What a CUDA compiler defines and includes by itself.
+KERNEL = (
+    "-x", "c++", "-D__CUDACC__", "-DFLOWKERN_ISA=cuda", "-DFLOWKERN_SANITIZED",
+    f"-I{HERE / 'cuda'}", "-include", "cuda_runtime.h", "-Wno-unused-function",
+)  # fmt: skip
+# Loads, stores and undefined behaviour call hooks.cpp; the sanitizers' libraries are not linked.
+CHECKED = (
+    "-fsanitize=thread,undefined,float-cast-overflow", "-fno-sanitize=vptr",
+    "--param=tsan-instrument-func-entry-exit=0",
+)  # fmt: skip
+# The address sanitizer; its library must be there before the program begins (LD_PRELOAD).
+ADDRESS = ("-fsanitize=address",)
 
 
-def built(flags):
-    """Path of the library or program; built once for each state of the sources, by one process."""
-    folder = ROOT / "build" / "emulation" / _digest(flags)
+def kernels(csrc=ROOT / "csrc"):
+    """The sources of all ops, and the entry points to them."""
+    return (*sorted(csrc.glob("*/*_cuda.cu")), HERE / "kernels.cpp")
+
+
+def built(flags, sources=kernels(), csrc=ROOT / "csrc"):
+    """Path of a library of these sources; built once for each state of them, by one process.
+
+    flags: CHECKED or ADDRESS. csrc: where the headers are.
+    """
+    folder = ROOT / "build" / "emulation" / _digest(flags, sources, csrc)
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / "kernels"
+    target = folder / "kernels.so"
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
-            _build(flags, folder, target)
+            _build(flags, sources, csrc, folder, target)
     return target
 
 
-def _digest(flags):
-    digest = hashlib.sha256(repr((_compiler(), flags)).encode())
-    for path in sorted((*ROOT.glob("csrc/**/*.*"), *HERE.glob("*.cpp"), *HERE.glob("*.h"))):
+def _digest(flags, sources, csrc):
+    digest = hashlib.sha256(repr((_compiler(), COMMON, KERNEL, flags, str(csrc))).encode())
+    for path in sorted((*csrc.glob("**/*.*"), *HERE.glob("**/*.cpp"), *HERE.glob("**/*.h"), *sources)):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -46,14 +64,33 @@ def _compiler():
     return os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
 
 
-def _build(flags, folder, target):
-    objects = [folder / f"{source.stem}.o" for source in SOURCES]
-    compile = [flag for flag in flags if flag != "-shared"]
+def _build(flags, sources, csrc, folder, target):
+    # The runtime is not to be watched by its own hooks.
+    quiet = () if flags == CHECKED else flags
+    watched, plain = (*COMMON, *flags, *KERNEL), (*COMMON, "-O2", *quiet, f"-I{csrc}")
+    jobs = [(s, watched if s.suffix == ".cu" else plain) for s in (*sources, *RUNTIME)]
+    objects = [folder / f"{source.stem}.o" for source, _ in jobs]
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda s, o: _run(*compile, "-c", "-x", "c++", s, "-o", o), SOURCES, objects))
+        list(pool.map(lambda job, o: _run(*job[1], "-c", job[0], "-o", o), jobs, objects))
+    shared = folder / "shared.s"
+    shared.write_text(_dynamic_shared(objects))
     partial = folder / "partial"
-    _run(*flags, *objects, "-o", partial)
+    _run("-shared", *quiet, *objects, "-x", "assembler", shared, "-o", partial)
     partial.rename(target)
+
+
+def _dynamic_shared(objects):
+    """Assembler code: every `extern __shared__` array begins at the same place."""
+    symbols = subprocess.run(
+        ["readelf", "-sW", *objects], check=True, capture_output=True, text=True
+    ).stdout
+    names = {"emulation_dynamic_shared", *re.findall(r"TLS +GLOBAL +DEFAULT +UND +(\w+)", symbols)}
+    labels = "".join(f".globl {name}\n.type {name}, @object\n{name}:\n" for name in sorted(names))
+    return (
+        '.section .tbss,"awT",@nobits\n.balign 1024\n.zero 1024\n'
+        f"{labels}.zero 232448\n.zero 1024\n"
+        '.section .note.GNU-stack,"",@progbits\n'
+    )
 
 
 def _run(*arguments):
@@ -63,4 +100,4 @@ def _run(*arguments):
 
 
 if __name__ == "__main__":
-    print(built(LIBRARY), built(SANITIZED))
+    print(built(CHECKED), built(ADDRESS))

@@ -1,7 +1,10 @@
 // Entry points for Python (device.py) to the ops' CUDA sources, which are compiled as C++ beside this.
-#include "../../csrc/affine_coupling/affine_coupling_cuda.h"
-#include "../../csrc/rational_quadratic_spline/rational_quadratic_spline_cuda.h"
-#include "cuda_emulation.h"
+#include <stdexcept>
+
+#include "affine_coupling/affine_coupling_cuda.h"
+#include "memory.h"
+#include "rational_quadratic_spline/rational_quadratic_spline_cuda.h"
+#include "scheduler.h"
 
 namespace {
 
@@ -9,10 +12,11 @@ using flowkern::AffineProblem;
 using flowkern::Elements;
 using flowkern::SplineProblem;
 
-// A tensor as device.py passes it: its address and three strides, missing ones 0.
+// A tensor as device.py passes it: its address, how much of the memory behind that is its own, and
+// three strides, missing ones 0.
 struct Tensor {
   void* data;
-  std::int64_t stride[3];
+  std::int64_t bytes, stride[3];
 
   template <class S> S* at(std::int64_t i = 0) const { return static_cast<S*>(data) + i * stride[2]; }
   template <class S> Elements<S> elements(const std::int64_t* index, std::int64_t i = 0) const {
@@ -76,39 +80,38 @@ template <class S> void run_affine(const Call& c) {
   else flowkern::cuda::affine_forward(affine<S>(c), nullptr);
 }
 
+void watch_all(const Call& c) {
+  using emulation::Use;
+  const struct { const char* name; const Tensor& tensor; Use use; } all[] = {
+      {"x", c.x, Use::kInput}, {"params", c.params, Use::kInput}, {"index", c.index, Use::kInput}, {"bound", c.bounds, Use::kInput},
+      {"grad_y", c.grad_y, Use::kInput}, {"grad_logabsdet", c.grad_logabsdet, Use::kInput},
+      {c.grad_y.data ? "grad_x" : "y", c.y, Use::kOutput}, {"logabsdet", c.logabsdet, Use::kOutput}, {"grad_params", c.grad_params, Use::kOutput}};
+  emulation::forget_all();
+  for (const auto& [name, tensor, use] : all)
+    if (tensor.data) emulation::watch(tensor.data, std::size_t(tensor.bytes), name, use);
+}
+
+// What was wrong, or null.
+template <class F> const char* reported(const Call& c, const F& run) {
+  static std::string report;
+  try {
+    watch_all(c);
+    run();
+    return nullptr;
+  } catch (const std::runtime_error& error) {
+    report = error.what();
+    return report.c_str();
+  }
+}
+
 }  // namespace
 
 extern "C" {
-void rational_quadratic_spline(const Call* c, bool wide) { wide ? run_spline<double>(*c) : run_spline<float>(*c); }
-void affine_coupling(const Call* c, bool wide) { wide ? run_affine<double>(*c) : run_affine<float>(*c); }
-void settings(int schedule, unsigned seed, unsigned most_blocks) {
-  emulation::schedule = schedule, emulation::seed = seed, emulation::most_blocks = most_blocks;
+const char* rational_quadratic_spline(const Call* c, bool wide) {
+  return reported(*c, [&] { wide ? run_spline<double>(*c) : run_spline<float>(*c); });
 }
+const char* affine_coupling(const Call* c, bool wide) {
+  return reported(*c, [&] { wide ? run_affine<double>(*c) : run_affine<float>(*c); });
 }
-
-#if defined(FLOWKERN_REPLAY)
-// A program of its own, for the sanitizer: reads a call and its tensors from a file, runs the kernel,
-// and writes the tensors back. Each tensor has a heap block of exactly its size.
-int main(int, char** arguments) {
-  std::FILE* file = std::fopen(arguments[1], "r+b");
-  struct { std::int64_t op, wide, withheld, bytes[9]; } header;
-  Call call;
-  bool read = std::fread(&header, sizeof header, 1, file) == 1 && std::fread(&call, sizeof call, 1, file) == 1;
-  Tensor* tensors = &call.x;
-  for (int i = 0; i < 9; ++i) {
-    if (header.bytes[i] < 0) continue;
-    tensors[i].data = std::malloc(size_t(header.bytes[i]));
-    read = read && std::fread(tensors[i].data, 1, size_t(header.bytes[i]), file) == size_t(header.bytes[i]);
-  }
-  if (!read) emulation::fail("the file is too short");
-  emulation::withheld = int(header.withheld);
-  (header.op ? rational_quadratic_spline : affine_coupling)(&call, header.wide);
-  std::fseek(file, sizeof header + sizeof call, SEEK_SET);
-  for (int i = 0; i < 9; ++i)
-    if (header.bytes[i] >= 0) {
-      std::fwrite(tensors[i].data, 1, size_t(header.bytes[i]), file);
-      std::free(tensors[i].data);
-    }
-  std::fclose(file);
+void settings(int schedule, unsigned seed, unsigned most_blocks) { emulation::settings = {schedule, seed, most_blocks}; }
 }
-#endif

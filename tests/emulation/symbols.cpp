@@ -1,0 +1,83 @@
+#include "symbols.h"
+
+#include <cxxabi.h>
+#include <dlfcn.h>
+#include <elf.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <stdexcept>
+
+namespace emulation {
+namespace {
+
+struct Library {
+  std::uintptr_t base;
+  std::vector<Symbol> functions, thread_locals;
+};
+
+std::string demangled(const char* name) {
+  char* plain = abi::__cxa_demangle(name, nullptr, nullptr, nullptr);
+  const std::string result = plain ? plain : name;
+  std::free(plain);
+  return result;
+}
+
+// Sorts the symbols of a table into the library's.
+void read_table(const std::string& file, const Elf64_Shdr& table, const Elf64_Shdr& names, Library& library) {
+  const auto* symbols = reinterpret_cast<const Elf64_Sym*>(file.data() + table.sh_offset);
+  for (std::size_t i = 0; i < table.sh_size / sizeof(Elf64_Sym); ++i) {
+    const Elf64_Sym& s = symbols[i];
+    const char* name = file.data() + names.sh_offset + s.st_name;
+    const int type = ELF64_ST_TYPE(s.st_info);
+    if (s.st_shndx == SHN_UNDEF) continue;
+    if (type == STT_FUNC) library.functions.push_back({name, s.st_value, s.st_size});
+    if (type == STT_TLS) library.thread_locals.push_back({demangled(name), s.st_value, s.st_size});
+  }
+}
+
+Library read_library() {
+  Dl_info info;
+  if (!dladdr(reinterpret_cast<const void*>(&read_library), &info)) throw std::runtime_error("emulation: no library");
+  std::ifstream stream(info.dli_fname, std::ios::binary);
+  const std::string file{std::istreambuf_iterator<char>(stream), {}};
+  const auto* header = reinterpret_cast<const Elf64_Ehdr*>(file.data());
+  const auto* sections = reinterpret_cast<const Elf64_Shdr*>(file.data() + header->e_shoff);
+  Library library{reinterpret_cast<std::uintptr_t>(info.dli_fbase), {}, {}};
+  for (int i = 0; i < header->e_shnum; ++i)
+    if (sections[i].sh_type == SHT_SYMTAB) read_table(file, sections[i], sections[sections[i].sh_link], library);
+  return library;
+}
+
+const Library& library() {
+  static const Library value = read_library();
+  return value;
+}
+
+// Without namespaces and arguments.
+std::string short_name(std::string name) {
+  const auto hidden = name.rfind("(anonymous namespace)::", name.find('<'));
+  if (hidden != std::string::npos) name = name.substr(hidden + 23);
+  name = name.substr(0, name.rfind('('));
+  return name.starts_with("void ") ? name.substr(5) : name;
+}
+
+}  // namespace
+
+const std::vector<Symbol>& thread_local_symbols() { return library().thread_locals; }
+
+std::uint64_t thread_local_offset(const std::string& name) {
+  for (const Symbol& symbol : thread_local_symbols())
+    if (symbol.name == name) return symbol.offset;
+  throw std::runtime_error("emulation: no symbol " + name);
+}
+
+std::string function_name(const void* function) {
+  const auto at = reinterpret_cast<std::uintptr_t>(function) - library().base;
+  for (const Symbol& symbol : library().functions)
+    if (symbol.offset == at) return short_name(demangled(symbol.name.c_str()));
+  return "?";
+}
+
+}  // namespace emulation

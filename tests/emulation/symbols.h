@@ -1,0 +1,22 @@
+// Names of kernels and of their shared arrays, from the symbol table of the library itself.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace emulation {
+
+struct Symbol {
+  std::string name;
+  std::uint64_t offset, bytes;  // from the beginning of the library, or of its thread-local memory
+};
+
+const std::vector<Symbol>& thread_local_symbols();
+std::uint64_t thread_local_offset(const std::string& name);
+
+// "forward_kernel<float, 8, false, true>"
+std::string function_name(const void* function);
+
+
+}  // namespace emulation
