@@ -22,7 +22,7 @@ COMMON = (
 # What a CUDA compiler defines and includes by itself.
 KERNEL = (
     "-x", "c++", "-D__CUDACC__", "-DFLOWKERN_ISA=cuda", "-DFLOWKERN_SANITIZED",
-    f"-I{HERE / 'cuda'}", "-include", "cuda_runtime.h", "-Wno-unused-function",
+    f"-I{HERE / 'cuda'}", "-include", "cuda_runtime.h",
 )  # fmt: skip
 # Loads, stores and undefined behaviour call hooks.cpp; the sanitizers' libraries are not linked.
 CHECKED = (
@@ -33,58 +33,44 @@ CHECKED = (
 ADDRESS = ("-fsanitize=address",)
 
 
+def preloaded():
+    """ADDRESS where the address sanitizer was there before this program, else CHECKED."""
+    return ADDRESS if "libasan" in os.environ.get("LD_PRELOAD", "") else CHECKED
+
+
 def kernels(csrc=ROOT / "csrc"):
     """The sources of all ops, and the entry points to them."""
     return (*sorted(csrc.glob("*/*_cuda.cu")), HERE / "kernels.cpp")
 
 
 def built(flags, sources=kernels(), csrc=ROOT / "csrc"):
-    """Path of a library of these sources; built once for each state of them, by one process.
-
-    flags: CHECKED or ADDRESS. csrc: where the headers are.
-    """
-    folder = ROOT / "build" / "emulation" / _digest(flags, sources, csrc)
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / "kernels.so"
-    with open(folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.exists():
-            _build(flags, sources, csrc, folder, target)
-    return target
-
-
-def _digest(flags, sources, csrc):
-    digest = hashlib.sha256(repr((_compiler(), COMMON, KERNEL, flags, str(csrc))).encode())
-    for path in sorted((*csrc.glob("**/*.*"), *HERE.glob("**/*.cpp"), *HERE.glob("**/*.h"), *sources)):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _compiler():
-    return os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
-
-
-def _build(flags, sources, csrc, folder, target):
+    """Path of a library of these sources. flags: CHECKED or ADDRESS; csrc: where the headers are."""
     # The runtime is not to be watched by its own hooks.
     quiet = () if flags == CHECKED else flags
     watched, plain = (*COMMON, *flags, *KERNEL), (*COMMON, "-O2", *quiet, f"-I{csrc}")
-    jobs = [(s, watched if s.suffix == ".cu" else plain) for s in (*sources, *RUNTIME)]
-    objects = [folder / f"{source.stem}.o" for source, _ in jobs]
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda job, o: _run(*job[1], "-c", job[0], "-o", o), jobs, objects))
-    shared = folder / "shared.s"
-    shared.write_text(_dynamic_shared(objects))
-    partial = folder / "partial"
-    _run("-shared", *quiet, *objects, "-x", "assembler", shared, "-o", partial)
-    partial.rename(target)
+
+    def build(folder):
+        jobs = [(s, watched if s.suffix == ".cu" else plain) for s in (*sources, *RUNTIME)]
+        assembler = [folder / f"{source.stem}.s" for source, _ in jobs]
+        run(*((*options, "-S", s, "-o", a) for (s, options), a in zip(jobs, assembler)))
+        for path in assembler:
+            path.write_text(_spaced(path.read_text()))
+        (folder / "shared.s").write_text(_dynamic_shared(assembler))
+        run(("-shared", *quiet, *assembler, folder / "shared.s", "-o", folder / "kernels.so"))
+
+    return kept("kernels.so", [*sources, csrc, HERE, flags], build)
 
 
-def _dynamic_shared(objects):
-    """Assembler code: every `extern __shared__` array begins at the same place."""
-    symbols = subprocess.run(
-        ["readelf", "-sW", *objects], check=True, capture_output=True, text=True
-    ).stdout
-    names = {"emulation_dynamic_shared", *re.findall(r"TLS +GLOBAL +DEFAULT +UND +(\w+)", symbols)}
+def _spaced(code):
+    """The same, with 64 bytes that nobody owns behind every `__shared__` array."""
+    array = re.compile(r"(\t\.section\t\.tbss.*\n(?:\t.*\n)*\S+:\n\t\.zero\t)(\d+)")
+    return array.sub(lambda found: f"{found[1]}{int(found[2]) + 64}", code)
+
+
+def _dynamic_shared(assembler):
+    """Assembler code in which every `extern __shared__` array begins at the same place."""
+    code = "".join(path.read_text() for path in assembler)
+    names = {*re.findall(r"(\w+)@tlsgd", code)} - {*re.findall(r"^(\w+):", code, re.MULTILINE)}
     labels = "".join(f".globl {name}\n.type {name}, @object\n{name}:\n" for name in sorted(names))
     return (
         '.section .tbss,"awT",@nobits\n.balign 1024\n.zero 1024\n'
@@ -93,10 +79,63 @@ def _dynamic_shared(objects):
     )
 
 
-def _run(*arguments):
-    done = subprocess.run([_compiler(), *map(str, arguments)], capture_output=True, text=True)
-    if done.returncode or done.stderr:
-        raise RuntimeError(f"{' '.join(map(str, arguments))}\n{done.stderr}")
+def kept(name, inputs, build):
+    """Path of the file `name` that build(folder) makes; made once for each state of the inputs.
+
+    inputs: files, folders of them, and whatever else has a repr.
+    """
+    folder = ROOT / "build" / "tests" / _digest([compiler(), COMMON, KERNEL, *inputs])
+    folder.mkdir(parents=True, exist_ok=True)
+    done = folder / "done"
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            build(folder)
+            done.touch()
+    return folder / name
+
+
+def _digest(inputs):
+    digest = hashlib.sha256()
+    for value in inputs:
+        digest.update(repr(value).encode())
+        for path in _sources(value) if isinstance(value, Path) else ():
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _sources(path):
+    """The file, or all C++ and CUDA sources in the folder."""
+    found = path.rglob("*.*") if path.is_dir() else [path]
+    return sorted(p for p in found if p == path or p.suffix in (".h", ".cuh", ".cpp", ".cu"))
+
+
+def compiler():
+    return os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+
+
+def run(*jobs):
+    """Runs the compiler once per job, a sequence of arguments; two at a time."""
+
+    def one(arguments):
+        command = [compiler(), *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode or done.stderr:
+            raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(one, jobs))
+
+
+def located(report, library):
+    """A report with the line of the source in place of the address in the library."""
+
+    def line(address):
+        command = ["addr2line", "-e", library, hex(int(address[1], 16) - 1)]
+        place = subprocess.run(command, capture_output=True, text=True).stdout.split(" ")[0].strip()
+        return f"({place.rpartition('/')[2]})"
+
+    return re.sub(r"\[\+(0x[0-9a-f]+)\]", line, report)
 
 
 if __name__ == "__main__":

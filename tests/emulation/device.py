@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import functools
-import os
 from unittest import mock
 
 import torch
@@ -49,16 +48,14 @@ class _Call(ctypes.Structure):
 
 @functools.cache
 def _library():
-    """The kernels, under the address sanitizer where that was loaded before the program."""
-    flags = build.ADDRESS if "libasan" in os.environ.get("LD_PRELOAD", "") else build.CHECKED
-    return load(build.built(flags))
+    return load(build.built(build.preloaded()))
 
 
 def load(path):
-    """A library of kernels; each entry point returns what was wrong or None."""
+    """A library of kernels; an entry point returns what was wrong, or None."""
     library = ctypes.CDLL(str(path))
-    for name in ("affine_coupling", "rational_quadratic_spline"):
-        getattr(library, name).restype = ctypes.c_char_p
+    for op in ("affine_coupling", "rational_quadratic_spline"):
+        getattr(library, op).restype = ctypes.c_char_p
     return library
 
 
@@ -83,7 +80,7 @@ def _launch(op, x, params, integers, numbers, **tensors):
     call = _call(x, params, integers, numbers, tensors | {"x": x, "params": params})
     report = getattr(_library(), op)(ctypes.byref(call), x.dtype == torch.float64)
     if report is not None:
-        raise RuntimeError(report.decode())
+        raise RuntimeError(build.located(report.decode(), _library()._name))
 
 
 def _forward(op, x, params, index, bounds, integers, numbers):
@@ -133,9 +130,10 @@ OPS = {
 
 
 @contextlib.contextmanager
-def emulated():
-    """Inside, what calls itself backend "cpu" is the emulated CUDA one."""
+def emulated(library=_library):
+    """Inside, what calls itself backend "cpu" is the emulated CUDA one, or that of another library."""
     with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(globals(), _library=library))
         for name, op in OPS.items():
             stack.enter_context(mock.patch.object(torch.ops.flowkern, name, op))
         yield

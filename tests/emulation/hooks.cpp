@@ -16,19 +16,21 @@ struct Place {
 };
 
 [[noreturn]] void undefined(const char* what, const Place& at) {
+  const emulation::Unwatched unwatched;
   const std::string file = at.file;
   emulation::fault("undefined behaviour: " + std::string(what) + " (" + file.substr(file.rfind('/') + 1) + ":" + std::to_string(at.line) + ")");
 }
 
 }  // namespace
 
-#define FOR_SIZE(n)                                                                                       \
-  void __tsan_read##n(void* p) { emulation::access(p, n, Access::kRead); }                                \
-  void __tsan_write##n(void* p) { emulation::access(p, n, Access::kWrite); }                              \
-  void __tsan_unaligned_read##n(void* p) { emulation::access(p, n, Access::kRead); }                      \
-  void __tsan_unaligned_write##n(void* p) { emulation::access(p, n, Access::kWrite); }                    \
-  void __tsan_volatile_read##n(void* p) { emulation::access(p, n, Access::kRead); }                       \
-  void __tsan_volatile_write##n(void* p) { emulation::access(p, n, Access::kWrite); }
+#define WATCH(p, bytes, how) emulation::access(p, bytes, Access::how, __builtin_return_address(0))
+#define FOR_SIZE(n) \
+  void __tsan_read##n(void* p) { WATCH(p, n, kRead); } \
+  void __tsan_write##n(void* p) { WATCH(p, n, kWrite); } \
+  void __tsan_unaligned_read##n(void* p) { WATCH(p, n, kRead); } \
+  void __tsan_unaligned_write##n(void* p) { WATCH(p, n, kWrite); } \
+  void __tsan_volatile_read##n(void* p) { WATCH(p, n, kRead); } \
+  void __tsan_volatile_write##n(void* p) { WATCH(p, n, kWrite); }
 
 #define FOR_KIND(kind, what) \
   void __ubsan_handle_##kind(const Place* at) { undefined(what, *at); }
@@ -40,8 +42,8 @@ FOR_SIZE(2)
 FOR_SIZE(4)
 FOR_SIZE(8)
 FOR_SIZE(16)
-void __tsan_read_range(void* p, std::size_t bytes) { emulation::access(p, bytes, Access::kRead); }
-void __tsan_write_range(void* p, std::size_t bytes) { emulation::access(p, bytes, Access::kWrite); }
+void __tsan_read_range(void* p, std::size_t bytes) { WATCH(p, bytes, kRead); }
+void __tsan_write_range(void* p, std::size_t bytes) { WATCH(p, bytes, kWrite); }
 void __tsan_init() {}
 
 FOR_KIND(add_overflow, "signed overflow of +")

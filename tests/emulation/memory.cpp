@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "scheduler.h"
 #include "symbols.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -14,6 +15,7 @@
 
 // Where every `extern __shared__` array begins; build.py gives it their names as well.
 extern "C" thread_local unsigned char emulation_dynamic_shared[];
+constexpr std::size_t kGap = 64;  // bytes that build.py puts behind any other
 
 namespace emulation {
 namespace {
@@ -67,17 +69,21 @@ bool reads_before(const Region& region, const Cell& cell) {
   return !cell.read_lanes || before(region, cell.read_time, cell.read_warp, cell.read_lanes);
 }
 
+const void* place;  // in the code, of the access that is looked at
+
+[[noreturn]] void report(const std::string& what) { fault(what + code_place(place)); }
+
 std::string where(const Region& region, std::uintptr_t at) { return " at byte " + std::to_string(at - region.begin) + " of " + region.name; }
 
 [[noreturn]] void race(const Region& region, const Cell& cell, std::uintptr_t at, const char* does, bool with_write) {
   std::string other = "another thread read";
   if (with_write) other = (cell.write_time < now.block ? "another block, " : "") + ("thread " + text(index_of(cell.writer, blockDim))) + " wrote";
-  fault("race: " + std::string(does) + where(region, at) + ", which " + other + " with no barrier in between");
+  report("race: " + std::string(does) + where(region, at) + ", which " + other + " with no barrier in between");
 }
 
 void read(Region& region, Cell& cell, std::uintptr_t at) {
   if (region.use != Use::kBuffer && cell.write_time < (region.use == Use::kShared ? now.block : 1))
-    fault("uninitialised: reads" + where(region, at) + ", which no thread has written");
+    report("uninitialised: reads" + where(region, at) + ", which no thread has written");
   if (cell.write_time && !write_before(region, cell)) race(region, cell, at, "reads", true);
   const auto warp = std::uint16_t(running->warp());
   if (reads_before(region, cell)) cell.read_lanes = 0, cell.read_warp = warp;
@@ -94,21 +100,20 @@ void write(Region& region, Cell& cell, std::uintptr_t at, bool atomic) {
 
 void update(Region& region, Cell& cell, std::uintptr_t at, Access how) {
   const bool uninitialised = region.use == Use::kShared && cell.write_time < now.block;
-  if (how == Access::kAtomic && uninitialised) fault("uninitialised: updates" + where(region, at) + ", which no thread has written");
+  if (how == Access::kAtomic && uninitialised) report("uninitialised: updates" + where(region, at) + ", which no thread has written");
   if (how == Access::kRead) read(region, cell, at);
   else write(region, cell, at, how == Access::kAtomic);
 }
 
 // Says how far off an access is from the memory next to it.
 [[noreturn]] void outside(std::uintptr_t at, std::size_t bytes, Access how) {
-  const auto distance = [&](const Region& r) { return at < r.begin ? r.begin - at : at + bytes > r.end ? at + bytes - r.end : 0; };
-  std::vector<const Region*> all;
-  for (const auto* regions : {&tensors, &own})
-    for (const Region& region : *regions) all.push_back(&region);
-  const Region* near = *std::min_element(all.begin(), all.end(), [&](auto* a, auto* b) { return distance(*a) < distance(*b); });
-  fault("out of bounds: " + std::string(how == Access::kRead ? "reads " : "writes ") + std::to_string(bytes) + " bytes, of which the last is " +
-        std::to_string(std::int64_t(at + bytes - near->end)) + " bytes behind the end of " + near->name + " (" +
-        std::to_string(near->end - near->begin) + " bytes)");
+  const auto beyond = [&](const Region& r) { return at < r.begin ? r.begin - at : at + bytes > r.end ? at + bytes - r.end : 0; };
+  const Region* near = &own.front();
+  for (const auto* regions : {&own, &tensors})
+    for (const Region& region : *regions)
+      if (beyond(region) < beyond(*near)) near = &region;
+  report("out of bounds: " + std::string(how == Access::kRead ? "reads " : "writes ") + std::to_string(bytes) + " bytes, which go " +
+         std::to_string(beyond(*near)) + " bytes beyond the " + (at < near->begin ? "beginning" : "end") + " of " + near->name);
 }
 
 Region& region_of(std::uintptr_t at, std::size_t bytes, Access how) {
@@ -118,17 +123,22 @@ Region& region_of(std::uintptr_t at, std::size_t bytes, Access how) {
   outside(at, bytes, how);
 }
 
-// The arrays that kernels declare __shared__.
+// `room`: how many bytes from its beginning on no other array has.
+void add_shared(unsigned char* data, std::size_t bytes, [[maybe_unused]] std::size_t room, const std::string& name) {
+  own.push_back(region(data, bytes, name, Use::kShared));
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_poison_memory_region(data, room);
+  __asan_unpoison_memory_region(data, bytes);
+#endif
+}
+
+// The arrays that kernels declare __shared__. Those of unknown size have none in the symbol table.
 void add_shared(std::size_t dynamic) {
   unsigned char* const memory = emulation_dynamic_shared;
-  const unsigned char* const base = memory - thread_local_offset("emulation_dynamic_shared");
+  unsigned char* const base = memory - thread_local_offset("emulation_dynamic_shared");
   for (const Symbol& symbol : thread_local_symbols())
-    if (symbol.bytes) own.push_back(region(base + symbol.offset, symbol.bytes, "shared memory " + symbol.name, Use::kShared));
-  own.push_back(region(memory, dynamic, "dynamic shared memory", Use::kShared));
-#if defined(__SANITIZE_ADDRESS__)
-  __asan_poison_memory_region(memory, kMostShared);
-  __asan_unpoison_memory_region(memory, dynamic);
-#endif
+    if (symbol.bytes) add_shared(base + symbol.offset, symbol.bytes, symbol.bytes + kGap, "shared memory " + symbol.name);
+  add_shared(memory, dynamic, kMostShared, "dynamic shared memory");
 }
 
 }  // namespace
@@ -136,12 +146,17 @@ void add_shared(std::size_t dynamic) {
 void watch(const void* data, std::size_t bytes, const std::string& name, Use use) { tensors.push_back(region(data, bytes, name, use)); }
 void forget_all() { tensors.clear(); }
 
-void check_access(const void* address, std::size_t bytes, Access how) {
-  if (!running) return;  // it is not a kernel that asks
+void access(const void* address, std::size_t bytes, Access how, const void* code) {
+#if defined(__SANITIZE_ADDRESS__)
+  return;  // only atomics come here then
+#endif
   const std::uintptr_t at = number(address);
+  if (at - number(own_stack) < kStack || !watching) return;
+  const Unwatched unwatched;
+  place = code;
   Region& region = region_of(at, bytes, how);
   if (region.use == Use::kInput) {
-    if (how != Access::kRead) fault("writes" + where(region, at) + ", an input");
+    if (how != Access::kRead) report("writes" + where(region, at) + ", an input");
     return;
   }
   const std::size_t first = at - region.begin;

@@ -3,12 +3,11 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <string>
 
-#include "scheduler.h"
-
 namespace emulation {
+
+struct Grid;
 
 // kInput is only read, kOutput is not read before it is written, kBuffer is both.
 enum class Use { kInput, kOutput, kBuffer, kShared };
@@ -19,14 +18,9 @@ void forget_all();
 
 enum class Access { kRead, kWrite, kAtomic };
 
-// To be called before the running thread does it, with memory other than its own stack; does not
-// return if that is wrong.
-void check_access(const void* address, std::size_t bytes, Access how);
-
-inline void access(const void* address, std::size_t bytes, Access how) {
-  const auto at = reinterpret_cast<std::uintptr_t>(address), stack = reinterpret_cast<std::uintptr_t>(own_stack);
-  if (at - stack >= kStack) check_access(address, bytes, how);
-}
+// To be called before the running thread does it, at this place in the code; does not return if that
+// is wrong.
+void access(const void* address, std::size_t bytes, Access how, const void* code);
 
 // Shared memory is as large as the grid asks for, and uninitialised when a block begins.
 void begin_grid(const Grid& grid);

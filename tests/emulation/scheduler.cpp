@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdio>
 #include <numeric>
 #include <random>
 #include <stdexcept>
@@ -14,7 +15,7 @@
 #include "symbols.h"
 
 #if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/common_interface_defs.h>
+#include <sanitizer/asan_interface.h>
 #endif
 
 namespace emulation {
@@ -68,6 +69,11 @@ std::string report(unsigned rank, const std::string& what) {
   return "kernel " + function_name(block.grid->kernel) + ", block " + text(blockIdx) + ", " + name_of(rank) + ": " + what;
 }
 
+// Follows the address sanitizer's own report.
+[[maybe_unused]] void report_address(const char*) {
+  if (running) std::fprintf(stderr, "%s\n", report(running->rank, "the address sanitizer stopped here").c_str());
+}
+
 std::string place(const Meeting& m) {
   const std::string file = m.at.file_name();
   return std::string(m.what) + " (" + file.substr(file.rfind('/') + 1) + ":" + std::to_string(m.at.line()) + ")";
@@ -75,7 +81,9 @@ std::string place(const Meeting& m) {
 
 void enter() {
   current().arrived(&block.main);
+  watching = true;
   block.grid->call(block.grid->kernel, block.grid->arguments);
+  watching = false;
   current().state = State::done;
   current().switch_to(block.main, true);
 }
@@ -190,7 +198,7 @@ void resume(Fiber& fiber) {
   running = &fiber, own_stack = static_cast<unsigned char*>(fiber.bottom);
   threadIdx = index_of(fiber.rank, blockDim);
   block.main.switch_to(fiber);
-  running = nullptr, own_stack = nullptr;
+  running = nullptr, own_stack = nullptr, watching = false;
   if (!block.fault.empty()) throw std::runtime_error(block.fault);
 }
 
@@ -236,6 +244,7 @@ void fault(const std::string& what) {
 }
 
 void meet(const Meeting& meeting) {
+  const Unwatched unwatched;
   if (meeting.mask) check_mask(meeting);
   Fiber& fiber = current();
   fiber.meeting = meeting, fiber.state = State::waiting;
@@ -249,6 +258,7 @@ void meet(const Meeting& meeting, std::uint64_t value, std::uint64_t* values) {
 }
 
 void check_source(const Meeting& meeting, int lane) {
+  const Unwatched unwatched;
   if (!(meeting.mask >> lane & 1)) fault(place(meeting) + " from lane " + std::to_string(lane) + ", which its mask does not name");
 }
 
@@ -259,6 +269,9 @@ void run(const Grid& grid) {
   blockDim = grid.threads;
   gridDim = {std::min(grid.blocks.x, settings.most_blocks), grid.blocks.y, grid.blocks.z};
   block.grid = &grid, block.fault.clear();
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_set_error_report_callback(report_address);
+#endif
   block.fibers.resize(blockDim.x * blockDim.y * blockDim.z);
   now.grid = ++now.now;
   begin_grid(grid);

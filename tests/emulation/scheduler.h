@@ -53,6 +53,14 @@ struct Thread {
 inline Thread* running = nullptr;
 inline unsigned char* own_stack = nullptr;
 
+// Whether a kernel's code runs. Not so while the emulation works for it, which shares inline functions
+// of the standard library with the kernels: the linker may keep the copy that is watched.
+inline bool watching = false;
+struct Unwatched {
+  Unwatched() { watching = false; }
+  ~Unwatched() { watching = true; }
+};
+
 // Time goes on whenever threads have met, and when a block or a grid begins.
 struct Clock { std::uint32_t now = 0, grid = 0, block = 0, barrier = 0; };
 inline Clock now;

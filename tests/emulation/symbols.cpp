@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <elf.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
@@ -78,6 +79,12 @@ std::string function_name(const void* function) {
   for (const Symbol& symbol : library().functions)
     if (symbol.offset == at) return short_name(demangled(symbol.name.c_str()));
   return "?";
+}
+
+std::string code_place(const void* address) {
+  char text[32];
+  std::snprintf(text, sizeof text, " [+0x%lx]", static_cast<unsigned long>(reinterpret_cast<std::uintptr_t>(address) - library().base));
+  return text;
 }
 
 }  // namespace emulation

@@ -18,5 +18,7 @@ std::uint64_t thread_local_offset(const std::string& name);
 // "forward_kernel<float, 8, false, true>"
 std::string function_name(const void* function);
 
+// " [+0x1234]" in the library, for addr2line.
+std::string code_place(const void* address);
 
 }  // namespace emulation

@@ -54,7 +54,7 @@ template <class T, class F> T reduce(const Meeting& meeting, T value, const F& c
 
 // *at becomes change(*at); what it was.
 template <class T, class F> __attribute__((noinline, no_sanitize("thread"))) T update(T* at, const F& change) {
-  access(at, sizeof(T), Access::kAtomic);
+  access(at, sizeof(T), Access::kAtomic, __builtin_return_address(0));
   const T old = *at;
   *at = change(old);
   return old;

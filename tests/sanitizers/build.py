@@ -1,0 +1,79 @@
+"""Builds the CPU kernels with sanitizers, and says how to run a program that loads such a library."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+
+from tests.emulation.build import COMMON, ROOT, compiler, kept, run
+
+HERE = Path(__file__).parent
+ISAS = {
+    "portable": (),
+    "avx2": ("-mavx2", "-mfma"),
+    "avx512": ("-mavx2", "-mfma", "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw"),
+}
+_RUNNABLE = {"AVX512": 3, "AVX2": 2}
+THREAD = ("-fsanitize=thread", "-DFLOWKERN_SANITIZED", "-Wno-psabi", "-Wno-uninitialized")
+
+
+def runnable():
+    """The instruction sets of this machine."""
+    import torch
+
+    return [*ISAS][: _RUNNABLE.get(torch.backends.cpu.get_cpu_capability(), 1)]
+
+
+def address_library(csrc=ROOT / "csrc"):
+    """libflowkern_cpu.so with the address and undefined-behaviour sanitizers, by setup.py."""
+
+    def build(folder):
+        environment = os.environ | {"FLOWKERN_SANITIZE": "1", "FLOWKERN_CUDA": "0"}
+        command = [sys.executable, "setup.py", "-q", "build_ext", f"--build-lib={folder}"]
+        command += [f"--build-temp={folder / 'temp'}"]
+        done = subprocess.run(
+            command, cwd=csrc.parent, env=environment, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+
+    return kept("flowkern/libflowkern_cpu.so", [csrc, ROOT / "setup.py"], build)
+
+
+def thread_library():
+    """The CPU loops with the thread sanitizer, and entry points that use several threads."""
+    csrc = ROOT / "csrc"
+
+    def build(folder):
+        jobs = [
+            (source, (*flags, f"-DFLOWKERN_ISA={isa}"), folder / f"{source.stem}-{isa}.o")
+            for source in sorted(csrc.glob("*/*_simd.cpp"))
+            for isa, flags in ISAS.items()
+        ]
+        jobs.append((HERE / "threads.cpp", (), folder / "threads.o"))
+        run(*((*COMMON, *THREAD, f"-I{csrc}", *flags, "-c", s, "-o", o) for s, flags, o in jobs))
+        run(("-shared", *THREAD, *(o for _, _, o in jobs), "-o", folder / "threads.so"))
+
+    return kept("threads.so", [csrc, HERE / "threads.cpp", HERE.parent / "emulation"], build)
+
+
+def command(sanitizer, *arguments):
+    """The command line of Python with "address" or "thread" there before everything else."""
+    library = {"address": "libasan.so", "thread": "libtsan.so"}[sanitizer]
+    # The address sanitizer looks for the functions that throw when it is loaded.
+    files = " ".join(_path(name) for name in (library, "libstdc++.so"))
+    # The thread sanitizer wants memory where it is without randomisation.
+    plain = ["setarch", "-R"] if sanitizer == "thread" else []
+    return [*plain, "env", f"LD_PRELOAD={files}", sys.executable, *arguments]
+
+
+def environment(**variables):
+    """Without leaks, of which Python has its own, and on one thread of torch's."""
+    return os.environ | {"ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "1", **variables}
+
+
+def _path(name):
+    done = subprocess.run([compiler(), f"-print-file-name={name}"], capture_output=True, text=True)
+    return done.stdout.strip()
