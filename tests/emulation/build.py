@@ -47,18 +47,37 @@ def built(flags, sources=kernels(), csrc=ROOT / "csrc"):
     """Path of a library of these sources. flags: CHECKED or ADDRESS; csrc: where the headers are."""
     # The runtime is not to be watched by its own hooks.
     quiet = () if flags == CHECKED else flags
-    watched, plain = (*COMMON, *flags, *KERNEL), (*COMMON, "-O2", *quiet, f"-I{csrc}")
+    runtime, watched = (*COMMON, "-O2", *quiet), (*COMMON, *flags, *KERNEL)
+    jobs = [(s, watched if s.suffix == ".cu" else runtime, csrc) for s in sources]
+    jobs += [(s, runtime, None) for s in RUNTIME]
+    assembler = translated(jobs, _spaced)
 
-    def build(folder):
-        jobs = [(s, watched if s.suffix == ".cu" else plain) for s in (*sources, *RUNTIME)]
-        assembler = [folder / f"{source.stem}.s" for source, _ in jobs]
-        run(*((*options, "-S", s, "-o", a) for (s, options), a in zip(jobs, assembler)))
-        for path in assembler:
-            path.write_text(_spaced(path.read_text()))
+    def link(folder):
         (folder / "shared.s").write_text(_dynamic_shared(assembler))
-        run(("-shared", *quiet, *assembler, folder / "shared.s", "-o", folder / "kernels.so"))
+        run("-shared", *quiet, *assembler, folder / "shared.s", "-o", folder / "kernels.so")
 
-    return kept("kernels.so", [*sources, csrc, HERE, flags], build)
+    return kept("kernels.so", [quiet, *assembler], link)
+
+
+def translated(jobs, change=str):
+    """Assembler code, after `change`, of each (source, options, csrc or None), two at a time."""
+
+    def one(job):
+        source, options, csrc = job
+        headers = [HERE]
+        if csrc and source.is_relative_to(csrc):
+            headers += [source.parent, csrc / "common"]
+        elif csrc:
+            headers += csrc.rglob("*.h")
+
+        def compile(folder):
+            run(*options, *([f"-I{csrc}"] if csrc else []), "-S", source, "-o", folder / "code.s")
+            (folder / "code.s").write_text(change((folder / "code.s").read_text()))
+
+        return kept("code.s", [options, source, *headers], compile)
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(one, jobs))
 
 
 def _spaced(code):
@@ -84,7 +103,7 @@ def kept(name, inputs, build):
 
     inputs: files, folders of them, and whatever else has a repr.
     """
-    folder = ROOT / "build" / "tests" / _digest([compiler(), COMMON, KERNEL, *inputs])
+    folder = ROOT / "build" / "tests" / _digest([compiler(), *inputs])
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / "done"
     with open(folder / "lock", "w") as lock:
@@ -96,11 +115,14 @@ def kept(name, inputs, build):
 
 
 def _digest(inputs):
+    """Of the contents and names of files, wherever they lie, and of what else there is."""
     digest = hashlib.sha256()
     for value in inputs:
-        digest.update(repr(value).encode())
-        for path in _sources(value) if isinstance(value, Path) else ():
-            digest.update(path.name.encode() + path.read_bytes())
+        if isinstance(value, Path):
+            for path in _sources(value):
+                digest.update(path.name.encode() + path.read_bytes())
+        else:
+            digest.update(repr(value).encode())
     return digest.hexdigest()[:16]
 
 
@@ -114,17 +136,12 @@ def compiler():
     return os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
 
 
-def run(*jobs):
-    """Runs the compiler once per job, a sequence of arguments; two at a time."""
-
-    def one(arguments):
-        command = [compiler(), *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode or done.stderr:
-            raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
-
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(one, jobs))
+def run(*arguments):
+    """Runs the compiler, which has to be silent."""
+    command = [compiler(), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode or done.stderr:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
 
 
 def located(report, library):

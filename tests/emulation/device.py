@@ -7,6 +7,8 @@ from unittest import mock
 
 import torch
 
+import flowkern  # noqa: F401  (registers the ops that are replaced here)
+
 from tests.emulation import build
 
 FORWARD, REVERSED, RANDOM = range(3)

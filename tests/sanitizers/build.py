@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 
-from tests.emulation.build import COMMON, ROOT, compiler, kept, run
+from tests.emulation.build import COMMON, ROOT, compiler, kept, run, translated
 
 HERE = Path(__file__).parent
 ISAS = {
@@ -16,7 +16,9 @@ ISAS = {
     "avx512": ("-mavx2", "-mfma", "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw"),
 }
 _RUNNABLE = {"AVX512": 3, "AVX2": 2}
-THREAD = ("-fsanitize=thread", "-DFLOWKERN_SANITIZED", "-Wno-psabi", "-Wno-uninitialized")
+_QUIET = ("-Wno-psabi", "-Wno-uninitialized", "-Wno-maybe-uninitialized")
+THREAD = ("-fsanitize=thread",)
+ADDRESS = ("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
 
 
 def runnable():
@@ -42,21 +44,19 @@ def address_library(csrc=ROOT / "csrc"):
     return kept("flowkern/libflowkern_cpu.so", [csrc, ROOT / "setup.py"], build)
 
 
-def thread_library():
-    """The CPU loops with the thread sanitizer, and entry points that use several threads."""
-    csrc = ROOT / "csrc"
+def loops_library(flags, isa, csrc=ROOT / "csrc"):
+    """The CPU loops for one instruction set, called from several threads (threads.cpp).
 
-    def build(folder):
-        jobs = [
-            (source, (*flags, f"-DFLOWKERN_ISA={isa}"), folder / f"{source.stem}-{isa}.o")
-            for source in sorted(csrc.glob("*/*_simd.cpp"))
-            for isa, flags in ISAS.items()
-        ]
-        jobs.append((HERE / "threads.cpp", (), folder / "threads.o"))
-        run(*((*COMMON, *THREAD, f"-I{csrc}", *flags, "-c", s, "-o", o) for s, flags, o in jobs))
-        run(("-shared", *THREAD, *(o for _, _, o in jobs), "-o", folder / "threads.so"))
-
-    return kept("threads.so", [csrc, HERE / "threads.cpp", HERE.parent / "emulation"], build)
+    flags: THREAD or ADDRESS.
+    """
+    options = (*COMMON, *flags, *_QUIET, *ISAS[isa], "-DFLOWKERN_SANITIZED", f"-DFLOWKERN_ISA={isa}")
+    sources = (*sorted(csrc.glob("*/*_simd.cpp")), HERE / "threads.cpp")
+    code = translated([(source, options, csrc) for source in sources])
+    return kept(
+        "loops.so",
+        [flags, *code],
+        lambda folder: run("-shared", *flags, *code, "-o", folder / "loops.so"),
+    )
 
 
 def command(sanitizer, *arguments):

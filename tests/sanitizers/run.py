@@ -1,51 +1,44 @@
-"""Runs cases in this process: `python -m tests.sanitizers.run (cuda|cpu|threads) [case …]`.
+"""Runs cases in this process: `python -m tests.sanitizers.run (kernels|torch) LIBRARY [case …]`.
 
-Meant for a process that began with a sanitizer (see build.command), which ends it at the first fault.
-cuda: the emulated CUDA kernels. cpu: the CPU kernels with their torch side. threads: the CPU loops,
-several threads to a call. Without names, all cases.
+kernels: a library with the entry points of tests/emulation/kernels.cpp. torch: one that registers its
+kernels with torch's dispatcher. Without names, all cases. Under a sanitizer (see build.command) the
+process ends at the first fault.
 """
 
 import contextlib
-import functools
 import sys
 
 import torch
 
-from tests.sanitizers import build
 
-
-def load_sanitized():
-    """flowkern, when it is imported, loads the CPU kernels that are built with sanitizers."""
-    load, library = torch.ops.load_library, build.address_library()
-    torch.ops.load_library = lambda path: load(library)
-
-
-def context(backend):
-    """Within it, the ops on backend "cpu" are those to be tested."""
+def context(kind, library):
+    """Within it, the ops on backend "cpu" are those of the library."""
+    if kind == "torch":
+        load = torch.ops.load_library
+        torch.ops.load_library = lambda path: load(library)  # when flowkern is imported
+        return contextlib.nullcontext()
     from tests.emulation import device
 
-    if backend == "cuda":
-        return device.emulated()
-    if backend == "threads":
-        library = functools.partial(device.load, build.thread_library())
-        return device.emulated(library)
-    return contextlib.nullcontext()
+    return device.emulated(lambda: device.load(library))
 
 
-def main(backend, *names):
-    if backend == "cpu":
-        load_sanitized()
+def check(case):
     from tests import cases
-    from tests.emulation.test_kernels import CASES, EDGES
 
+    for dtype in (torch.float32, torch.float64):
+        for inverse in (False, True):
+            cases.check(case, "cpu", dtype, inverse=inverse)
+
+
+def main(kind, library, *names):
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
-    chosen = names or [*CASES, *EDGES]
-    with context(backend):
+    with context(kind, library):
+        from tests.emulation.test_kernels import CASES, EDGES
+
+        chosen = names or [*CASES, *EDGES]
         for name in chosen:
-            for dtype in (torch.float32, torch.float64):
-                for inverse in (False, True):
-                    cases.check((CASES | EDGES)[name], "cpu", dtype, inverse=inverse)
+            check((CASES | EDGES)[name])
     print(f"{len(chosen)} cases")
 
 

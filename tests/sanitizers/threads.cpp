@@ -1,8 +1,6 @@
 // Entry points as those of tests/emulation/kernels.cpp, to the CPU loops: four threads work on a call,
-// and take a few rows at a time. FLOWKERN_CPU chooses the instruction set.
+// and take a few rows at a time. FLOWKERN_ISA names the instruction set.
 #include <atomic>
-#include <cstdlib>
-#include <string>
 #include <thread>
 
 #include "../emulation/problems.h"
@@ -21,23 +19,17 @@ template <class F> void in_threads(std::int64_t rows, const F& loop) {
   for (std::thread& thread : threads) thread.join();
 }
 
-template <class P> using Loop = void (*)(const P&, std::int64_t, std::int64_t);
-
-template <class P> Loop<P> chosen(Loop<P> portable, Loop<P> avx2, Loop<P> avx512) {
-  const std::string isa = std::getenv("FLOWKERN_CPU");
-  return isa == "avx512" ? avx512 : isa == "avx2" ? avx2 : portable;
-}
-#define BY_ISA(P, loop) chosen<P>(flowkern::portable::loop, flowkern::avx2::loop, flowkern::avx512::loop)
+namespace loops = flowkern::FLOWKERN_ISA;
 
 template <class S> void run_spline(const Call& c) {
-  using P = SplineProblem<S>;
-  const auto loop = c.grad_y.data ? BY_ISA(P, spline_backward) : BY_ISA(P, spline_forward);
-  in_threads(c.sizes[0], [p = spline<S>(c), loop](auto begin, auto end) { loop(p, begin, end); });
+  in_threads(c.sizes[0], [&, p = spline<S>(c)](auto begin, auto end) {
+    c.grad_y.data ? loops::spline_backward(p, begin, end) : loops::spline_forward(p, begin, end);
+  });
 }
 template <class S> void run_affine(const Call& c) {
-  using P = AffineProblem<S>;
-  const auto loop = c.grad_y.data ? BY_ISA(P, affine_backward) : BY_ISA(P, affine_forward);
-  in_threads(c.sizes[0], [p = affine<S>(c), loop](auto begin, auto end) { loop(p, begin, end); });
+  in_threads(c.sizes[0], [&, p = affine<S>(c)](auto begin, auto end) {
+    c.grad_y.data ? loops::affine_backward(p, begin, end) : loops::affine_forward(p, begin, end);
+  });
 }
 
 }  // namespace
