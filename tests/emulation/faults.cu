@@ -23,8 +23,12 @@ __device__ float* dynamic_memory() {
 
 // --- out of bounds -------------------------------------------------------------------------------
 
-template <bool wrong> __global__ void global_read(const float* in, float* out) { out[here()] = in[here() + wrong]; }
-template <bool wrong> __global__ void global_write(const float* in, float* out) { out[here() - wrong] = in[here()]; }
+template <bool wrong> __global__ void global_read(const float* in, float* out) {
+  out[here()] = in[here() + wrong];
+}
+template <bool wrong> __global__ void global_write(const float* in, float* out) {
+  out[here() - wrong] = in[here()];
+}
 template <bool wrong> __global__ void input_written(const float* in, float* out) {
   (wrong ? const_cast<float*>(in) : out)[here()] = 1;
 }
@@ -223,7 +227,17 @@ template <bool wrong> __global__ void right(const float* in, float* out) {
   const int sum = __reduce_add_sync(kAll, int(threadIdx.x));
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = value;
   __syncthreads();
-  out[here()] = value + float(most + first + __popc(even) + sum + __any_sync(kAll, wrong) + __all_sync(kAll, 1)) + float(warps[0] - warps[1]);
+  const int votes = __any_sync(kAll, wrong) + __all_sync(kAll, 1);
+  out[here()] = value + float(most + first + __popc(even) + sum + votes) + float(warps[0] - warps[1]);
+}
+
+// Blocks of 4 × 2 × 8 threads in a grid of 1 × 2 × 1, which use `dynamic` floats of shared memory.
+__global__ void dimensions(float* out, int dynamic) {
+  const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
+  if (thread == 0) dynamic_memory()[dynamic - 1] = float(1000 * blockIdx.y);
+  __syncthreads();
+  const unsigned at = blockIdx.y * kThreads + thread;
+  out[at] = dynamic_memory()[dynamic - 1] + float(threadIdx.x + 10 * threadIdx.y + 100 * threadIdx.z);
 }
 
 // -------------------------------------------------------------------------------------------------
@@ -232,13 +246,17 @@ using Kernel = void (*)(const float*, float*);
 struct Fault { const char* name; Kernel kernels[2]; };
 #define FAULT(name) {#name, {name<false>, name<true>}}
 constexpr Fault kFaults[] = {
-    FAULT(global_read), FAULT(global_write), FAULT(input_written), FAULT(dynamic_shared), FAULT(static_shared), FAULT(static_shared_pointer),
-    FAULT(static_shared_index), FAULT(local_index), FAULT(local_pointer), FAULT(overflow), FAULT(shift), FAULT(misaligned),
-    FAULT(conversion), FAULT(barrier_after_exit), FAULT(barrier_in_a_branch), FAULT(two_barriers), FAULT(shuffle_from_exited),
-    FAULT(shuffle_not_reached), FAULT(shuffle_outside_of_mask), FAULT(mask_without_itself), FAULT(shared_not_written),
-    FAULT(left_by_another_block), FAULT(output_not_written), FAULT(read_without_barrier), FAULT(rewritten_without_barrier),
-    FAULT(both_write), FAULT(read_without_syncwarp), FAULT(written_after_read), FAULT(tile_too_small), FAULT(syncwarp_between_warps), FAULT(global_race),
-    FAULT(race_of_blocks), FAULT(atomic_and_plain), FAULT(right)};
+    FAULT(global_read), FAULT(global_write), FAULT(input_written), FAULT(dynamic_shared),
+    FAULT(static_shared), FAULT(static_shared_pointer), FAULT(static_shared_index), FAULT(local_index),
+    FAULT(local_pointer), FAULT(overflow), FAULT(shift), FAULT(misaligned), FAULT(conversion),
+    FAULT(barrier_after_exit), FAULT(barrier_in_a_branch), FAULT(two_barriers), FAULT(shuffle_from_exited),
+    FAULT(shuffle_not_reached), FAULT(shuffle_outside_of_mask), FAULT(mask_without_itself),
+    FAULT(shared_not_written), FAULT(left_by_another_block), FAULT(output_not_written),
+    FAULT(read_without_barrier), FAULT(rewritten_without_barrier), FAULT(both_write),
+    FAULT(read_without_syncwarp), FAULT(written_after_read), FAULT(tile_too_small),
+    FAULT(syncwarp_between_warps), FAULT(global_race), FAULT(race_of_blocks), FAULT(atomic_and_plain),
+    FAULT(right),
+};
 
 std::string report;
 
@@ -255,7 +273,8 @@ extern "C" const char* run_fault(const char* name, bool wrong, int schedule, uns
   using namespace faults;
   constexpr std::size_t bytes = sizeof(float) * kCount;
   emulation::settings = {schedule, seed};
-  float *in = static_cast<float*>(std::aligned_alloc(16, bytes)), *out = static_cast<float*>(std::aligned_alloc(16, bytes));
+  float* const in = static_cast<float*>(std::aligned_alloc(16, bytes));
+  float* const out = static_cast<float*>(std::aligned_alloc(16, bytes));
   for (int i = 0; i < kCount; ++i) in[i] = float(i);
   emulation::forget_all();
   emulation::watch(in, bytes, "in", emulation::Use::kInput);
@@ -270,4 +289,17 @@ extern "C" const char* run_fault(const char* name, bool wrong, int schedule, uns
   std::memcpy(result, out, bytes);
   std::free(in), std::free(out);
   return report.empty() ? nullptr : report.c_str();
+}
+
+// Likewise `dimensions`, with so much shared memory allowed before; what the launch returns.
+extern "C" int run_dimensions(int dynamic, int allowed, float* out) {
+  emulation::settings = {};
+  emulation::forget_all();
+  emulation::watch(out, sizeof(float) * faults::kCount, "out", emulation::Use::kOutput);
+  const int bytes = int(sizeof(float));
+  const cudaLaunchConfig_t config{dim3(1, 2), dim3(4, 2, 8), std::size_t(bytes * dynamic), nullptr};
+  constexpr auto most = cudaFuncAttributeMaxDynamicSharedMemorySize;
+  const auto error = cudaFuncSetAttribute(faults::dimensions, most, bytes * allowed);
+  if (error != cudaSuccess) return error;
+  return cudaLaunchKernelEx(&config, faults::dimensions, out, dynamic);
 }

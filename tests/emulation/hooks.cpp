@@ -18,7 +18,8 @@ struct Place {
 [[noreturn]] void undefined(const char* what, const Place& at) {
   const emulation::Unwatched unwatched;
   const std::string file = at.file;
-  emulation::fault("undefined behaviour: " + std::string(what) + " (" + file.substr(file.rfind('/') + 1) + ":" + std::to_string(at.line) + ")");
+  const std::string line = file.substr(file.rfind('/') + 1) + ":" + std::to_string(at.line);
+  emulation::fault("undefined behaviour: " + std::string(what) + " (" + line + ")");
 }
 
 }  // namespace

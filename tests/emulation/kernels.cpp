@@ -20,9 +20,16 @@ template <class S> void run_affine(const Call& c) {
 void watch_all(const Call& c) {
   using emulation::Use;
   const struct { const char* name; const Tensor& tensor; Use use; } all[] = {
-      {"x", c.x, Use::kInput}, {"params", c.params, Use::kInput}, {"index", c.index, Use::kInput}, {"bound", c.bounds, Use::kInput},
-      {"grad_y", c.grad_y, Use::kInput}, {"grad_logabsdet", c.grad_logabsdet, Use::kInput},
-      {c.grad_y.data ? "grad_x" : "y", c.y, Use::kOutput}, {"logabsdet", c.logabsdet, Use::kOutput}, {"grad_params", c.grad_params, Use::kOutput}};
+      {"x", c.x, Use::kInput},
+      {"params", c.params, Use::kInput},
+      {"index", c.index, Use::kInput},
+      {"bound", c.bounds, Use::kInput},
+      {"grad_y", c.grad_y, Use::kInput},
+      {"grad_logabsdet", c.grad_logabsdet, Use::kInput},
+      {c.grad_y.data ? "grad_x" : "y", c.y, Use::kOutput},
+      {"logabsdet", c.logabsdet, Use::kOutput},
+      {"grad_params", c.grad_params, Use::kOutput},
+  };
   emulation::forget_all();
   for (const auto& [name, tensor, use] : all)
     if (tensor.data) emulation::watch(tensor.data, std::size_t(tensor.bytes), name, use);
@@ -50,5 +57,7 @@ const char* rational_quadratic_spline(const Call* c, bool wide) {
 const char* affine_coupling(const Call* c, bool wide) {
   return reported(*c, [&] { wide ? run_affine<double>(*c) : run_affine<float>(*c); });
 }
-void settings(int schedule, unsigned seed, unsigned most_blocks) { emulation::settings = {schedule, seed, most_blocks}; }
+void settings(int schedule, unsigned seed, unsigned most_blocks) {
+  emulation::settings = {schedule, seed, most_blocks};
+}
 }

@@ -63,7 +63,7 @@ bool before(const Region& region, std::uint32_t time, unsigned warp, std::uint32
 }
 
 bool write_before(const Region& region, const Cell& cell) {
-  return before(region, cell.write_time, cell.writer / kWarp, 1u << cell.writer % kWarp);
+  return !cell.write_time || before(region, cell.write_time, cell.writer / kWarp, 1u << cell.writer % kWarp);
 }
 bool reads_before(const Region& region, const Cell& cell) {
   return !cell.read_lanes || before(region, cell.read_time, cell.read_warp, cell.read_lanes);
@@ -73,47 +73,57 @@ const void* place;  // in the code, of the access that is looked at
 
 [[noreturn]] void report(const std::string& what) { fault(what + code_place(place)); }
 
-std::string where(const Region& region, std::uintptr_t at) { return " at byte " + std::to_string(at - region.begin) + " of " + region.name; }
+std::string where(const Region& region, std::uintptr_t at) {
+  return " at byte " + std::to_string(at - region.begin) + " of " + region.name;
+}
 
-[[noreturn]] void race(const Region& region, const Cell& cell, std::uintptr_t at, const char* does, bool with_write) {
-  std::string other = "another thread read";
-  if (with_write) other = (cell.write_time < now.block ? "another block, " : "") + ("thread " + text(index_of(cell.writer, blockDim))) + " wrote";
-  report("race: " + std::string(does) + where(region, at) + ", which " + other + " with no barrier in between");
+std::string writer(const Cell& cell) {
+  const char* const block = cell.write_time < now.block ? "another block, " : "";
+  return block + ("thread " + text(index_of(cell.writer, blockDim))) + " wrote";
+}
+
+[[noreturn]] void race(const char* does, const std::string& place, const std::string& who) {
+  report("race: " + std::string(does) + place + ", which " + who + " with no barrier in between");
 }
 
 void read(Region& region, Cell& cell, std::uintptr_t at) {
-  if (region.use != Use::kBuffer && cell.write_time < (region.use == Use::kShared ? now.block : 1))
-    report("uninitialised: reads" + where(region, at) + ", which no thread has written");
-  if (cell.write_time && !write_before(region, cell)) race(region, cell, at, "reads", true);
+  if (!write_before(region, cell)) race("reads", where(region, at), writer(cell));
   const auto warp = std::uint16_t(running->warp());
-  if (reads_before(region, cell)) cell.read_lanes = 0, cell.read_warp = warp;
-  cell.read_warp = cell.read_warp == warp ? warp : kSeveral;
+  if (reads_before(region, cell)) cell.read_lanes = 0;
+  const bool alone = !cell.read_lanes || (cell.read_warp == warp && cell.read_time >= now.block);
+  cell.read_warp = alone ? warp : kSeveral;
   cell.read_lanes |= 1u << running->lane(), cell.read_time = now.now;
 }
 
 void write(Region& region, Cell& cell, std::uintptr_t at, bool atomic) {
-  const bool meet = atomic && cell.atomic;
-  if (cell.write_time && !meet && !write_before(region, cell)) race(region, cell, at, "writes", true);
-  if (!reads_before(region, cell)) race(region, cell, at, "writes", false);
+  const bool ordered = (atomic && cell.atomic) || write_before(region, cell);
+  if (!ordered) race("writes", where(region, at), writer(cell));
+  if (!reads_before(region, cell)) race("writes", where(region, at), "another thread read");
   cell = {now.now, 0, 0, std::uint16_t(running->rank), 0, atomic};
 }
 
 void update(Region& region, Cell& cell, std::uintptr_t at, Access how) {
-  const bool uninitialised = region.use == Use::kShared && cell.write_time < now.block;
-  if (how == Access::kAtomic && uninitialised) report("uninitialised: updates" + where(region, at) + ", which no thread has written");
+  const std::uint32_t first = region.use == Use::kShared ? now.block : 1;
+  if (how != Access::kWrite && cell.write_time < first)
+    report("uninitialised: reads" + where(region, at) + ", which no thread has written");
   if (how == Access::kRead) read(region, cell, at);
   else write(region, cell, at, how == Access::kAtomic);
 }
 
 // Says how far off an access is from the memory next to it.
 [[noreturn]] void outside(std::uintptr_t at, std::size_t bytes, Access how) {
-  const auto beyond = [&](const Region& r) { return at < r.begin ? r.begin - at : at + bytes > r.end ? at + bytes - r.end : 0; };
+  const std::uintptr_t end = at + bytes;
+  const auto beyond = [&](const Region& r) {
+    return at < r.begin ? r.begin - at : end > r.end ? end - r.end : 0;
+  };
   const Region* near = &own.front();
   for (const auto* regions : {&own, &tensors})
     for (const Region& region : *regions)
       if (beyond(region) < beyond(*near)) near = &region;
-  report("out of bounds: " + std::string(how == Access::kRead ? "reads " : "writes ") + std::to_string(bytes) + " bytes, which go " +
-         std::to_string(beyond(*near)) + " bytes beyond the " + (at < near->begin ? "beginning" : "end") + " of " + near->name);
+  const std::string does = how == Access::kRead ? "reads " : "writes ";
+  report("out of bounds: " + does + std::to_string(bytes) + " bytes, which go " +
+         std::to_string(beyond(*near)) + " bytes beyond the " + (at < near->begin ? "beginning" : "end") +
+         " of " + near->name);
 }
 
 Region& region_of(std::uintptr_t at, std::size_t bytes, Access how) {
@@ -124,8 +134,8 @@ Region& region_of(std::uintptr_t at, std::size_t bytes, Access how) {
 }
 
 // `room`: how many bytes from its beginning on no other array has.
-void add_shared(unsigned char* data, std::size_t bytes, [[maybe_unused]] std::size_t room, const std::string& name) {
-  own.push_back(region(data, bytes, name, Use::kShared));
+void add_array(void* data, std::size_t bytes, [[maybe_unused]] std::size_t room, const std::string& name) {
+  own.push_back(region(data, bytes, "shared memory" + name, Use::kShared));
 #if defined(__SANITIZE_ADDRESS__)
   __asan_poison_memory_region(data, room);
   __asan_unpoison_memory_region(data, bytes);
@@ -136,14 +146,16 @@ void add_shared(unsigned char* data, std::size_t bytes, [[maybe_unused]] std::si
 void add_shared(std::size_t dynamic) {
   unsigned char* const memory = emulation_dynamic_shared;
   unsigned char* const base = memory - thread_local_offset("emulation_dynamic_shared");
-  for (const Symbol& symbol : thread_local_symbols())
-    if (symbol.bytes) add_shared(base + symbol.offset, symbol.bytes, symbol.bytes + kGap, "shared memory " + symbol.name);
-  add_shared(memory, dynamic, kMostShared, "dynamic shared memory");
+  for (const auto& [name, offset, bytes] : thread_local_symbols())
+    if (bytes) add_array(base + offset, bytes, bytes + kGap, " " + name);
+  add_array(memory, dynamic, kMostShared, "");
 }
 
 }  // namespace
 
-void watch(const void* data, std::size_t bytes, const std::string& name, Use use) { tensors.push_back(region(data, bytes, name, use)); }
+void watch(const void* data, std::size_t bytes, const std::string& name, Use use) {
+  tensors.push_back(region(data, bytes, name, use));
+}
 void forget_all() { tensors.clear(); }
 
 void access(const void* address, std::size_t bytes, Access how, const void* code) {
@@ -169,7 +181,7 @@ void begin_grid(const Grid& grid) {
   own.clear();
   for (const dim3* builtin : {&threadIdx, &blockIdx, &blockDim, &gridDim})
     own.push_back(region(builtin, sizeof(dim3), "the kernel's indices", Use::kInput));
-  own.push_back(region(grid.arguments, grid.argument_bytes, "the kernel's arguments", Use::kInput));
+  own.push_back(region(grid.call.arguments, grid.call.bytes, "the kernel's arguments", Use::kInput));
   add_shared(grid.shared);
 }
 

@@ -9,8 +9,8 @@ namespace emulation {
 
 struct Grid;
 
-// kInput is only read, kOutput is not read before it is written, kBuffer is both.
-enum class Use { kInput, kOutput, kBuffer, kShared };
+// Inputs are only read; outputs and shared memory are not read before they are written.
+enum class Use { kInput, kOutput, kShared };
 
 // Global memory that kernels may use from here on, under this name in reports.
 void watch(const void* data, std::size_t bytes, const std::string& name, Use use);

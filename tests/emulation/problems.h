@@ -64,8 +64,10 @@ template <class S> AffineProblem<S> affine(const Call& c) {
   p.inverse = c.integers[0], p.kind = int(c.integers[2]);
   p.a = c.numbers[0], p.b = c.numbers[1], p.prefactor = c.numbers[2], p.shift_prefactor = c.numbers[3];
   p.logabsdet = c.logabsdet.at<S>();
-  p.grad_y = c.grad_y.elements<const S>(index), p.grad_logabsdet = c.grad_logabsdet.elements<const S>(nullptr);
-  p.grad_shift = c.grad_params.elements<S>(nullptr, shift), p.grad_raw = c.grad_params.elements<S>(nullptr, raw);
+  p.grad_y = c.grad_y.elements<const S>(index);
+  p.grad_logabsdet = c.grad_logabsdet.elements<const S>(nullptr);
+  p.grad_shift = c.grad_params.elements<S>(nullptr, shift);
+  p.grad_raw = c.grad_params.elements<S>(nullptr, raw);
   return p;
 }
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstdio>
+#include <cstring>
 #include <numeric>
 #include <random>
 #include <stdexcept>
@@ -56,7 +57,7 @@ struct Fiber : Context, Thread {
 struct Block {
   std::vector<Fiber> fibers;
   Context main;
-  const Grid* grid;
+  Call call;
   std::string fault;
 };
 Block block;
@@ -66,23 +67,25 @@ Fiber& current() { return static_cast<Fiber&>(*running); }
 std::string name_of(unsigned rank) { return "thread " + text(index_of(rank, blockDim)); }
 
 std::string report(unsigned rank, const std::string& what) {
-  return "kernel " + function_name(block.grid->kernel) + ", block " + text(blockIdx) + ", " + name_of(rank) + ": " + what;
+  const std::string kernel = function_name(block.call.kernel);
+  return "kernel " + kernel + ", block " + text(blockIdx) + ", " + name_of(rank) + ": " + what;
 }
 
 // Follows the address sanitizer's own report.
 [[maybe_unused]] void report_address(const char*) {
-  if (running) std::fprintf(stderr, "%s\n", report(running->rank, "the address sanitizer stopped here").c_str());
+  if (!running) return;
+  std::fprintf(stderr, "%s\n", report(running->rank, "the address sanitizer stopped here").c_str());
 }
 
 std::string place(const Meeting& m) {
-  const std::string file = m.at.file_name();
-  return std::string(m.what) + " (" + file.substr(file.rfind('/') + 1) + ":" + std::to_string(m.at.line()) + ")";
+  const std::string file = m.at.file_name(), line = std::to_string(m.at.line());
+  return std::string(m.what) + " (" + file.substr(file.rfind('/') + 1) + ":" + line + ")";
 }
 
 void enter() {
   current().arrived(&block.main);
   watching = true;
-  block.grid->call(block.grid->kernel, block.grid->arguments);
+  block.call.once(block.call.kernel, block.call.arguments);
   watching = false;
   current().state = State::done;
   current().switch_to(block.main, true);
@@ -93,8 +96,10 @@ unsigned char* stack_of(std::size_t rank) {
   static std::vector<unsigned char*> stacks;
   constexpr std::size_t page = 4096;
   while (stacks.size() <= rank) {
-    void* memory = mmap(nullptr, page + kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED || mprotect(memory, page, PROT_NONE)) throw std::runtime_error("emulation: no memory for stacks");
+    constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void* memory = mmap(nullptr, page + kStack, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (memory == MAP_FAILED || mprotect(memory, page, PROT_NONE))
+      throw std::runtime_error("emulation: no memory for stacks");
     stacks.push_back(static_cast<unsigned char*>(memory) + page);
   }
   return stacks[rank];
@@ -112,9 +117,12 @@ void start(Fiber& fiber, unsigned rank) {
 }
 
 bool same(const Meeting& a, const Meeting& b) {
-  return a.what == b.what && a.mask == b.mask && a.at.line() == b.at.line() && std::string(a.at.file_name()) == b.at.file_name();
+  return !std::strcmp(a.what, b.what) && a.mask == b.mask && a.at.line() == b.at.line() &&
+         !std::strcmp(a.at.file_name(), b.at.file_name());
 }
-bool waits_with(const Fiber& a, const Fiber& b) { return b.state == State::waiting && same(a.meeting, b.meeting); }
+bool waits_with(const Fiber& a, const Fiber& b) {
+  return b.state == State::waiting && same(a.meeting, b.meeting);
+}
 
 // The whole block, where all of it waits at one barrier.
 bool release_block() {
@@ -179,8 +187,9 @@ std::string stuck() {
     return asked && !waits_with(fiber, f);
   };
   const auto other = std::find_if(block.fibers.begin(), block.fibers.end(), missing);
-  const std::string where = other->state == State::done ? " has exited" : " waits at " + place(other->meeting);
-  return report(fiber.rank, "waits at " + place(fiber.meeting) + ", but " + name_of(other->rank) + where);
+  const bool exited = other->state == State::done;
+  const std::string instead = exited ? " has exited" : " waits at " + place(other->meeting);
+  return report(fiber.rank, "waits at " + place(fiber.meeting) + ", but " + name_of(other->rank) + instead);
 }
 
 struct Order {
@@ -220,7 +229,8 @@ void check_mask(const Meeting& meeting) {
   const Fiber& fiber = current();
   const Fiber* warp = &block.fibers[fiber.warp() * kWarp];
   const auto lanes = unsigned(block.fibers.data() + block.fibers.size() - warp);
-  if (!(meeting.mask >> fiber.lane() & 1)) fault(place(meeting) + " with a mask that does not name its own lane");
+  if (!(meeting.mask >> fiber.lane() & 1))
+    fault(place(meeting) + " with a mask that does not name its own lane");
   each_lane(meeting.mask, [&](int lane) {
     if (unsigned(lane) >= lanes || warp[lane].state == State::done)
       fault(place(meeting) + " with a mask that names lane " + std::to_string(lane) + ", which has exited");
@@ -259,7 +269,8 @@ void meet(const Meeting& meeting, std::uint64_t value, std::uint64_t* values) {
 
 void check_source(const Meeting& meeting, int lane) {
   const Unwatched unwatched;
-  if (!(meeting.mask >> lane & 1)) fault(place(meeting) + " from lane " + std::to_string(lane) + ", which its mask does not name");
+  if (!(meeting.mask >> lane & 1))
+    fault(place(meeting) + " from lane " + std::to_string(lane) + ", which its mask does not name");
 }
 
 int lane() { return int(running->lane()); }
@@ -268,7 +279,7 @@ void run(const Grid& grid) {
   Order order;
   blockDim = grid.threads;
   gridDim = {std::min(grid.blocks.x, settings.most_blocks), grid.blocks.y, grid.blocks.z};
-  block.grid = &grid, block.fault.clear();
+  block.call = grid.call, block.fault.clear();
 #if defined(__SANITIZE_ADDRESS__)
   __asan_set_error_report_callback(report_address);
 #endif

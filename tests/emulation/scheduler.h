@@ -65,13 +65,17 @@ struct Unwatched {
 struct Clock { std::uint32_t now = 0, grid = 0, block = 0, barrier = 0; };
 inline Clock now;
 
+// A kernel and its arguments; once(kernel, arguments) calls it.
+struct Call {
+  void* kernel;
+  void (*once)(void* kernel, void* arguments);
+  void* arguments;
+  std::size_t bytes;  // of the arguments
+};
 struct Grid {
   dim3 blocks, threads;
   std::size_t shared;  // bytes of dynamic shared memory
-  void* kernel;
-  void (*call)(void* kernel, void* arguments);
-  void* arguments;
-  std::size_t argument_bytes;
+  Call call;
 };
 
 // Runs all blocks; throws std::runtime_error with what was found wrong.

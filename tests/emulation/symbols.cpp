@@ -26,7 +26,8 @@ std::string demangled(const char* name) {
 }
 
 // Sorts the symbols of a table into the library's.
-void read_table(const std::string& file, const Elf64_Shdr& table, const Elf64_Shdr& names, Library& library) {
+void read_table(const std::string& file, const Elf64_Shdr& table, const Elf64_Shdr& names,
+                Library& library) {
   const auto* symbols = reinterpret_cast<const Elf64_Sym*>(file.data() + table.sh_offset);
   for (std::size_t i = 0; i < table.sh_size / sizeof(Elf64_Sym); ++i) {
     const Elf64_Sym& s = symbols[i];
@@ -40,14 +41,16 @@ void read_table(const std::string& file, const Elf64_Shdr& table, const Elf64_Sh
 
 Library read_library() {
   Dl_info info;
-  if (!dladdr(reinterpret_cast<const void*>(&read_library), &info)) throw std::runtime_error("emulation: no library");
+  if (!dladdr(reinterpret_cast<const void*>(&read_library), &info))
+    throw std::runtime_error("emulation: no library");
   std::ifstream stream(info.dli_fname, std::ios::binary);
   const std::string file{std::istreambuf_iterator<char>(stream), {}};
   const auto* header = reinterpret_cast<const Elf64_Ehdr*>(file.data());
   const auto* sections = reinterpret_cast<const Elf64_Shdr*>(file.data() + header->e_shoff);
   Library library{reinterpret_cast<std::uintptr_t>(info.dli_fbase), {}, {}};
   for (int i = 0; i < header->e_shnum; ++i)
-    if (sections[i].sh_type == SHT_SYMTAB) read_table(file, sections[i], sections[sections[i].sh_link], library);
+    if (sections[i].sh_type == SHT_SYMTAB)
+      read_table(file, sections[i], sections[sections[i].sh_link], library);
   return library;
 }
 
@@ -83,7 +86,8 @@ std::string function_name(const void* function) {
 
 std::string code_place(const void* address) {
   char text[32];
-  std::snprintf(text, sizeof text, " [+0x%lx]", static_cast<unsigned long>(reinterpret_cast<std::uintptr_t>(address) - library().base));
+  const auto offset = reinterpret_cast<std::uintptr_t>(address) - library().base;
+  std::snprintf(text, sizeof text, " [+0x%llx]", static_cast<unsigned long long>(offset));
   return text;
 }
 

@@ -28,6 +28,10 @@ EDGES = {
         SPLINES["k3"], batch=(3,), width=1201, features=600, select="mask"
     ),
     "spline-k256": replace(SPLINES["softclip"], bins=256, batch=(3,)),
+    # Parameters that do not go through shared memory, so that fewer barriers hide a missing one.
+    "spline-k256-wide": replace(
+        SPLINES["softclip"], bins=256, batch=(1,), width=293, features=289, select="index"
+    ),
     "affine-rows-257": replace(AFFINES["exp"], batch=(257,)),
     "affine-wide": replace(
         AFFINES["exp"], batch=(3,), width=1201, features=600, select="index"

@@ -1,4 +1,4 @@
-"""The emulation's own arithmetic: sixteen-bit floats as torch has them, and what lanes exchange."""
+"""What CUDA defines: sixteen-bit floats as torch has them, what lanes exchange, launches."""
 
 import ctypes
 import struct
@@ -63,3 +63,20 @@ def test_what_lanes_exchange():
     report, result = faults.run("right", wrong=False)
     assert report is None
     assert [*struct.unpack("128f", result)] == _expected(0) + _expected(1)
+
+
+@pytest.mark.parametrize(
+    "dynamic, allowed, error",
+    [(12288, 12288, 0), (12289, 12288, 9), (58112, 58112, 0), (1, 58113, 9)],
+    ids=["48 KiB", "more than allowed", "227 KiB", "more than there is"],
+)
+def test_launches(dynamic, allowed, error):
+    """Three dimensions, and as much shared memory as the kernel may have."""
+    out = torch.full((2, 8, 2, 4), -1.0)
+    pointer = ctypes.c_void_p(out.data_ptr())
+    assert faults.library().run_dimensions(dynamic, allowed, pointer) == error
+    if error:
+        assert (out == -1).all()
+    else:
+        block, z, y, x = torch.meshgrid(*map(torch.arange, out.shape), indexing="ij")
+        assert torch.equal(out, (x + 10 * y + 100 * z + 1000 * block).float())

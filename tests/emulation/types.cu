@@ -17,8 +17,16 @@ template <class T> static void combine(const float* a, const float* b, float* ou
 }
 
 extern "C" {
-void half_round_trip(const float* in, float* out, std::uint16_t* bits, int count) { round_trip<__half>(in, out, bits, count); }
-void bfloat16_round_trip(const float* in, float* out, std::uint16_t* bits, int count) { round_trip<__nv_bfloat16>(in, out, bits, count); }
-void half_combine(const float* a, const float* b, float* out, int count) { combine<__half>(a, b, out, count); }
-void bfloat16_combine(const float* a, const float* b, float* out, int count) { combine<__nv_bfloat16>(a, b, out, count); }
+void half_round_trip(const float* in, float* out, std::uint16_t* bits, int count) {
+  round_trip<__half>(in, out, bits, count);
+}
+void bfloat16_round_trip(const float* in, float* out, std::uint16_t* bits, int count) {
+  round_trip<__nv_bfloat16>(in, out, bits, count);
+}
+void half_combine(const float* a, const float* b, float* out, int count) {
+  combine<__half>(a, b, out, count);
+}
+void bfloat16_combine(const float* a, const float* b, float* out, int count) {
+  combine<__nv_bfloat16>(a, b, out, count);
+}
 }

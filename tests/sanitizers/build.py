@@ -71,7 +71,8 @@ def command(sanitizer, *arguments):
 
 def environment(**variables):
     """Without leaks, of which Python has its own, and on one thread of torch's."""
-    return os.environ | {"ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "1", **variables}
+    options = {"ASAN_OPTIONS": "detect_leaks=0", "TSAN_OPTIONS": "halt_on_error=1"}
+    return os.environ | options | {"OMP_NUM_THREADS": "1", **variables}
 
 
 def _path(name):

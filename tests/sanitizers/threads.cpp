@@ -1,21 +1,21 @@
 // Entry points as those of tests/emulation/kernels.cpp, to the CPU loops: four threads work on a call,
 // and take a few rows at a time. FLOWKERN_ISA names the instruction set.
-#include <atomic>
 #include <thread>
 
 #include "../emulation/problems.h"
 
 namespace {
 
+constexpr int kThreads = 4;
 constexpr std::int64_t kRows = 7;  // no multiple of the lanes or of what fits into a segment
 
 template <class F> void in_threads(std::int64_t rows, const F& loop) {
-  std::atomic<std::int64_t> next = 0;
-  const auto work = [&] {
-    for (std::int64_t row; (row = next.fetch_add(kRows, std::memory_order_relaxed)) < rows;) loop(row, row + kRows < rows ? row + kRows : rows);
+  const auto work = [&](int first) {
+    for (std::int64_t row = first * kRows; row < rows; row += kThreads * kRows)
+      loop(row, row + kRows < rows ? row + kRows : rows);
   };
-  std::thread threads[4];
-  for (std::thread& thread : threads) thread = std::thread(work);
+  std::thread threads[kThreads];
+  for (int i = 0; i < kThreads; ++i) threads[i] = std::thread(work, i);
   for (std::thread& thread : threads) thread.join();
 }
 

@@ -16,14 +16,18 @@ struct __half : emulation::Narrow<__half> {
   }
   operator float() const {
     const std::uint32_t sign = (bits & 0x8000u) << 16, exponent = bits >> 10 & 31, fraction = bits & 0x3ffu;
-    if (exponent == 0) return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(float(fraction) * 0x1p-24f));
+    if (exponent == 0) return (sign ? -0x1p-24f : 0x1p-24f) * float(fraction);
     return std::bit_cast<float>(sign | (exponent == 31 ? 255 : exponent + 112) << 23 | fraction << 13);
   }
 
  private:
   // The sum's last bit is worth 2⁻²⁴, so that it is rounded to nearest, ties to even.
-  static std::uint32_t rounded(float size, float unit) { return std::bit_cast<std::uint32_t>(size + unit) - std::bit_cast<std::uint32_t>(unit); }
-  static std::uint32_t normal(std::uint32_t wide) { return (wide - (112u << 23) + 0xfff + (wide >> 13 & 1)) >> 13; }
+  static std::uint32_t rounded(float size, float unit) {
+    return std::bit_cast<std::uint32_t>(size + unit) - std::bit_cast<std::uint32_t>(unit);
+  }
+  static std::uint32_t normal(std::uint32_t wide) {
+    return (wide - (112u << 23) + 0xfff + (wide >> 13 & 1)) >> 13;
+  }
 };
 
 inline __half __float2half(float value) { return value; }

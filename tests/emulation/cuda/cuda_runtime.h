@@ -31,7 +31,9 @@ constexpr int warpSize = emulation::kWarp;
 using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-inline const char* cudaGetErrorString(cudaError_t error) { return error ? "invalid configuration argument" : "no error"; }
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error ? "invalid configuration argument" : "no error";
+}
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
@@ -40,8 +42,7 @@ struct cudaLaunchConfig_t {
 };
 
 namespace emulation {
-// Of `kernel`, whose arguments lie at `arguments`; call(kernel, arguments) calls it once.
-cudaError_t launch(const cudaLaunchConfig_t& config, void* kernel, void (*call)(void*, void*), void* arguments, std::size_t bytes);
+cudaError_t launch(const cudaLaunchConfig_t& config, const Call& call);
 cudaError_t allow_shared(const void* kernel, std::size_t bytes);
 }  // namespace emulation
 
@@ -49,8 +50,10 @@ template <class... P, class... A>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(P...), A&&... arguments) {
   using Values = std::tuple<P...>;
   Values values(arguments...);
-  const auto call = [](void* kernel, void* values) { std::apply(reinterpret_cast<void (*)(P...)>(kernel), *static_cast<Values*>(values)); };
-  return emulation::launch(*config, reinterpret_cast<void*>(kernel), call, &values, sizeof values);
+  const auto once = [](void* kernel, void* values) {
+    std::apply(reinterpret_cast<void (*)(P...)>(kernel), *static_cast<Values*>(values));
+  };
+  return emulation::launch(*config, {reinterpret_cast<void*>(kernel), once, &values, sizeof values});
 }
 
 template <class... P> cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), cudaFuncAttribute, int bytes) {

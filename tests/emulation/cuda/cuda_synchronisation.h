@@ -14,7 +14,9 @@
 #define FLOWKERN_HERE std::source_location at = std::source_location::current()
 
 inline void __syncthreads(FLOWKERN_HERE) { emulation::meet({"__syncthreads", 0, true, at}); }
-inline void __syncwarp(unsigned mask = 0xffffffffu, FLOWKERN_HERE) { emulation::meet({"__syncwarp", mask, true, at}); }
+inline void __syncwarp(unsigned mask = 0xffffffffu, FLOWKERN_HERE) {
+  emulation::meet({"__syncwarp", mask, true, at});
+}
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 
@@ -53,7 +55,8 @@ template <class T, class F> T reduce(const Meeting& meeting, T value, const F& c
 }
 
 // *at becomes change(*at); what it was.
-template <class T, class F> __attribute__((noinline, no_sanitize("thread"))) T update(T* at, const F& change) {
+template <class T, class F>
+__attribute__((noinline, no_sanitize("thread"))) T update(T* at, const F& change) {
   access(at, sizeof(T), Access::kAtomic, __builtin_return_address(0));
   const T old = *at;
   *at = change(old);
@@ -85,13 +88,16 @@ template <class T> T __shfl_xor_sync(unsigned mask, T value, int flip, int width
 
 inline unsigned __ballot_sync(unsigned mask, int predicate, FLOWKERN_HERE) {
   const unsigned own = predicate ? 1u << emulation::lane() : 0u;
-  return emulation::reduce({"__ballot_sync", mask, false, at}, own, [](unsigned a, unsigned b) { return a | b; });
+  const auto either = [](unsigned a, unsigned b) { return a | b; };
+  return emulation::reduce({"__ballot_sync", mask, false, at}, own, either);
 }
 inline int __any_sync(unsigned mask, int predicate, FLOWKERN_HERE) {
-  return emulation::reduce({"__any_sync", mask, false, at}, int(predicate != 0), [](int a, int b) { return a | b; });
+  const auto either = [](int a, int b) { return a | b; };
+  return emulation::reduce({"__any_sync", mask, false, at}, int(predicate != 0), either);
 }
 inline int __all_sync(unsigned mask, int predicate, FLOWKERN_HERE) {
-  return emulation::reduce({"__all_sync", mask, false, at}, int(predicate != 0), [](int a, int b) { return a & b; });
+  const auto both = [](int a, int b) { return a & b; };
+  return emulation::reduce({"__all_sync", mask, false, at}, int(predicate != 0), both);
 }
 
 #define FLOWKERN_REDUCE(name, formula)                                                                  \

@@ -10,7 +10,8 @@ template <class T> struct less { T operator()(T a, T b) const { return b < a ? b
 template <class T> struct greater { T operator()(T a, T b) const { return a < b ? b : a; } };
 
 template <unsigned lanes, class T, class F>
-T reduce(const thread_block_tile<lanes>& tile, T value, const F& combine, std::source_location at = std::source_location::current()) {
+T reduce(const thread_block_tile<lanes>& tile, T value, const F& combine,
+         std::source_location at = std::source_location::current()) {
   return emulation::reduce({"reduce", tile.mask(), false, at}, value, combine);
 }
 
