@@ -18,6 +18,7 @@ RUNTIME = [HERE / f"{name}.cpp" for name in ("scheduler", "memory", "hooks", "sy
 COMMON = (
     "-std=c++20", "-O1", "-g1", "-fPIC", "-Wall", "-Wno-maybe-uninitialized", "-ffp-contract=off",
     "-fno-extern-tls-init",
+    "-fno-gnu-unique",  # two libraries in one process have nothing in common
 )  # fmt: skip
 # What a CUDA compiler defines and includes by itself.
 KERNEL = (

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import functools
+import re
 from unittest import mock
 
 import torch
@@ -59,6 +60,23 @@ def load(path):
     for op in ("affine_coupling", "rational_quadratic_spline"):
         getattr(library, op).restype = ctypes.c_char_p
     return library
+
+
+def launched():
+    """Names of the kernels that were launched in this process."""
+    return _names("launched_kernels")
+
+
+def kernels():
+    """Names of all kernels in the library."""
+    names = _names("all_functions")
+    return {name for name in names if re.fullmatch(r"\w*kernel(<[^()]*>)?\([^()]*\)", name)}
+
+
+def _names(function):
+    entry = getattr(_library(), function)
+    entry.restype = ctypes.c_char_p
+    return {*entry().decode().splitlines()}
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@
 #include "memory.h"
 #include "problems.h"
 #include "scheduler.h"
+#include "symbols.h"
 
 namespace {
 
@@ -48,9 +49,18 @@ template <class F> const char* reported(const Call& c, const F& run) {
   }
 }
 
+template <class Names> const char* lines(const Names& names) {
+  static std::string text;
+  text.clear();
+  for (const std::string& name : names) text += name + "\n";
+  return text.c_str();
+}
+
 }  // namespace
 
 extern "C" {
+const char* launched_kernels() { return lines(emulation::launched); }
+const char* all_functions() { return lines(emulation::function_names()); }
 const char* rational_quadratic_spline(const Call* c, bool wide) {
   return reported(*c, [&] { wide ? run_spline<double>(*c) : run_spline<float>(*c); });
 }

@@ -279,6 +279,7 @@ void run(const Grid& grid) {
   Order order;
   blockDim = grid.threads;
   gridDim = {std::min(grid.blocks.x, settings.most_blocks), grid.blocks.y, grid.blocks.z};
+  launched.insert(function_name(grid.call.kernel));
   block.call = grid.call, block.fault.clear();
 #if defined(__SANITIZE_ADDRESS__)
   __asan_set_error_report_callback(report_address);

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <set>
 #include <source_location>
 #include <string>
 
@@ -77,6 +78,9 @@ struct Grid {
   std::size_t shared;  // bytes of dynamic shared memory
   Call call;
 };
+
+// Names of the kernels that have run.
+inline std::set<std::string> launched;
 
 // Runs all blocks; throws std::runtime_error with what was found wrong.
 void run(const Grid& grid);

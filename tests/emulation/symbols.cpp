@@ -59,12 +59,12 @@ const Library& library() {
   return value;
 }
 
-// Without namespaces and arguments.
-std::string short_name(std::string name) {
-  const auto hidden = name.rfind("(anonymous namespace)::", name.find('<'));
-  if (hidden != std::string::npos) name = name.substr(hidden + 23);
-  name = name.substr(0, name.rfind('('));
-  return name.starts_with("void ") ? name.substr(5) : name;
+// Without the namespaces that all kernels are in.
+std::string short_name(const Symbol& function) {
+  std::string name = demangled(function.name.c_str());
+  for (const std::string prefix : {"void ", "flowkern::", "cuda::", "(anonymous namespace)::"})
+    for (std::size_t at; (at = name.find(prefix)) != std::string::npos;) name.erase(at, prefix.size());
+  return name;
 }
 
 }  // namespace
@@ -80,8 +80,14 @@ std::uint64_t thread_local_offset(const std::string& name) {
 std::string function_name(const void* function) {
   const auto at = reinterpret_cast<std::uintptr_t>(function) - library().base;
   for (const Symbol& symbol : library().functions)
-    if (symbol.offset == at) return short_name(demangled(symbol.name.c_str()));
+    if (symbol.offset == at) return short_name(symbol);
   return "?";
+}
+
+std::vector<std::string> function_names() {
+  std::vector<std::string> names;
+  for (const Symbol& symbol : library().functions) names.push_back(short_name(symbol));
+  return names;
 }
 
 std::string code_place(const void* address) {

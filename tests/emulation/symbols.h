@@ -15,8 +15,10 @@ struct Symbol {
 const std::vector<Symbol>& thread_local_symbols();
 std::uint64_t thread_local_offset(const std::string& name);
 
-// "forward_kernel<float, 8, false, true>"
+// "forward_kernel<float, 8, false, true>(SplineProblem<float>, Plan)"
 std::string function_name(const void* function);
+
+std::vector<std::string> function_names();
 
 // " [+0x1234]" in the library, for addr2line.
 std::string code_place(const void* address);

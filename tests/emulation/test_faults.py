@@ -58,7 +58,8 @@ ADDRESS = {
 
 
 def named(name, block, thread):
-    return rf"kernel faults::{name}<true>, block \({block}, 0, 0\), thread \({thread}, 0, 0\): "
+    where = rf"block \({block}, 0, 0\), thread \({thread}, 0, 0\): "
+    return rf"kernel faults::{name}<true>\(float const\*, float\*\), {where}"
 
 
 def test_every_kernel_is_tested():

@@ -8,7 +8,7 @@ import torch
 from flowkern.ops import KnotMap
 from tests import cases
 from tests.cases import AFFINES, SPLINES
-from tests.emulation import device
+from tests.emulation import build, device
 
 CASES = {
     **{f"affine-{name}": case for name, case in AFFINES.items()},
@@ -21,6 +21,8 @@ EDGES = {
     "spline-k33-rows-257": replace(SPLINES["k33"], batch=(257,)),
     "spline-k10-circular": replace(SPLINES["circular"], bins=10, batch=(29,)),
     "spline-k16-none": replace(SPLINES["none"], bins=16, batch=(29,)),
+    "spline-softclip-k4": replace(SPLINES["softclip"], bins=4, batch=(29,)),
+    "spline-softclip-k16": replace(SPLINES["softclip"], bins=16, batch=(29,)),
     "spline-softclip-k10": replace(SPLINES["softclip"], bins=10),
     "spline-softclip-k33": replace(SPLINES["softclip"], bins=33, batch=(29,)),
     "spline-wide": replace(SPLINES["k8"], batch=(2,), width=600, features=600),
@@ -52,6 +54,20 @@ def emulation():
 def test_agrees_with_the_reference(name, dtype):
     for inverse in (False, True):
         cases.check((CASES | EDGES)[name], "cpu", dtype, inverse=inverse)
+
+
+def test_every_kernel_runs():
+    """All instances of all kernels, by the cases of `test_agrees_with_the_reference`."""
+    for case in (CASES | EDGES).values():
+        for dtype in (torch.float64, torch.float32):
+            for inverse in (False, True):
+                short = replace(case, batch=case.batch and (min(case.batch[0], 1),))
+                x, params = short.tensors(dtype, inverse=inverse)
+                cases.evaluate(short, x, params, backend="cpu", inverse=inverse)
+    assert device.launched() == device.kernels() != set()
+    assert {source.parent.name for source in build.kernels()[:-1]} == {
+        name.removesuffix("_backward") for name in device.OPS
+    }
 
 
 @pytest.mark.parametrize("name", [name for name in EDGES if "wide" in name or "257" in name])

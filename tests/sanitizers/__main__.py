@@ -15,6 +15,9 @@ def runs():
     library = build.address_library()
     for isa in build.runnable():
         yield f"CPU {isa}", "address", "torch", library, isa
+    if not build.thread_sanitizer_starts():
+        print("The thread sanitizer does not start on this machine: nothing is said of CPU threads.")
+        return
     for isa in build.runnable():
         yield f"CPU {isa}", "thread", "kernels", build.loops_library(build.THREAD, isa), isa
 

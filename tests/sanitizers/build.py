@@ -1,5 +1,6 @@
 """Builds the CPU kernels with sanitizers, and says how to run a program that loads such a library."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -64,9 +65,21 @@ def command(sanitizer, *arguments):
     library = {"address": "libasan.so", "thread": "libtsan.so"}[sanitizer]
     # The address sanitizer looks for the functions that throw when it is loaded.
     files = " ".join(_path(name) for name in (library, "libstdc++.so"))
-    # The thread sanitizer wants memory where it is without randomisation.
-    plain = ["setarch", "-R"] if sanitizer == "thread" else []
-    return [*plain, "env", f"LD_PRELOAD={files}", sys.executable, *arguments]
+    before = ["setarch", "-R"] if sanitizer == "thread" and _can_fix_addresses() else []
+    return [*before, "env", f"LD_PRELOAD={files}", sys.executable, *arguments]
+
+
+@functools.cache
+def _can_fix_addresses():
+    """Whether addresses can be those without randomisation; containers may forbid it."""
+    return subprocess.run(["setarch", "-R", "true"], capture_output=True).returncode == 0
+
+
+@functools.cache
+def thread_sanitizer_starts():
+    """Whether it does on this machine: with random addresses it may find its memory taken."""
+    done = subprocess.run(command("thread", "-c", "pass"), capture_output=True)
+    return done.returncode == 0
 
 
 def environment(**variables):
