@@ -38,8 +38,9 @@ def inverse(request):
     return request.param
 
 
-# Float32 has the tighter tolerances; float64 is for what the kernels do otherwise.
-IN_FLOAT64 = ("relu", "exp", "k8", "coupling", "passes", "everything", "linear", "deep")
+# In float64 with an activation that does not saturate: 1 − tanh² is then all rounding, of the
+# reference too, and no better value is at hand.
+IN_FLOAT64 = ("exp", "k8", "coupling", "passes", "everything", "linear", "deep")
 
 
 def small(case):
@@ -71,7 +72,8 @@ def test_agrees_with_the_reference(name, inverse):
 
 @pytest.mark.parametrize("name", IN_FLOAT64)
 def test_agrees_in_float64(name, inverse):
-    check(small(CASES[name]), "triton", torch.float64, inverse=inverse)
+    case = replace(small(CASES[name]), activation="silu")
+    check(case, "triton", torch.float64, inverse=inverse)
 
 
 def test_programs_take_several_tiles(inverse, monkeypatch):
