@@ -9,6 +9,7 @@ from torch.func import grad, vmap
 import flowkern
 from flowkern.backends import unavailable
 from flowkern.ops import (
+    Activation,
     AffineElement,
     Degrees,
     MaskedLayer,
@@ -41,16 +42,15 @@ def test_agrees_with_the_reference(backend, name):
 def test_opcheck(inverse):
     if unavailable("cpu") is not None:
         return  # test_backends.py decides whether that is allowed
+    op, gradients = torch.ops.flowkern.masked_autoregressive, torch.ops.flowkern.masked_autoregressive_gradients
     for name in ("context", "everything"):
-        x, *arguments = raw_arguments(replace(CASES[name], batch=3), torch.float64, inverse)
-        op, backward = (
-            getattr(torch.ops.flowkern, f"masked_autoregressive{s}") for s in ("", "_backward")
-        )
-        torch.library.opcheck(op, (x, *arguments))
-        y, logabsdet = op(x, *arguments)
-        for tape in (False, True):
-            grads = cotangents(y, logabsdet)
-            torch.library.opcheck(backward, (*grads, x, y, tape, *arguments))
+        x, tensors, *rest = raw_arguments(replace(CASES[name], batch=3), torch.float64, inverse)
+        torch.library.opcheck(op, (x, tensors, *rest))
+        y, logabsdet = op(x, tensors, *rest)
+        given = [t is not None for t in tensors]
+        for needs in (given, [n and i % 2 == 0 for i, n in enumerate(given)], [False] * len(given)):
+            arguments = (*cotangents(y, logabsdet), x, y, needs, tensors, *rest)
+            torch.library.opcheck(gradients, arguments)
 
 
 def test_raw_op_refuses_what_it_cannot_read():

@@ -41,7 +41,7 @@ def of_tensors(x, tape, needs, ranks, tensors):
         else:
             rows = parts[("v", "gate", "gain", "offset")[kind - 1], layer]
             grad = rows.sum(1) if tensor.dim() == 1 else rows.mT
-        grads.append(grad if grad is None else grad.to(tensor.dtype))
+        grads.append(grad)
     return grads
 
 
