@@ -174,7 +174,8 @@ def tanh(x):
     small = z > -1
     m = (power - 1) * (z / tl.log(tl.where(small & (power != 1), power, 0.5)))
     m = tl.where(power == 1, z, m)
-    magnitude = tl.where(small, -m / (2 + m), 1 - 2 * power / (1 + power))
+    ratio = tl.where(small, -m, 2 * power) / tl.where(small, 2 + m, 1 + power)
+    magnitude = tl.where(small, ratio, 1 - ratio)
     return tl.where(x < 0, -magnitude, magnitude)
 
 

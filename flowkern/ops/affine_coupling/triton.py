@@ -78,7 +78,7 @@ def log_scale(v, KIND: tl.constexpr, A: tl.constexpr, B: tl.constexpr):
         value, slope = v * slope, slope * slope
     elif KIND == 3:
         power = tl.exp(-2 * tl.abs(v))
-        value, slope = A * _triton.tanh(v), 4 * A * power / ((1 + power) * (1 + power))
+        value, slope = A * _triton.tanh(v), A * (4 * power / ((1 + power) * (1 + power)))
     elif KIND == 4:
         value, slope = A * _triton.atan(v), A / (1 + v * v)
     elif KIND == 5 or KIND == 6:
