@@ -7,6 +7,7 @@
 `tests/tolerances.py`, in units of what the reference itself loses in the kernel's precision.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -53,20 +54,8 @@ class Case:
     spread: float = 1.0
 
     def degrees(self):
-        """Degrees of features and hidden units; each layer has one unit that sees nothing."""
-        generator = _generator(3)
-        features = torch.arange(1, self.features + 1)
-        if self.order == "reversed":
-            features = features.flip(0)
-        elif self.order == "random":
-            features = features[torch.randperm(self.features, generator=generator)]
-        elif self.order != "natural":
-            features = (features - 1) * self.order // self.features + 1
-        top = int(features.max())
-        hidden = [torch.randint(0, top + 1, (n,), generator=generator) for n in self.hidden]
-        if self.residual:
-            hidden = [hidden[0]] * len(hidden)
-        return Degrees(features, hidden)
+        """Degrees of features and hidden units, the latter from seeing nothing to seeing all."""
+        return _degrees(self.features, self.hidden, self.order, self.residual)
 
     def tensors(self, dtype=torch.float32, seed=0):
         """x (batch, D), and a list of five tensors or None for each layer."""
@@ -105,6 +94,21 @@ class Case:
         """(y, logabsdet), or x and its log-det, on the backend chosen outside."""
         op = masked_autoregressive_inverse if inverse else masked_autoregressive
         return op(x, self.layers(tensors), self.degrees(), self.element)
+
+
+@functools.cache
+def _degrees(features, hidden, order, residual):
+    generator = _generator(3)
+    degrees = torch.arange(1, features + 1)
+    if order == "reversed":
+        degrees = degrees.flip(0)
+    elif order == "random":
+        degrees = degrees[torch.randperm(features, generator=generator)]
+    elif order != "natural":
+        degrees = (degrees - 1) * order // features + 1
+    top = int(degrees.max())
+    units = [torch.randint(0, top + 1, (n,), generator=generator) for n in hidden]
+    return Degrees(degrees, [units[0]] * len(units) if residual else units)
 
 
 def _generator(seed):

@@ -24,6 +24,7 @@ template <class S, int which> S* scratch(std::size_t count) {
 template <class S> class MaskedPlan {
  public:
   MaskedPlan(const MaskedCall& call, const MaskedShape& shape) : call(call), shape(shape) {
+    check_order();
     count();
     divide();
     describe();
@@ -52,6 +53,22 @@ template <class S> class MaskedPlan {
   int outputs() const { return int(call.layers()); }  // number of the layer that holds them
   int upto(int layer, int rank) const { return counts[layer * (levels() + 2) + rank + 1]; }
   int blocks() const { return int(first.size()) - 1; }
+
+  // Numbers outside a layer would be read as addresses.
+  void check_order() const {
+    const auto* order = static_cast<const std::int64_t*>(call.order.const_data_ptr());
+    const auto* ends = static_cast<const std::int64_t*>(call.ends.const_data_ptr());
+    for (int k = 0; k < int(call.layers()); ++k) {
+      const std::int64_t count = k > 0 ? call.units(k - 1) : call.features();
+      for (std::int64_t i = 0; i < count; ++i)
+        FLOWKERN_CHECK(order[i] >= 0 && order[i] < count, "order: expected entries in [0, ", count, "), got ", order[i]);
+      for (int rank = 0; rank <= levels(); ++rank)
+        FLOWKERN_CHECK(ends[rank] >= (rank > 0 ? ends[rank - 1] : 0) && ends[rank] <= count,
+                       "ends: expected ascending counts up to ", count, ", got ", ends[rank]);
+      FLOWKERN_CHECK(k > 0 || (ends[0] == 0 && ends[levels()] == count), "ends: expected features of rank 1 to ", levels());
+      order += count, ends += levels() + 1;
+    }
+  }
 
   // How many units have rank ≤ −1 … levels. Outputs have the rank below their feature's.
   void count() {

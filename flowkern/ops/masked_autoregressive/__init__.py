@@ -139,6 +139,8 @@ def _check_layers(x, layers, degrees):
 
 
 def _check_layer(k, layer, layers, degrees, x):
+    if not isinstance(layer, MaskedLayer):
+        raise TypeError(f"layers[{k}]: expected a MaskedLayer, got {type(layer).__name__}")
     weight = layer.weight
     _check_tensor(f"layers[{k}].weight", weight, x)
     last = k + 1 == len(layers)
@@ -156,7 +158,15 @@ def _check_layer(k, layer, layers, degrees, x):
         if tensor.shape[-1] != units or tensor.dim() > 1 and not row:
             shape = f"(…, {units})" if row else f"({units},)"
             raise ValueError(f"layers[{k}].{name}: expected shape {shape}, got {tuple(tensor.shape)}")
+    if last:
+        _check_last(k, layer)
     _check_skip(k, layer.skip, layers, degrees)
+
+
+def _check_last(k, layer):
+    plain = layer.skip is None and layer.gate is None and layer.gain is None and layer.offset is None
+    if not plain or Activation.of(layer.activation).kind != "identity":
+        raise ValueError(f"layers[{k}]: the last has a weight and a bias, and nothing else")
 
 
 def _check_skip(k, skip, layers, degrees):
@@ -164,7 +174,7 @@ def _check_skip(k, skip, layers, degrees):
         return
     if not 0 <= skip < k or layers[skip].weight.shape[0] != layers[k].weight.shape[0]:
         raise ValueError(f"layers[{k}].skip: expected an earlier layer of the same width, got {skip}")
-    if k + 1 == len(layers) or not degrees.may_skip(skip, k):
+    if not degrees.may_skip(skip, k):
         raise ValueError(
             f"layers[{k}].skip: a unit of layer {skip} has a higher degree than the one it is added to"
         )

@@ -59,6 +59,10 @@ class Vjp(torch.autograd.Function):
             *_spread(some, given, len(tensors)),
         )  # fmt: skip
 
+    @staticmethod
+    def vmap(info, in_dims, *inputs):
+        return _one_by_one(Vjp.apply, info, in_dims, inputs)
+
 
 class MaskedAutoregressive(torch.autograd.Function):
     @staticmethod
@@ -84,14 +88,14 @@ class MaskedAutoregressive(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, x, backend, spec, order, ends, ranks, *tensors):
+        # Batched samples join the rows; batched weights take one call each.
+        if any(dim is not None and not ROW_WISE[i % 5] for i, dim in enumerate(in_dims[6:])):
+            return _one_by_one(apply, info, in_dims, (x, backend, spec, order, ends, ranks, *tensors))
         rows = x.shape[0] if in_dims[0] is None else x.movedim(in_dims[0], 0).shape[1]
         folded = [_fold(info, x, in_dims[0], rows)]
         for i, (tensor, dim) in enumerate(zip(tensors, in_dims[6:])):
-            if ROW_WISE[i % 5] and tensor is not None and (dim is not None or tensor.dim() == 2):
-                tensor = _fold(info, tensor, dim, rows)
-            elif dim is not None:
-                raise ValueError("layers: vmap over weights, gains and offsets is not supported")
-            folded.append(tensor)
+            shared = tensor is None or not ROW_WISE[i % 5] or dim is None and tensor.dim() == 1
+            folded.append(tensor if shared else _fold(info, tensor, dim, rows))
         outputs = apply(folded[0], backend, spec, order, ends, ranks, *folded[1:])
         return tuple(o.unflatten(0, (info.batch_size, rows)) for o in outputs), (0, 0)
 
@@ -107,6 +111,17 @@ def apply(x, backend, spec, order, ends, ranks, *tensors):
     if wrapped or torch.is_grad_enabled() and differentiable:
         return MaskedAutoregressive.apply(x, backend, *arguments)
     return backends(backend).forward(x, *arguments)
+
+
+def _one_by_one(function, info, in_dims, inputs):
+    """The outputs of function for each element of the batch, stacked."""
+    calls = []
+    for n in range(info.batch_size):
+        # The dimensions of a tuple are a tuple.
+        each = (a.select(d, n) if isinstance(d, int) else a for a, d in zip(inputs, in_dims))
+        calls.append(function(*each))
+    outputs = tuple(None if o[0] is None else torch.stack(o) for o in zip(*calls))
+    return outputs, tuple(None if o is None else 0 for o in outputs)
 
 
 def _fold(info, tensor, dim, rows):
