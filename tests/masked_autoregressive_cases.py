@@ -16,6 +16,7 @@ import torch
 
 import flowkern
 from flowkern.ops import (
+    Activation,
     AffineElement,
     Degrees,
     KnotMap,
@@ -160,6 +161,17 @@ CASES = {
         Case("empty_batch", batch=0),
     )
 }
+
+
+def raw_arguments(case, dtype=torch.float32, inverse=False):
+    """x and what else the dispatcher op takes."""
+    x, tensors = case.tensors(dtype)
+    order, ends, _ = case.degrees().on("cpu")
+    layers = case.layers(tensors)
+    codes = [Activation.of(layer.activation) for layer in layers]
+    skips = [-1 if layer.skip is None else layer.skip for layer in layers]
+    settings = [a.code for a in codes], [a.slope for a in codes], skips
+    return x, tensors, order, ends, *settings, inverse, *case.element.numbers()
 
 
 class Result(NamedTuple):

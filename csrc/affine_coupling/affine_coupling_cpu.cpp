@@ -5,21 +5,16 @@
 namespace flowkern {
 namespace {
 
-// A call that reads and writes more than this writes past the caches, which could not hold it.
-// Rows of which a part is copied do not: their cache lines are written twice.
-constexpr std::int64_t kCacheBytes = 32 << 20;
-
+// Rows of which a part is copied do not pass the caches by: their cache lines are written twice.
 template <class S> bool streams(const AffineProblem<S>& p) {
   const std::int64_t per_row = 2 * p.width + (p.raw.base ? 2 : 1) * p.features;
-  return !p.columns_in.base && p.rows * per_row * std::int64_t(sizeof(S)) >= kCacheBytes;
+  return !p.columns_in.base && beyond_cache(p.rows * per_row * std::int64_t(sizeof(S)));
 }
 
-// Calls loop(p, begin, end) on several threads, with rows enough to be worth a thread's while.
-template <class S, class F> void in_parallel(AffineProblem<S> p, const F& loop) {
+// Calls loop(p, begin, end) on several threads.
+template <class S, class F> void run(AffineProblem<S> p, const F& loop) {
   p.streams = streams(p);
-  const std::int64_t grain = p.features < 16384 ? 16384 / p.features : 1;
-  const auto task = [&](std::int64_t begin, std::int64_t end) { loop(p, begin, end); };
-  if (p.rows > 0) torch::stable::parallel_for(0, p.rows, grain, task);
+  in_parallel(p.rows, p.features, 16384, [&](auto begin, auto end) { loop(p, begin, end); });
 }
 
 struct AffineOnCpu {
@@ -37,10 +32,10 @@ struct AffineOnCpu {
   }
 
   template <class S> void forward(const AffineProblem<S>& p) const {
-    in_parallel(p, [](const auto&... rows) { FLOWKERN_BY_ISA(affine_forward, rows...); });
+    run(p, [](const auto&... rows) { FLOWKERN_BY_ISA(affine_forward, rows...); });
   }
   template <class S> void backward(const AffineProblem<S>& p) const {
-    in_parallel(p, [](const auto&... rows) { FLOWKERN_BY_ISA(affine_backward, rows...); });
+    run(p, [](const auto&... rows) { FLOWKERN_BY_ISA(affine_backward, rows...); });
   }
 };
 

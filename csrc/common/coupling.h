@@ -1,7 +1,7 @@
 // How the loops of the coupling ops walk over the transformed elements (n, t) of a batch.
 //
 // A segment is a few whole rows, or a part of one row that is too long. It is seen as runs of
-// consecutive elements: one run per row, or one in all where rows are shorter than a vector. A
+// consecutive elements: one run per row, or one in all, as where rows are shorter than a vector. A
 // tensor whose runs are contiguous in memory is read and written there, any other through a buffer.
 // The last vector of a run reaches back over the one before it, so that nothing beyond the run is
 // touched; a run shorter than a vector lives in buffers, which have room.
@@ -37,8 +37,9 @@ template <class S> FLOWKERN_HD void put(const Runs<S>& to, int run, int64_t i, V
   else store(to.at(run, i), value);
 }
 
-// Calls body(segment) for all features of the rows [begin, end).
-template <class S, class F>
+// Calls body(segment) for all features of the rows [begin, end). `joined` asks for one run in all
+// wherever rows are not made of whole vectors, for ops whose elements cost more than a gather.
+template <class S, bool joined = false, class F>
 FLOWKERN_HD void for_segments(int64_t features, int64_t begin, int64_t end, const F& body) {
   constexpr int lanes = Lanes<Vec<S>>::count;
   const int64_t part = features < kBlock ? features : kBlock, step = kBlock / part;
@@ -47,7 +48,8 @@ FLOWKERN_HD void for_segments(int64_t features, int64_t begin, int64_t end, cons
       Segment at{row, feature, int(step), int(part), int(step), int(part), false};
       if (end - row < step) at.rows = at.runs = int(end - row);
       if (features - feature < part) at.features = at.length = int(features - feature);
-      if (at.features < lanes) at.runs = 1, at.length = at.rows * at.features;
+      if (at.features < lanes || (joined && at.features % lanes != 0))
+        at.runs = 1, at.length = at.rows * at.features;
       at.shorter = at.length < lanes;
       body(at);
     }
@@ -89,7 +91,7 @@ FLOWKERN_HD Runs<S> runs_in_place(const Elements<S>& e, const Segment& at, bool 
 // Calls body(e, n, t) for the elements of a segment in the order of memory, e = 0, 1, …; where rows
 // are short, feature by feature instead, so that the inner loop is the long one.
 template <class F> FLOWKERN_HD void each_element(const Segment& at, const F& body) {
-  if (at.runs == at.rows) {
+  if (at.rows <= at.features) {
     for (int r = 0; r < at.rows; ++r)
       for (int f = 0; f < at.features; ++f) body(r * at.features + f, at.row + r, at.feature + f);
   } else {
@@ -185,7 +187,7 @@ template <class S> FLOWKERN_HD S sum_row(const S* values, int count) {
 template <class S> FLOWKERN_HD void sum_rows(const Buffer<S>& buffer, const Segment& at, S* sums) {
   const S* values = buffer.values;
   S* out = sums + at.row;
-  if (at.runs == at.rows) {
+  if (at.features >= Lanes<Vec<S>>::count) {
     for (int r = 0; r < at.rows; ++r) {
       const S total = sum_row(values + r * at.features, at.features);
       out[r] = at.feature ? out[r] + total : total;

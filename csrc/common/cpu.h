@@ -39,6 +39,17 @@ inline Isa isa() {
 #define FLOWKERN_BY_ISA(function, ...) portable::function(__VA_ARGS__)
 #endif
 
+// Whether a call that reads and writes so many bytes should write past the caches, which could not
+// hold them.
+inline bool beyond_cache(std::int64_t bytes) { return bytes >= 32 << 20; }
+
+// Calls body(begin, end) for rows on several threads, each with at least `least` elements.
+template <class F>
+void in_parallel(std::int64_t rows, std::int64_t features, std::int64_t least, const F& body) {
+  const std::int64_t grain = features < least ? least / features : 1;
+  if (rows > 0 && features > 0) torch::stable::parallel_for(0, rows, grain, body);
+}
+
 // The index of transformed features as a pointer, checked to lie in [0, width).
 inline const std::int64_t* index_pointer(const std::optional<Tensor>& index, std::int64_t features, std::int64_t width) {
   if (!index) {

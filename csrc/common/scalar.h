@@ -12,6 +12,9 @@ template <class T> struct Lanes { using scalar = T; using mask = bool; static co
 
 FLOWKERN_HD float select(bool m, float a, float b) { return m ? a : b; }
 FLOWKERN_HD double select(bool m, double a, double b) { return m ? a : b; }
+// a + b where m holds, else a.
+FLOWKERN_HD float add_where(bool m, float a, float b) { return m ? a + b : a; }
+FLOWKERN_HD double add_where(bool m, double a, double b) { return m ? a + b : a; }
 // Both return b where either is NaN, as the vector instructions do.
 FLOWKERN_HD float max(float a, float b) { return a > b ? a : b; }
 FLOWKERN_HD double max(double a, double b) { return a > b ? a : b; }
@@ -29,8 +32,8 @@ FLOWKERN_HD float sqrt(float a) { return ::sqrtf(a); }
 FLOWKERN_HD double sqrt(double a) { return ::sqrt(a); }
 FLOWKERN_HD float exp(float a) { return ::expf(a); }
 FLOWKERN_HD double exp(double a) { return ::exp(a); }
-FLOWKERN_HD float exp2(float a) { return ::exp2f(a); }
-FLOWKERN_HD double exp2(double a) { return ::exp2(a); }
+FLOWKERN_HD float exp2_nonpositive(float a) { return ::exp2f(a); }
+FLOWKERN_HD double exp2_nonpositive(double a) { return ::exp2(a); }
 FLOWKERN_HD float log(float a) { return ::logf(a); }
 FLOWKERN_HD double log(double a) { return ::log(a); }
 FLOWKERN_HD float tanh(float a) { return ::tanhf(a); }
@@ -47,8 +50,8 @@ FLOWKERN_HD float sqrt(float a) { return __builtin_sqrtf(a); }
 FLOWKERN_HD double sqrt(double a) { return __builtin_sqrt(a); }
 FLOWKERN_HD float exp(float a) { return __builtin_expf(a); }
 FLOWKERN_HD double exp(double a) { return __builtin_exp(a); }
-FLOWKERN_HD float exp2(float a) { return __builtin_exp2f(a); }
-FLOWKERN_HD double exp2(double a) { return __builtin_exp2(a); }
+FLOWKERN_HD float exp2_nonpositive(float a) { return __builtin_exp2f(a); }
+FLOWKERN_HD double exp2_nonpositive(double a) { return __builtin_exp2(a); }
 FLOWKERN_HD float log(float a) { return __builtin_logf(a); }
 FLOWKERN_HD double log(double a) { return __builtin_log(a); }
 FLOWKERN_HD float tanh(float a) { return __builtin_tanhf(a); }

@@ -17,6 +17,8 @@ FLOWKERN_HD float load(const float* p) { return *p; }
 FLOWKERN_HD double load(const double* p) { return *p; }
 FLOWKERN_HD void store(float* p, float v) { *p = v; }
 FLOWKERN_HD void store(double* p, double v) { *p = v; }
+FLOWKERN_HD float pick_lanes(const float* values, long, float i) { return values[int(i)]; }
+FLOWKERN_HD double pick_lanes(const double* values, long, double i) { return values[int(i)]; }
 FLOWKERN_END
 #endif
 

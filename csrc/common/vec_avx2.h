@@ -66,6 +66,8 @@ FLOWKERN_HD MaskF negate(MaskF a) { return {_mm256_xor_ps(a.m, _mm256_castsi256_
 FLOWKERN_HD MaskD negate(MaskD a) { return {_mm256_xor_pd(a.m, _mm256_castsi256_pd(_mm256_set1_epi32(-1)))}; }
 FLOWKERN_HD VecF select(MaskF m, VecF a, VecF b) { return _mm256_blendv_ps(b.v, a.v, m.m); }
 FLOWKERN_HD VecD select(MaskD m, VecD a, VecD b) { return _mm256_blendv_pd(b.v, a.v, m.m); }
+FLOWKERN_HD VecF add_where(MaskF m, VecF a, VecF b) { return a + VecF(_mm256_and_ps(m.m, b.v)); }
+FLOWKERN_HD VecD add_where(MaskD m, VecD a, VecD b) { return a + VecD(_mm256_and_pd(m.m, b.v)); }
 
 FLOWKERN_HD VecF max(VecF a, VecF b) { return _mm256_max_ps(a.v, b.v); }
 FLOWKERN_HD VecD max(VecD a, VecD b) { return _mm256_max_pd(a.v, b.v); }
@@ -80,10 +82,11 @@ FLOWKERN_HD VecD fma(VecD a, VecD b, VecD c) { return _mm256_fmadd_pd(a.v, b.v, 
 FLOWKERN_HD VecF round(VecF a) { return _mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 FLOWKERN_HD VecD round(VecD a) { return _mm256_round_pd(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
-// a − round(a), and 0 for ±inf.
-FLOWKERN_HD VecF fraction(VecF a) { return select(abs(a) == VecF(__builtin_inff()), VecF(0.0f), a - round(a)); }
-FLOWKERN_HD VecD fraction(VecD a) { return select(abs(a) == VecD(__builtin_inf()), VecD(0.0), a - round(a)); }
-
+// For a ≤ 0: a − floor(a), and b·2^floor(a). What is less than −126 (double: −1022) counts as that.
+FLOWKERN_HD VecF floor_limited(VecF a) { return _mm256_floor_ps(max(VecF(-126.0f), a).v); }
+FLOWKERN_HD VecD floor_limited(VecD a) { return _mm256_floor_pd(max(VecD(-1022.0), a).v); }
+FLOWKERN_HD VecF fraction(VecF a) { return max(VecF(-126.0f), a) - floor_limited(a); }
+FLOWKERN_HD VecD fraction(VecD a) { return max(VecD(-1022.0), a) - floor_limited(a); }
 // 2ⁿ for an integral n in [−126, 127] (double: [−1022, 1023]): n placed in the exponent field by
 // adding the bias to it as a float, whose low bits are then the integer.
 FLOWKERN_HD VecF power_of_two(VecF n) {
@@ -94,6 +97,12 @@ FLOWKERN_HD VecD power_of_two(VecD n) {
   __m256i i = _mm256_castpd_si256((n + VecD(6755399441055744.0 + 1023)).v);  // 1.5·2⁵² + bias
   return _mm256_castsi256_pd(_mm256_slli_epi64(i, 52));
 }
+
+FLOWKERN_HD VecF scale_by_floor(VecF b, VecF a) {
+  __m256i n = _mm256_slli_epi32(_mm256_cvtps_epi32(floor_limited(a).v), 23);
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(b.v), n));
+}
+FLOWKERN_HD VecD scale_by_floor(VecD b, VecD a) { return b * power_of_two(floor_limited(a)); }
 
 // a·2ⁿ for an integral n, in two steps so that over- and underflow are gradual and right.
 FLOWKERN_HD VecF scale_by_power(VecF a, VecF n) {
@@ -150,6 +159,17 @@ FLOWKERN_HD double sum(VecD a) {
   return _mm_cvtsd_f64(_mm_add_sd(h, _mm_unpackhi_pd(h, h)));
 }
 
+// values[i] for integral i, which may differ from lane to lane; lane l's begin l·stride further on.
+FLOWKERN_HD VecF pick_lanes(const float* values, long stride, VecF i) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i first = _mm256_mullo_epi32(lane, _mm256_set1_epi32(int(stride)));
+  return _mm256_i32gather_ps(values, _mm256_add_epi32(first, _mm256_cvtps_epi32(i.v)), 4);
+}
+FLOWKERN_HD VecD pick_lanes(const double* values, long stride, VecD i) {
+  const __m128i lane = _mm_mullo_epi32(_mm_setr_epi32(0, 1, 2, 3), _mm_set1_epi32(int(stride)));
+  return _mm256_i32gather_pd(values, _mm_add_epi32(lane, _mm256_cvtpd_epi32(i.v)), 8);
+}
+
 // Four columns of eight rows that lie `stride` floats apart, into one vector per column: each half
 // is transposed as a 4×4 block.
 FLOWKERN_HD void load_columns4(const float* p, long stride, VecF* columns) {
@@ -179,6 +199,16 @@ FLOWKERN_HD void store_columns4(float* p, long stride, const VecF* columns) {
     _mm_storeu_ps(p, _mm256_castps256_ps128(row[r]));
     _mm_storeu_ps(p + 4 * stride, _mm256_extractf128_ps(row[r], 1));
   }
+}
+
+// Eight columns: four and four, which takes fewer shuffles than an 8×8 transpose.
+FLOWKERN_HD void load_columns8(const float* p, long stride, VecF* columns) {
+  load_columns4(p, stride, columns);
+  load_columns4(p + 4, stride, columns + 4);
+}
+FLOWKERN_HD void store_columns8(float* p, long stride, const VecF* columns) {
+  store_columns4(p, stride, columns);
+  store_columns4(p + 4, stride, columns + 4);
 }
 
 FLOWKERN_END

@@ -16,20 +16,20 @@ template <class V, class S, int N> FLOWKERN_HD V polynomial(V x, const S (&c)[N]
   return y;
 }
 
-// 2^x = 2ⁿ·2^f with f = x − round(x), n = x − f, 2^f = 1 + f·P(f).
-FLOWKERN_HD VecF exp2(VecF x) {
-  constexpr float P[] = {0.693147188f, 0.2402265076f, 0.05550357114f,  // 8e-9
-                         0.009618082557f, 0.001339086336f, 0.0001545316295f};
+// 2^x = 2ⁿ·2^f with n = floor x, f = x − n, 2^f = 1 + f·P(f).
+FLOWKERN_HD VecF exp2_nonpositive(VecF x) {
+  constexpr float P[] = {0.6931471709f, 0.2402272042f, 0.05549602356f,  // 5e-9
+                         0.009652195056f, 0.001269216607f, 0.0002081791504f};
   VecF f = fraction(x);
-  return scale_by_power(fma(f, polynomial(f, P), VecF(1.0f)), x - f);
+  return scale_by_floor(fma(f, polynomial(f, P), VecF(1.0f)), x);
 }
-FLOWKERN_HD VecD exp2(VecD x) {
-  constexpr double P[] = {0.693147180559945309, 0.240226506959100712, 0.055504108664821627,  // 2e-19
-                          0.00961812910762847949, 0.00133335581464064707, 0.000154035303933707334,
-                          0.0000152527338415567726, 1.32154868087055628e-6, 1.01780570877339411e-7,
-                          7.05489730415549928e-9, 4.45581790833606449e-10, 2.57293241773623042e-11};
+FLOWKERN_HD VecD exp2_nonpositive(VecD x) {
+  constexpr double P[] = {0.693147180559945309, 0.240226506959100776, 0.0555041086648185607,  // 1e-19
+                          0.00961812910768474737, 0.00133335581410155709, 0.000154035307002398686,
+                          0.0000152527227928132238, 1.32157463441484434e-6, 1.017401785226927e-7,
+                          7.09679519777703998e-9, 4.17505280589935886e-10, 3.5440421858907e-11};
   VecD f = fraction(x);
-  return scale_by_power(fma(f, polynomial(f, P), VecD(1.0)), x - f);
+  return scale_by_floor(fma(f, polynomial(f, P), VecD(1.0)), x);
 }
 
 // exp x = 2ⁿ·exp r with n = round(x/ln 2), r = x − n·ln 2 by two steps, exp r = 1 + r + r²·Q(r).
@@ -78,6 +78,14 @@ FLOWKERN_HD VecD log(VecD x) {
   VecD f = m - VecD(1.0), s = f / (f + VecD(2.0)), z = s * s;
   VecD tail = VecD(0.0) - s * (f - z * polynomial(z, R));
   return fma(e, VecD(0.693147180369123816490), f + fma(e, VecD(1.90821492927058770002e-10), tail));
+}
+
+// log(1 + e) = e + e²·P(e) for e in [0, 1].
+FLOWKERN_HD VecF log1p_unit(VecF e) {
+  constexpr float P[] = {-0.4999999698f, 0.3333284189f, -0.2498652617f, 0.1985410623f,  // 2e-8
+                         -0.1584756572f, 0.1156184545f, -0.06675772506f, 0.02522405435f,
+                         -0.004466211601f};
+  return fma(e * e, polynomial(e, P), e);
 }
 
 // tanh x = x·(1 + x²·P(x²)) where |x| < 9/16, else ±(1 − 2/(exp 2|x| + 1)).

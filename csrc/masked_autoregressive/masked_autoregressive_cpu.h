@@ -18,6 +18,14 @@ template <class S> struct Panels {
   int column, columns;  // the first column, and how many
 };
 
+// Where the gradient of a vector of a layer (bias, gate, gain, offset) goes: to a sum over samples
+// for each unit in a chunk's memory, or to rows (units, N), or nowhere.
+template <class S> struct VectorGradient {
+  int sums;  // −1: none
+  S* rows;
+};
+enum VectorOf { kBias = 0, kGate = 1, kGain = 2, kOffset = 3 };
+
 template <class S> struct MaskedUnits {
   const std::int64_t* order;  // number of the unit at each place; of features for the outputs
   int units;                  // of the layer
@@ -32,8 +40,10 @@ template <class S> struct MaskedUnits {
   bool keeps_z;  // whether z is needed after u
   // Where values are kept in the tile's memory, in rows; v only with a gate.
   int u, z, v, grad, grad_skip;
-  // Rows of the tape; −1: none.
-  std::int64_t tape_u, tape_v, tape_gate, tape_gain;
+  // The weight's gradient, in a chunk's memory: for each group of as many rows as there are lanes
+  // and each column that they see, the rows' sums. Null: not wanted.
+  const std::int64_t* groups;  // where each begins, and the end
+  VectorGradient<S> vectors[4];
   const Panels<S>* into;  // for each block, from the layer before
   const Panels<S>* back;  // for each block, from the layer behind, for cotangents
 };
@@ -56,17 +66,21 @@ template <class S> struct MaskedProblem {
   S* logabsdet;
   // Backward.
   Elements<const S> grad_out, grad_logabsdet;
-  S* tape;
 };
 
-// How the loops want things: rows of a panel, samples of a wide and of a narrow tile.
-struct MaskedShape { int panel, wide, narrow; };
+// The loops' memory: a tile's, and in the backward the sums of the tiles of a chunk.
+template <class S> struct MaskedMemory { S *tile, *chunk; };
 
-// The loops take samples [row, row + samples) and a tile's memory.
+// How the loops want things: rows of a panel, lanes, samples of a wide and of a narrow tile. They may
+// read `lanes` or kColumns rows more of a tile's memory than there are.
+struct MaskedShape { int panel, lanes, wide, narrow; };
+constexpr int kColumns = 8;  // of a weight's gradient, computed at a time
+
+// The loops take samples [row, row + samples).
 #define FLOWKERN_DECLARE_FOR(S)                                                        \
   MaskedShape masked_shape(S);                                                         \
-  void masked_forward(const MaskedProblem<S>&, std::int64_t row, int samples, bool wide, S* memory); \
-  void masked_backward(const MaskedProblem<S>&, std::int64_t row, int samples, bool wide, S* memory);
+  void masked_forward(const MaskedProblem<S>&, std::int64_t row, int samples, bool wide, MaskedMemory<S>); \
+  void masked_backward(const MaskedProblem<S>&, std::int64_t row, int samples, bool wide, MaskedMemory<S>);
 #define FLOWKERN_DECLARE(isa) \
   namespace isa { FLOWKERN_DECLARE_FOR(float) FLOWKERN_DECLARE_FOR(double) }
 FLOWKERN_DECLARE(portable)

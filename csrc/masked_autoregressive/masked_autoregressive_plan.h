@@ -33,9 +33,21 @@ template <class S> class MaskedPlan {
   }
   MaskedPlan(const MaskedPlan&) = delete;  // the problem points into it
 
-  // Whether there are units that no output sees: the loops pass them by.
-  bool leaves_units() const {
-    return std::any_of(units.begin(), units.end(), [](const auto& layer) { return layer.used < layer.units; });
+  // Numbers that a chunk of tiles sums up.
+  std::int64_t chunk_size = 0;
+
+  // The gradients out of the sums of `chunks` chunks.
+  void finish(const S* sums, int chunks) const {
+    for (int k = 1; k <= outputs(); ++k) {
+      const MaskedUnits<S>& layer = units[k];
+      if (layer.groups) finish_weight(k, sums, chunks);
+      for (int i = 0; i < 4; ++i) {
+        const int from = layer.vectors[i].sums;
+        if (from < 0) continue;
+        S* to = static_cast<S*>((*call.grads)[5 * (k - 1) + 1 + i]->mutable_data_ptr());
+        for (int r = 0; r < layer.used; ++r) to[unit(k, r)] = total(sums + from + r, chunks);
+      }
+    }
   }
 
   MaskedProblem<S> problem{};
@@ -46,6 +58,7 @@ template <class S> class MaskedPlan {
   std::vector<int> counts, first, skip_places;
   std::vector<MaskedUnits<S>> units;
   std::vector<Panels<S>> panels;
+  std::vector<std::vector<std::int64_t>> groups;
 
   static constexpr int kPanelsPerBlock = 2;
 
@@ -53,6 +66,16 @@ template <class S> class MaskedPlan {
   int outputs() const { return int(call.layers()); }  // number of the layer that holds them
   int upto(int layer, int rank) const { return counts[layer * (levels() + 2) + rank + 1]; }
   int blocks() const { return int(first.size()) - 1; }
+
+  // The ranks of a matrix's rows in turn: of_row(r) for ascending r.
+  struct Ranks {
+    const MaskedPlan& plan;
+    int layer, rank = 0;
+    int of_row(int r) {
+      while (r >= plan.upto(layer, rank)) ++rank;
+      return rank;
+    }
+  };
 
   // Numbers outside a layer would be read as addresses.
   void check_order() const {
@@ -107,7 +130,7 @@ template <class S> class MaskedPlan {
       layer.units = int(k > 0 ? call.units(k - 1) : call.features());
       layer.used = k > 0 && k < outputs() ? upto(k, levels() - 1) : layer.units;
       layer.skip = layer.grad_skip = -1;
-      layer.tape_u = layer.tape_v = layer.tape_gate = layer.tape_gain = -1;
+      for (auto& vector : layer.vectors) vector = {-1, nullptr};
       if (k > 0) describe_map(layer, k - 1);
       place += layer.units;
       units.push_back(layer);
@@ -115,7 +138,7 @@ template <class S> class MaskedPlan {
     skip_places.resize(place);
     place_skips();
     place_values();
-    if (call.tape && call.tape->size(0) > 0) place_tape();
+    if (call.grads) place_gradients();
   }
 
   void describe_map(MaskedUnits<S>& layer, int k) {
@@ -161,17 +184,51 @@ template <class S> class MaskedPlan {
       layer.grad = take(layer.used);
       if (skipped) layer.grad_skip = take(layer.used);
     }
-    problem.memory = row;
+    problem.memory = row + std::max(kColumns, shape.lanes);
   }
 
-  void place_tape() {
-    std::int64_t row = 0;
-    for (int k = 1; k < outputs(); ++k) units[k].tape_u = row, row += units[k].units;
-    for (int k = 1; k <= outputs(); ++k) units[k].tape_v = row, row += units[k].units;
-    for (int k = 1; k < outputs(); ++k) {
-      MaskedUnits<S>& layer = units[k];
-      if (layer.gate.base) layer.tape_gate = row, row += layer.units;
-      if (layer.gain.base || layer.offset.base) layer.tape_gain = row, row += 2 * layer.units;
+  // What a chunk sums up: weights by groups of rows, each with the columns that its rows see.
+  void place_gradients() {
+    groups.resize(outputs() + 1);
+    for (int k = 1; k <= outputs(); ++k) {
+      const std::optional<Tensor>* grads = call.grads->data() + 5 * (k - 1);
+      if (grads[0]) place_weight(k);
+      for (int i = 0; i < 4; ++i)
+        if (const auto& grad = grads[i + 1]; grad && grad->dim() == 2)
+          units[k].vectors[i].rows = static_cast<S*>(grad->mutable_data_ptr());
+        else if (grad)
+          units[k].vectors[i].sums = int(chunk_size), chunk_size += units[k].used;
+    }
+  }
+
+  void place_weight(int k) {
+    Ranks ranks{*this, k};
+    for (int row = 0; row < units[k].used; row += shape.lanes) {
+      groups[k].push_back(chunk_size);
+      const int last = std::min(row + shape.lanes, units[k].used) - 1;
+      const int columns = upto(k - 1, ranks.of_row(last));
+      chunk_size += std::int64_t(columns + kColumns - 1) / kColumns * kColumns * shape.lanes;
+    }
+    groups[k].push_back(chunk_size);
+    units[k].groups = groups[k].data();
+  }
+
+  S total(const S* sum, int chunks) const {
+    S value = *sum;
+    for (int i = 1; i < chunks; ++i) value += sum[i * chunk_size];
+    return value;
+  }
+
+  void finish_weight(int k, const S* sums, int chunks) const {
+    const MaskedUnits<S>& layer = units[k];
+    const Tensor& grad = *(*call.grads)[5 * (k - 1)];
+    const std::int64_t* order = units[k - 1].order;
+    Ranks ranks{*this, k};
+    for (int r = 0; r < layer.used; ++r) {
+      S* to = static_cast<S*>(grad.mutable_data_ptr()) + unit(k, r) * grad.stride(0);
+      const S* from = sums + layer.groups[r / shape.lanes] + r % shape.lanes;
+      const int columns = upto(k - 1, ranks.of_row(r));
+      for (int c = 0; c < columns; ++c) to[order[c]] = total(from + c * shape.lanes, chunks);
     }
   }
 
@@ -193,7 +250,6 @@ template <class S> class MaskedPlan {
     problem.out = {static_cast<S*>(call.out.mutable_data_ptr()), call.out.stride(0), call.out.stride(1), nullptr};
     problem.logabsdet = call.logabsdet ? static_cast<S*>(call.logabsdet->mutable_data_ptr()) : nullptr;
     problem.grad_out = matrix(call.grad_out), problem.grad_logabsdet = matrix(call.grad_logabsdet);
-    problem.tape = call.tape ? static_cast<S*>(call.tape->mutable_data_ptr()) : nullptr;
   }
 
   // Packing.
@@ -236,7 +292,7 @@ template <class S> class MaskedPlan {
       const int k = int(i) / blocks();
       panels[i].values = to;
       if (k < outputs()) pack_into(k + 1, panels[i], to);
-      else pack_back(k - outputs(), panels[i], to);
+      else if (i % blocks() == 0) pack_back(k - outputs(), &panels[i], to);
       to += size(panels[i]);
     }
     for (int k = 0; k < outputs(); ++k) {
@@ -244,16 +300,6 @@ template <class S> class MaskedPlan {
       if (call.grad_out) units[k].back = &panels[(outputs() + k) * blocks()];
     }
   }
-
-  // The ranks of a matrix's rows in turn: of_row(r) for ascending r.
-  struct Ranks {
-    const MaskedPlan& plan;
-    int layer, rank = 0;
-    int of_row(int r) {
-      while (r >= plan.upto(layer, rank)) ++rank;
-      return rank;
-    }
-  };
 
   void pack_into(int k, const Panels<S>& m, S* to) const {
     Ranks ranks{*this, k};
@@ -269,17 +315,27 @@ template <class S> class MaskedPlan {
       }
   }
 
-  void pack_back(int k, const Panels<S>& m, S* to) const {
-    Ranks ranks{*this, k};
-    std::vector<int> unseen(shape.panel);  // columns before which a row's unit is not seen
-    for (int row = m.row; row < m.end; row += shape.panel) {
-      const int rows = std::min(shape.panel, m.end - row);
-      for (int j = 0; j < rows; ++j) unseen[j] = upto(k + 1, ranks.of_row(row + j) - 1);
-      for (int c = m.column; c < m.column + m.columns; ++c, to += shape.panel) {
-        const S* from = weights(k + 1, unit(k + 1, c));
-        for (int j = 0; j < shape.panel; ++j)
-          to[j] = j < rows && c >= unseen[j] ? from[units[k].order[row + j] * step(k + 1)] : S(0);
+  // All blocks of a layer at once, row after row of the weight as it lies in memory: each goes to the
+  // units that it leads to, a column of their panels.
+  void pack_back(int k, const Panels<S>* blocks_of_k, S* to) const {
+    std::vector<std::int64_t> place(units[k].used), from(units[k].used);
+    std::int64_t begin = 0;
+    for (int b = 0; b < blocks(); ++b) {
+      const Panels<S>& m = blocks_of_k[b];
+      for (int r = m.row; r < m.end; ++r) {
+        const int panel = (r - m.row) / shape.panel, lane = (r - m.row) % shape.panel;
+        place[r] = begin + (std::int64_t(panel) * m.columns - m.column) * shape.panel + lane;
+        from[r] = units[k].order[r] * step(k + 1);
       }
+      begin += size(m);
+    }
+    std::fill_n(to, begin, S(0));
+    Ranks ranks{*this, k + 1};
+    for (int c = 0; c < units[k + 1].used; ++c) {
+      const S* row = weights(k + 1, unit(k + 1, c));
+      S* column = to + std::int64_t(c) * shape.panel;
+      const int seen = upto(k, ranks.of_row(c));
+      for (int r = 0; r < seen; ++r) column[place[r]] = row[from[r]];
     }
   }
 };

@@ -4,6 +4,7 @@
 // panels of rows with their sums in registers; the units of one block then follow rank by rank.
 #include "masked_autoregressive_element.h"
 
+#include "../common/tile.h"
 #include "activation.h"
 
 FLOWKERN_BEGIN
@@ -26,9 +27,9 @@ template <class S, int V> struct Tile {
   const MaskedProblem<S>& p;
   int64_t first;
   int samples;
-  S* memory;
+  MaskedMemory<S> memory;
 
-  FLOWKERN_HD S* at(int row) const { return memory + int64_t(row) * R; }
+  FLOWKERN_HD S* at(int row) const { return memory.tile + int64_t(row) * R; }
   FLOWKERN_HD int upto(int layer, int rank) const { return p.counts[layer * (p.levels + 2) + rank + 1]; }
   FLOWKERN_HD int outputs() const { return p.layers - 1; }
   FLOWKERN_HD int64_t unit(int layer, int place) const {
@@ -50,12 +51,13 @@ template <class S, int V> struct Tile {
     for (int n = 0; n < samples; ++n) to[n] = base[(first + n) * from.row];
     for (int n = samples; n < R; ++n) to[n] = to[samples - 1];
   }
+  // The same of cotangents: lanes without a sample add nothing to sums.
+  void read_cotangent(const Elements<const S>& from, int64_t column, S* to) const {
+    read(from, column, to);
+    for (int n = samples; n < R; ++n) to[n] = S(0);
+  }
   void write(const S* from, const Elements<S>& to, int64_t column) const {
     for (int n = 0; n < samples; ++n) to.base[(first + n) * to.row + column * to.feature] = from[n];
-  }
-  void write_tape(const S* from, int64_t row) const {
-    S* to = p.tape + row * p.rows + first;
-    for (int n = 0; n < samples; ++n) to[n] = from[n];
   }
   void read_features(const Elements<const S>& from, int to) const {
     for (int f = 0; f < p.units[0].used; ++f) read(from, unit(0, f), at(to + f));
@@ -228,12 +230,10 @@ template <class S, int V> struct Tile {
         if (past) store(past + i, load(past + i) + g_z);
         store(grad + i, g_z);
       });
-      if (layer.tape_gain >= 0) {
-        write_tape(more[0], layer.tape_gain + unit);
-        write_tape(more[1], layer.tape_gain + layer.units + unit);
-      }
+      add_vector(layer, kGain, r, unit, more[0]);
+      add_vector(layer, kOffset, r, unit, more[1]);
       if (layer.gate.base) finish_gate(layer, r, gate);
-      if (layer.tape_v >= 0) write_tape(grad, layer.tape_v + unit);
+      add_vector(layer, kBias, r, unit, grad);
     }
   }
 
@@ -245,7 +245,42 @@ template <class S, int V> struct Tile {
       store(of_gate + i, g_z * load(at(layer.v + r) + i));
       store(grad + i, g_z * load(gate + i));
     });
-    if (layer.tape_gate >= 0) write_tape(of_gate, layer.tape_gate + layer.order[r]);
+    add_vector(layer, kGate, r, layer.order[r], of_gate);
+  }
+
+  // Passes on a unit's part of the gradient of one of its layer's vectors.
+  void add_vector(const MaskedUnits<S>& layer, int which, int r, int64_t unit, const S* grad) const {
+    const VectorGradient<S>& to = layer.vectors[which];
+    if (to.rows) for (int n = 0; n < samples; ++n) to.rows[unit * p.rows + first + n] = grad[n];
+    if (to.sums < 0) return;
+    T total = load(grad);
+    each<V, 1>(V, [&](int v) FLOWKERN_INLINE { total = total + load(grad + v * lanes); });
+    memory.chunk[to.sums + r] += sum_lanes(total);
+  }
+  static FLOWKERN_HD S sum_lanes(T total) {
+    if constexpr (lanes > 1) return sum(total);
+    else return total;
+  }
+
+  // Adds Σ_n v̄[row][n]·u[column][n] to the sums of a layer's weight, `lanes` rows at a time with the
+  // samples in turn.
+  void add_weight(int k) const {
+    const MaskedUnits<S>& layer = p.units[k];
+    if (!layer.groups) return;
+    for (int group = 0; group * lanes < layer.used; ++group) {
+      T v[R];
+      load_tile<R>(at(layer.grad + group * lanes), R, R, v);
+      S* sums = memory.chunk + layer.groups[group];
+      const int columns = int((layer.groups[group + 1] - layer.groups[group]) / lanes);
+      for (int c = 0; c < columns; c += kColumns) {
+        const S* u = at(p.units[k - 1].u + c);
+        T sum[kColumns];
+        each<kColumns>(kColumns, [&](int i) FLOWKERN_INLINE { sum[i] = load(sums + (c + i) * lanes); });
+        for (int n = 0; n < R; ++n)
+          each<kColumns>(kColumns, [&](int i) FLOWKERN_INLINE { sum[i] = fma(T(u[i * R + n]), v[n], sum[i]); });
+        each<kColumns>(kColumns, [&](int i) FLOWKERN_INLINE { store(sums + (c + i) * lanes, sum[i]); });
+      }
+    }
   }
 
   // Cotangents of a feature's input and parameters; the former takes the place of its output's.
@@ -254,9 +289,8 @@ template <class S, int V> struct Tile {
     const S* in = at((p.inverse ? p.other : p.units[0].u) + f);
     S *grad = at(p.units[0].grad + f), *g_params = at(last.grad + f * p.parameters);
     masked_element_vjp(p, in, parameters(f), V, grad, g_logabsdet, grad, g_params);
-    if (last.tape_v < 0) return;
-    for (int i = 0; i < p.parameters; ++i)
-      write_tape(g_params + i * R, last.tape_v + unit(outputs(), f * p.parameters + i));
+    for (int i = f * p.parameters; i < (f + 1) * p.parameters; ++i)
+      add_vector(last, kBias, i, unit(outputs(), i), at(last.grad + i));
   }
 
   // Adds to rows [row, end) of layer k what comes back from the units [column, stop) behind it.
@@ -306,28 +340,22 @@ template <class S, int V> struct Tile {
     }
   }
 
-  void write_activations() const {
-    for (int k = 1; k < outputs(); ++k)
-      for (int r = 0; r < p.units[k].used; ++r)
-        if (p.units[k].tape_u >= 0) write_tape(at(p.units[k].u + r), p.units[k].tape_u + unit(k, r));
-  }
-
   void backward() const {
     alignas(64) S g_logabsdet[R];
-    read(p.grad_logabsdet, 0, g_logabsdet);
+    read_cotangent(p.grad_logabsdet, 0, g_logabsdet);
     read_features(p.x, p.units[0].u);
     if (p.inverse) read_features(p.y, p.other);
-    read_features(p.grad_out, p.units[0].grad);
+    for (int f = 0; f < p.units[0].used; ++f) read_cotangent(p.grad_out, unit(0, f), at(p.units[0].grad + f));
     evaluate();
-    write_activations();
     clear_grads();
     if (p.inverse) solve_back(g_logabsdet);
     else back(g_logabsdet);
     write_features(p.units[0].grad);
+    for (int k = 1; k < p.layers; ++k) add_weight(k);
   }
 };
 
-template <class S, int V> Tile<S, V> tile(const MaskedProblem<S>& p, int64_t row, int samples, S* memory) {
+template <class S, int V> Tile<S, V> tile(const MaskedProblem<S>& p, int64_t row, int samples, MaskedMemory<S> memory) {
   return {p, row, samples, memory};
 }
 
@@ -335,13 +363,15 @@ template <class S, int V> Tile<S, V> tile(const MaskedProblem<S>& p, int64_t row
 
 #define FLOWKERN_ENTRIES(S)                                                                         \
   MaskedShape masked_shape(S) {                                                                     \
-    return {kPanel, kWide * Lanes<Vec<S>>::count, kNarrow * Lanes<Vec<S>>::count};                  \
+    return {kPanel, Lanes<Vec<S>>::count, kWide * Lanes<Vec<S>>::count, kNarrow * Lanes<Vec<S>>::count}; \
   }                                                                                                 \
-  void masked_forward(const MaskedProblem<S>& p, int64_t row, int samples, bool wide, S* memory) {  \
+  void masked_forward(const MaskedProblem<S>& p, int64_t row, int samples, bool wide,    \
+                      MaskedMemory<S> memory) {                                                     \
     wide ? tile<S, kWide>(p, row, samples, memory).forward()                                        \
          : tile<S, kNarrow>(p, row, samples, memory).forward();                                     \
   }                                                                                                 \
-  void masked_backward(const MaskedProblem<S>& p, int64_t row, int samples, bool wide, S* memory) { \
+  void masked_backward(const MaskedProblem<S>& p, int64_t row, int samples, bool wide,   \
+                       MaskedMemory<S> memory) {                                                    \
     wide ? tile<S, kWide>(p, row, samples, memory).backward()                                       \
          : tile<S, kNarrow>(p, row, samples, memory).backward();                                    \
   }

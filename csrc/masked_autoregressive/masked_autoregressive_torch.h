@@ -25,8 +25,9 @@ struct MaskedSettings {
   std::vector<double> constants;
 };
 
-// One call. The backward has grad_out and grad_logabsdet, computes `out` as the cotangent of what
-// was given, and writes the tape (see gradients.py) unless that has no rows.
+// One call. The backward has grad_out and grad_logabsdet, and computes `out` as the cotangent of what
+// was given. For the gradients of the tensors it writes the tape (see gradients.py) unless that has
+// no rows, or these gradients themselves, those of tensors (N, units) as (units, N).
 struct MaskedCall {
   const Tensor& x;  // what the conditioner sees; in the inverse's forward what is given
   const Tensor* y;  // in the backward what the transform maps x to
@@ -37,6 +38,7 @@ struct MaskedCall {
   Tensor& out;
   Tensor* logabsdet;
   Tensor* tape;
+  Tensors* grads;
 
   std::int64_t layers() const { return std::int64_t(tensors.size()) / 5; }
   std::int64_t features() const { return x.size(1); }
@@ -122,12 +124,13 @@ template <class Device> struct MaskedOp {
     const MaskedSettings set{activations, slopes, skips, inverse, element, scale_first, tails, constants};
     Tensor y = torch::stable::new_empty(x, {x.size(0), x.size(1)});
     Tensor logabsdet = torch::stable::new_empty(x, {x.size(0)});
-    const MaskedCall call{x, nullptr, nullptr, nullptr, tensors, order, ends, set, y, &logabsdet, nullptr};
+    const MaskedCall call{x, nullptr, nullptr, nullptr, tensors, order, ends, set, y, &logabsdet, nullptr, nullptr};
     check(call);
     Device(x).run(call);
     return {y, logabsdet};
   }
 
+  // With the tape.
   static std::tuple<Tensor, Tensor> backward(
       Tensor grad_y, Tensor grad_logabsdet, Tensor x, Tensor y, bool wants_tape, Tensors tensors, Tensor order,
       Tensor ends, std::vector<std::int64_t> activations, std::vector<double> slopes,
@@ -139,11 +142,45 @@ template <class Device> struct MaskedOp {
     Tensor grad_x = torch::stable::new_empty(x, {x.size(0), x.size(1)}), tape;
     // The inverse is given what the forward computes.
     const MaskedCall call{inverse ? y : x, inverse ? &x : &y, &grad_y, &grad_logabsdet, tensors, order, ends, set, grad_x,
-                          nullptr, &tape};
+                          nullptr, &tape, nullptr};
     check(call);
     tape = torch::stable::new_empty(x, {wants_tape ? tape_rows(call) : 0, x.size(0)});
     Device(x).run(call);
     return {grad_x, tape};
+  }
+
+  // With the gradients of the tensors that need one, in order.
+  static std::tuple<Tensor, std::vector<Tensor>> gradients(
+      Tensor grad_y, Tensor grad_logabsdet, Tensor x, Tensor y, std::vector<bool> needs, Tensors tensors, Tensor order,
+      Tensor ends, std::vector<std::int64_t> activations, std::vector<double> slopes,
+      std::vector<std::int64_t> skips, bool inverse, std::int64_t element, bool scale_first,
+      std::int64_t tails, std::vector<double> constants) {
+    check_cotangents(grad_y, grad_logabsdet, x);
+    check_cotangents(y, grad_logabsdet, x);
+    const MaskedSettings set{activations, slopes, skips, inverse, element, scale_first, tails, constants};
+    Tensor grad_x = torch::stable::new_empty(x, {x.size(0), x.size(1)});
+    Tensors grads(tensors.size());
+    const MaskedCall call{inverse ? y : x, inverse ? &x : &y, &grad_y, &grad_logabsdet, tensors, order, ends, set, grad_x,
+                          nullptr, nullptr, &grads};
+    check(call);
+    FLOWKERN_CHECK(needs.size() == tensors.size(), "needs: expected one for each of ", tensors.size(), " tensors");
+    for (std::size_t i = 0; i < needs.size(); ++i) {
+      if (!needs[i] || !tensors[i]) continue;
+      const bool by_row = i % 5 != 0 && tensors[i]->dim() == 2;
+      grads[i] = torch::stable::new_empty(x, by_row ? std::vector<std::int64_t>{tensors[i]->size(1), x.size(0)} : sizes(*tensors[i]));
+      torch::stable::zero_(*grads[i]);
+    }
+    Device(x).run(call);
+    std::vector<Tensor> needed;
+    for (const auto& grad : grads) if (grad) needed.push_back(*grad);
+    return {grad_x, needed};
+  }
+
+ private:
+  static std::vector<std::int64_t> sizes(const Tensor& t) {
+    std::vector<std::int64_t> all;
+    for (std::int64_t d = 0; d < t.dim(); ++d) all.push_back(t.size(d));
+    return all;
   }
 };
 

@@ -14,7 +14,7 @@ template <class S> struct SplineProblem {
   std::int64_t params_row, params_feature, params_one;
   const std::int64_t* index;
   const S* bounds;
-  bool inverse;
+  bool inverse, streams;  // streams: grad_params passes the caches by
   int tails;
   double left, right, bottom, top, min_width, min_height, min_slope, softclip, scale;
   S* y;          // (N, D), contiguous; in the backward, the cotangent of x

@@ -26,13 +26,19 @@ template <class S, bool soft> __device__ SplineSettings<S, soft> settings(const 
 
 // The raw parameters of one element, or their cotangents.
 template <class S> struct Raw {
+  static constexpr bool rereads() { return true; }  // arrays of any number of bins would lie in main memory
   S* at;
   int64_t one;
 
-  template <int K, class T> __device__ __forceinline__ void fetch(int first, int count, T* out) const {
+  template <int K, class T>
+  __device__ __forceinline__ void fetch(int first, int count, T* out) const {
     each<K>(count, [&](int i) FLOWKERN_INLINE { out[i] = at[(first + i) * one]; });
   }
-  template <int K, class T> __device__ __forceinline__ void run(int first, int count, const T* values) const {
+  template <class T> __device__ __forceinline__ T pick(int first, T i) const {
+    return at[(first + int(i)) * one];
+  }
+  template <int K, class T>
+  __device__ __forceinline__ void run(int first, int count, const T* values) const {
     each<K>(count, [&](int i) FLOWKERN_INLINE { at[(first + i) * one] = values[i]; });
   }
 };
@@ -50,7 +56,8 @@ template <class S> struct Input {
   Axis<S> across, up;
 };
 
-template <class S, class Set> __device__ __forceinline__ Input<S> read(const SplineProblem<S>& p, const Set& set, const Place& at) {
+template <class S, class Set>
+__device__ __forceinline__ Input<S> read(const SplineProblem<S>& p, const Set& set, const Place& at) {
   Input<S> in{S(__builtin_nanf("")), {set.left, set.right}, {set.bottom, set.top}};
   if (at.column >= 0) in.x = p.x[at.row * p.x_row + at.column * p.x_feature];
   if (p.bounds) {
@@ -61,15 +68,18 @@ template <class S, class Set> __device__ __forceinline__ Input<S> read(const Spl
 }
 
 template <class S>
-__device__ __forceinline__ void copy_columns(const SplineProblem<S>& p, const S* from, int64_t from_row, int64_t from_feature, int64_t row, int rows) {
+__device__ __forceinline__ void copy_columns(const SplineProblem<S>& p, const S* from, int64_t from_row,
+                                             int64_t from_feature, int64_t row, int rows) {
   if (!p.index) return;
-  copy_rows(from + row * from_row, from_row, from_feature, p.y + row * p.width, int(p.width), rows);
+  const int width = int(p.width);
+  copy_rows(from + row * from_row, from_row, from_feature, p.y + row * p.width, width, rows);
   __syncthreads();
 }
 
 // Calls body(first, count, place) for as many elements of a segment at a time as there are threads.
 template <class S, class F>
-__device__ __forceinline__ void for_passes(const SplineProblem<S>& p, int64_t row, int64_t feature, int rows, int features, const F& body) {
+__device__ __forceinline__ void for_passes(const SplineProblem<S>& p, int64_t row, int64_t feature, int rows,
+                                           int features, const F& body) {
   Walk walk(features);
   for (int first = 0; first < rows * features; first += blockDim.x, walk.next()) {
     const int left = rows * features - first, count = left < int(blockDim.x) ? left : int(blockDim.x);
@@ -116,10 +126,12 @@ __global__ __launch_bounds__((kThreads<S, K>), 1) void backward_kernel(SplinePro
         if (staged<S, K>(p.parameters)) load_stage(stage, params, at, count, rows, features);
         if (at.used) {
           const Input<S> in = read(p, set, at);
-          const S g_out = at.column >= 0 ? p.grad_y[at.row * p.grad_y_row + at.column * p.grad_y_feature] : in.x;
-          // A thread's cotangents take the place of its raw parameters, which are read first.
-          const S g_x = transform_vjp<K, inverse>(in.x, raw_of<K>(stage, params, at), set, in.across, in.up, g_out,
-                                                  p.grad_logabsdet[at.row * p.grad_logabsdet_row], raw_of<K>(stage, grads, at));
+          const int64_t g_at = at.row * p.grad_y_row + at.column * p.grad_y_feature;
+          const S g_out = at.column < 0 ? in.x : p.grad_y[g_at];
+          const S g_l = p.grad_logabsdet[at.row * p.grad_logabsdet_row];
+          // A thread's cotangents take the place of its raw parameters, each of which is read before.
+          const S g_x = transform_vjp<K, inverse>(in.x, raw_of<K>(stage, params, at), set, in.across, in.up,
+                                                  g_out, g_l, raw_of<K>(stage, grads, at));
           if (at.column >= 0) p.y[at.row * p.width + at.column] = g_x;
         }
         if (staged<S, K>(p.parameters)) store_stage(stage, grads, at, count, rows, features);
@@ -131,24 +143,29 @@ __global__ __launch_bounds__((kThreads<S, K>), 1) void backward_kernel(SplinePro
 template <class S> using Spline = Kernel<SplineProblem<S>>;
 
 template <class S, int K> struct Forward {
-  static constexpr Spline<S> table[2][2] = {{forward_kernel<S, K, false, false>, forward_kernel<S, K, false, true>},
-                                            {forward_kernel<S, K, true, false>, forward_kernel<S, K, true, true>}};
+  static constexpr Spline<S> table[2][2] = {
+      {forward_kernel<S, K, false, false>, forward_kernel<S, K, false, true>},
+      {forward_kernel<S, K, true, false>, forward_kernel<S, K, true, true>}};
 };
 template <class S, int K> struct Backward {
-  static constexpr Spline<S> table[2][2] = {{backward_kernel<S, K, false, false>, backward_kernel<S, K, false, true>},
-                                            {backward_kernel<S, K, true, false>, backward_kernel<S, K, true, true>}};
+  static constexpr Spline<S> table[2][2] = {
+      {backward_kernel<S, K, false, false>, backward_kernel<S, K, false, true>},
+      {backward_kernel<S, K, true, false>, backward_kernel<S, K, true, true>}};
 };
 
-template <template <class, int> class Direction, class S, int K> void run_bins(const char* name, const SplineProblem<S>& p, void* stream) {
+template <template <class, int> class Direction, class S, int K>
+void run_bins(const char* name, const SplineProblem<S>& p, void* stream) {
   constexpr int threads = kThreads<S, K>;
   const Plan plan = make_plan(p.features, threads, 1);
   const size_t stage = stage_bytes<S>(threads, staged<S, K>(p.parameters) ? p.parameters : 0);
-  launch(name, Direction<S, K>::table[p.softclip != 0][p.inverse], p, plan, threads, stage + sizeof(S) * plan.rows * plan.features, stream);
+  const size_t sums = sizeof(S) * plan.rows * plan.features;
+  launch(name, Direction<S, K>::table[p.softclip != 0][p.inverse], p, plan, threads, stage + sums, stream);
 }
 
 // In single precision, the bin counts that libraries default to have kernels of their own, with all
 // bins in registers.
-template <template <class, int> class Direction, class S> void run(const char* name, const SplineProblem<S>& p, void* stream) {
+template <template <class, int> class Direction, class S>
+void run(const char* name, const SplineProblem<S>& p, void* stream) {
   if constexpr (sizeof(S) == 4) switch ((p.parameters + 1 - p.tails) / 3) {
     case 4: return run_bins<Direction, S, 4>(name, p, stream);
     case 8: return run_bins<Direction, S, 8>(name, p, stream);
@@ -160,9 +177,12 @@ template <template <class, int> class Direction, class S> void run(const char* n
 
 }  // namespace
 
-void spline_forward(const SplineProblem<float>& p, void* stream) { run<Forward>("rational_quadratic_spline", p, stream); }
-void spline_forward(const SplineProblem<double>& p, void* stream) { run<Forward>("rational_quadratic_spline", p, stream); }
-void spline_backward(const SplineProblem<float>& p, void* stream) { run<Backward>("rational_quadratic_spline_backward", p, stream); }
-void spline_backward(const SplineProblem<double>& p, void* stream) { run<Backward>("rational_quadratic_spline_backward", p, stream); }
+#define FLOWKERN_ENTRY(name, Direction, operation, S) \
+  void name(const SplineProblem<S>& p, void* stream) { run<Direction>(operation, p, stream); }
+FLOWKERN_ENTRY(spline_forward, Forward, "rational_quadratic_spline", float)
+FLOWKERN_ENTRY(spline_forward, Forward, "rational_quadratic_spline", double)
+FLOWKERN_ENTRY(spline_backward, Backward, "rational_quadratic_spline_backward", float)
+FLOWKERN_ENTRY(spline_backward, Backward, "rational_quadratic_spline_backward", double)
+#undef FLOWKERN_ENTRY
 
 FLOWKERN_END

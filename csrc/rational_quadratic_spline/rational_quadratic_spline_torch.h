@@ -19,21 +19,25 @@ template <class Device> struct SplineOp {
     double left, right, bottom, top, min_width, min_height, min_slope, softclip, scale;
   };
 
-  static void check(const Tensor& x, const Tensor& params, const std::optional<Tensor>& bound, std::int64_t tails) {
+  static void check(const Tensor& x, const Tensor& params, const std::optional<Tensor>& bound,
+                    std::int64_t tails) {
     check_coupling(x, params);
     FLOWKERN_CHECK(tails >= 0 && tails <= 2, "tails: expected 0, 1 or 2, got ", tails);
     const std::int64_t thrice = params.size(2) + 1 - tails;
-    FLOWKERN_CHECK(thrice >= 3 && thrice % 3 == 0, "params: ", params.size(2), " parameters do not fit these tails");
+    FLOWKERN_CHECK(thrice >= 3 && thrice % 3 == 0, "params: ", params.size(2),
+                   " parameters do not fit these tails");
     FLOWKERN_CHECK(thrice <= 3 * 256, "params: at most 256 bins, got ", thrice / 3);
     if (!bound) return;
     check_device("bound", *bound, x);
-    FLOWKERN_CHECK(bound->scalar_type() == x.scalar_type() && bound->is_contiguous() && bound->numel() == params.size(1),
+    const bool fits = bound->is_contiguous() && bound->numel() == params.size(1);
+    FLOWKERN_CHECK(fits && bound->scalar_type() == x.scalar_type(),
                    "bound: expected a contiguous vector of ", params.size(1), " entries of x's dtype");
   }
 
   template <class S>
-  static SplineProblem<S> problem(const Device& device, const Tensor& x, const Tensor& params, const std::optional<Tensor>& index,
-                                  const std::optional<Tensor>& bound, const Arguments& a, Tensor& y) {
+  static SplineProblem<S> problem(const Device& device, const Tensor& x, const Tensor& params,
+                                  const std::optional<Tensor>& index, const std::optional<Tensor>& bound,
+                                  const Arguments& a, Tensor& y) {
     SplineProblem<S> p{};
     p.rows = x.size(0), p.width = x.size(1), p.features = params.size(1), p.parameters = params.size(2);
     p.x = static_cast<const S*>(x.const_data_ptr());
@@ -56,7 +60,8 @@ template <class Device> struct SplineOp {
   }
 
   template <class S>
-  static void run_backward(const Device& device, SplineProblem<S> p, const Tensor& grad_y, const Tensor& grad_logabsdet, Tensor& grad_params) {
+  static void run_backward(const Device& device, SplineProblem<S> p, const Tensor& grad_y,
+                           const Tensor& grad_logabsdet, Tensor& grad_params) {
     p.grad_y = static_cast<const S*>(grad_y.const_data_ptr());
     p.grad_y_row = grad_y.stride(0), p.grad_y_feature = grad_y.stride(1);
     p.grad_logabsdet = static_cast<const S*>(grad_logabsdet.const_data_ptr());
@@ -80,9 +85,12 @@ template <class Device> struct SplineOp {
       torch::stable::zero_(logabsdet);
       return {y, logabsdet};
     }
-    const Arguments a{inverse, tails, left, right, bottom, top, min_width, min_height, min_slope, softclip, scale};
-    if (x.scalar_type() == ScalarType::Double) run(device, problem<double>(device, x, params, index, bound, a, y), logabsdet);
-    else run(device, problem<float>(device, x, params, index, bound, a, y), logabsdet);
+    const Arguments a{inverse, tails, left, right, bottom, top, min_width, min_height, min_slope,
+                      softclip, scale};
+    if (x.scalar_type() == ScalarType::Double)
+      run(device, problem<double>(device, x, params, index, bound, a, y), logabsdet);
+    else
+      run(device, problem<float>(device, x, params, index, bound, a, y), logabsdet);
     return {y, logabsdet};
   }
 
@@ -100,11 +108,14 @@ template <class Device> struct SplineOp {
       torch::stable::copy_(grad_x, grad_y);
       return {grad_x, grad_params};
     }
-    const Arguments a{inverse, tails, left, right, bottom, top, min_width, min_height, min_slope, softclip, scale};
+    const Arguments a{inverse, tails, left, right, bottom, top, min_width, min_height, min_slope,
+                      softclip, scale};
     if (x.scalar_type() == ScalarType::Double)
-      run_backward(device, problem<double>(device, x, params, index, bound, a, grad_x), grad_y, grad_logabsdet, grad_params);
+      run_backward(device, problem<double>(device, x, params, index, bound, a, grad_x), grad_y, grad_logabsdet,
+                   grad_params);
     else
-      run_backward(device, problem<float>(device, x, params, index, bound, a, grad_x), grad_y, grad_logabsdet, grad_params);
+      run_backward(device, problem<float>(device, x, params, index, bound, a, grad_x), grad_y, grad_logabsdet,
+                   grad_params);
     return {grad_x, grad_params};
   }
 };

@@ -17,7 +17,7 @@ from flowkern.ops import (
     masked_autoregressive,
     masked_autoregressive_inverse,
 )
-from tests.masked_autoregressive_cases import CASES, check, cotangents, evaluate
+from tests.masked_autoregressive_cases import CASES, check, cotangents, evaluate, raw_arguments
 
 COMPILER = {"reference": "aot_eager", "cpu": "inductor"}
 CASE = CASES["context"]
@@ -39,37 +39,25 @@ def test_agrees_with_the_reference(backend, name):
 # --- dispatcher ops ------------------------------------------------------------------------------
 
 
-def _arguments(case, dtype=torch.float32, inverse=False):
-    """x and what else the raw op takes."""
-    x, tensors = case.tensors(dtype)
-    order, ends, _ = case.degrees().on("cpu")
-    layers = case.layers(tensors)
-    codes = [Activation.of(layer.activation) for layer in layers]
-    skips = [-1 if layer.skip is None else layer.skip for layer in layers]
-    settings = [a.code for a in codes], [a.slope for a in codes], skips
-    return x, tensors, order, ends, *settings, inverse, *case.element.numbers()
-
-
 def test_opcheck(inverse):
     if unavailable("cpu") is not None:
         return  # test_backends.py decides whether that is allowed
+    op, gradients = torch.ops.flowkern.masked_autoregressive, torch.ops.flowkern.masked_autoregressive_gradients
     for name in ("context", "everything"):
-        x, *arguments = _arguments(replace(CASES[name], batch=3), torch.float64, inverse)
-        op, backward = (
-            getattr(torch.ops.flowkern, f"masked_autoregressive{s}") for s in ("", "_backward")
-        )
-        torch.library.opcheck(op, (x, *arguments))
-        y, logabsdet = op(x, *arguments)
-        for tape in (False, True):
-            grads = cotangents(y, logabsdet)
-            torch.library.opcheck(backward, (*grads, x, y, tape, *arguments))
+        x, tensors, *rest = raw_arguments(replace(CASES[name], batch=3), torch.float64, inverse)
+        torch.library.opcheck(op, (x, tensors, *rest))
+        y, logabsdet = op(x, tensors, *rest)
+        given = [t is not None for t in tensors]
+        for needs in (given, [n and i % 2 == 0 for i, n in enumerate(given)], [False] * len(given)):
+            arguments = (*cotangents(y, logabsdet), x, y, needs, tensors, *rest)
+            torch.library.opcheck(gradients, arguments)
 
 
 def test_raw_op_refuses_what_it_cannot_read():
     """The dispatcher op is public too: it checks shapes, dtypes and numbers itself."""
     if unavailable("cpu") is not None:
         return
-    x, tensors, order, ends, *rest = _arguments(CASE)
+    x, tensors, order, ends, *rest = raw_arguments(CASE)
     op = torch.ops.flowkern.masked_autoregressive
     activations, slopes, skips, inverse, element, first, tails, constants = rest
 
@@ -297,7 +285,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("message, x, layers, degrees, element", BAD, ids=[b[0] for b in BAD])
-def test_bad_arguments(message, x, layers, degrees, element):
+def test_badraw_arguments(message, x, layers, degrees, element):
     with pytest.raises((TypeError, ValueError), match=f"^{message}"):
         masked_autoregressive(x, layers, degrees, element)
 

@@ -14,7 +14,8 @@ from nflows.transforms.splines.rational_quadratic import unconstrained_rational_
 import flowkern
 from flowkern.ops import KnotMap, rational_quadratic_spline
 from tests import tolerances
-from tests.cases import BOX, SPLINES, check, evaluate
+from tests.cases import BOX, SPLINES, Case, check, cotangents, evaluate
+from tests.conftest import RUNNABLE
 from tests.tolerances import assert_same
 
 HALVES = [
@@ -264,6 +265,21 @@ def test_bound_of_any_dtype_and_layout(backend):
             assert torch.equal(at(same), at(bounds))
         for same in (3, torch.tensor(3.0), torch.tensor(3), (-3, 3, -3, 3)):
             assert torch.equal(at(same), at(3.0))
+
+
+@pytest.mark.parametrize("features", [32, 33])
+@pytest.mark.parametrize("backend", [name for name in RUNNABLE if name != "reference"])
+def test_a_call_beyond_the_caches_equals_its_halves(backend, features):
+    """Gradients of 16 MiB and more pass the caches by on the way to memory; they are the same."""
+    case = Case("large", "rational_quadratic_spline", (6001,), features, features, options={"bound": 3.0})
+    x, params = case.tensors()
+    assert params.nbytes >= 2**24
+    grads = cotangents(x, x.sum(-1))
+    whole = evaluate(case, x, params, backend=backend, grads=grads)
+    for rows in (slice(0, 3000), slice(3000, None)):
+        part = [t[rows] for t in (*grads, x, params)]
+        half = evaluate(case, *part[2:], backend=backend, grads=part[:2])
+        assert all(torch.equal(w[rows], h) for w, h in zip(whole, half))
 
 
 def test_backward_saves_no_more_than_its_inputs(backend):

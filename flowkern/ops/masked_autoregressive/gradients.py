@@ -15,31 +15,34 @@ def tape_rows(tensors):
     return sum(rows for _, rows in _sections(tensors))
 
 
+def starts(tensors):
+    """{(kind, layer): the row at which that part of the tape begins}."""
+    places, row = {}, 0
+    for part, rows in _sections(tensors):
+        places[part], row = row, row + rows
+    return places
+
+
 def of_tensors(x, tape, needs, ranks, tensors):
     """The gradients of tensors (weight, bias, gate, gain, offset of each layer), where needed.
 
     x: (N, D), what the first layer sees. ranks: as from `Degrees.on`.
     """
-    sections = _split(tape, tensors)
+    parts = _split(tape, tensors)
+    read = masks(x.shape[1], ranks, tensors[::5]) if any(needs[::5]) else None
     grads = []
-    for k, mask in enumerate(masks(x.shape[1], ranks, tensors[::5])):
-        weight, bias, gate, gain, offset = tensors[5 * k : 5 * k + 5]
-        u = sections["u", k - 1] if k else x.mT
-        v = sections["v", k]
-        layer = (
-            (lambda: torch.mm(v, u.mT).masked_fill_(~mask, 0)),
-            (lambda: _reduced(v, bias)),
-            (lambda: _reduced(sections["gate", k], gate)),
-            (lambda: _reduced(sections["gain", k], gain)),
-            (lambda: _reduced(sections["offset", k], offset)),
-        )
-        grads += [f().to(t.dtype) if need else None for f, t, need in zip(layer, tensors[5 * k :], needs[5 * k :])]
+    for i, (tensor, needed) in enumerate(zip(tensors, needs)):
+        layer, kind = divmod(i, 5)
+        if not needed:
+            grad = None
+        elif kind == 0:
+            u = parts["u", layer - 1] if layer else x.mT
+            grad = torch.mm(parts["v", layer], u.mT).masked_fill_(~read[layer], 0)
+        else:
+            rows = parts[("v", "gate", "gain", "offset")[kind - 1], layer]
+            grad = rows.sum(1) if tensor.dim() == 1 else rows.mT
+        grads.append(grad)
     return grads
-
-
-def _reduced(rows, like):
-    """(units, N) as the gradient of a tensor (units,) or (N, units)."""
-    return rows.sum(1) if like.dim() == 1 else rows.mT
 
 
 def _sections(tensors):
