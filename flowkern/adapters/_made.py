@@ -74,6 +74,7 @@ def _call(style, kind, inspection, inverse, module, inputs, context=None):
         return peers(module, inputs, context)
     if kind.check is not None:
         kind.check(module, inputs)
+    context = _one_row(context)
     layers = _layers(style, module.autoregressive_net, linears, found.exact, context)
     op = masked_autoregressive_inverse if inverse else masked_autoregressive
     return op(inputs, layers, found.degrees, kind.element(module))
@@ -88,6 +89,16 @@ def _fits(module, linears, inputs, context):
         and inputs.dtype == weight.dtype
         and (context is None or "context_layer" in module.autoregressive_net._modules)
     )
+
+
+def _one_row(context):
+    """The row of a context that is one row expanded to all samples, as nflows' `sample` makes it.
+
+    Not where its gradient is wanted: that would go to the first row alone.
+    """
+    if context is None or context.dim() != 2 or context.requires_grad and torch.is_grad_enabled():
+        return context
+    return context[0] if context.shape[0] > 1 and context.stride(0) == 0 else context
 
 
 def _layers(style, net, linears, exact, context):

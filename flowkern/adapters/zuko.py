@@ -190,7 +190,9 @@ def _unfamiliar(module):
         if "forward" in part.__dict__:
             return f"its network holds a {type(part).__name__} with a forward of its own"
     if _element(module) is None:
-        return f"there is no fused kernel for its univariate transform {module.univariate}"
+        univariate = getattr(module.univariate, "func", module.univariate)
+        name = getattr(univariate, "__name__", type(univariate).__name__)
+        return f"there is no fused kernel for its univariate transform {name}"
     return None
 
 
