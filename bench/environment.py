@@ -14,6 +14,7 @@ import torch
 import flowkern
 from flowkern import backends
 from flowkern.ops.affine_coupling.native import COMPILED as AFFINE
+from flowkern.ops.masked_autoregressive.native import COMPILED as AUTOREGRESSIVE
 from flowkern.ops.rational_quadratic_spline.native import COMPILED as SPLINE
 
 
@@ -31,7 +32,8 @@ def describe(allocator, effort):
         ),
         "flowkern": f"{flowkern.__version__}, {_revision()}",
         "backends": f"affine_coupling on {backends.resolve('cpu', AFFINE)}, "
-        f"rational_quadratic_spline on {backends.resolve('cpu', SPLINE)}",
+        f"rational_quadratic_spline on {backends.resolve('cpu', SPLINE)}, "
+        f"masked_autoregressive on {backends.resolve('cpu', AUTOREGRESSIVE)}",
         "threads": f"{torch.get_num_threads()} ({_thread_settings()})",
         "allocator": allocator,
     }
