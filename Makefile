@@ -2,6 +2,7 @@
 #   make demo          train, accelerate, compare, time; the page is report/index.html
 #   make demo-quick    the same in under a minute, without torch.compile
 #   make test          all tests
+#   make sanitize      all kernels under sanitizers, and faults planted in them
 #   make bench         the benchmarks
 #   make info          versions, devices, backends
 # ARGS="…" is passed on, PYTHON=… chooses the interpreter that .venv is made with.
@@ -12,7 +13,7 @@ ENV_PYTHON = $(VENV)/bin/python
 INSTALL = $(ENV_PYTHON) -m pip install --disable-pip-version-check -c constraints-dev.txt
 SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.cu*' -o -name '*.h')
 
-.PHONY: demo demo-quick test bench info clean
+.PHONY: demo demo-quick test sanitize bench info clean
 
 demo: $(VENV)/.demo
 	$(ENV_PYTHON) -m flowkern.demo $(ARGS)
@@ -30,6 +31,9 @@ endif
 # One thread for each test process: two processes share the cores.
 test: $(VENV)/.test
 	NVCC=$(NVCC) OMP_NUM_THREADS=1 $(ENV_PYTHON) -m pytest tests -n auto --dist worksteal $(ARGS)
+
+sanitize: $(VENV)/.test
+	$(ENV_PYTHON) -m tests.sanitizers
 
 bench: $(VENV)/.bench
 	$(ENV_PYTHON) -m pytest bench $(ARGS)

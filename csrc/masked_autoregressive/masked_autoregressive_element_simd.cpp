@@ -61,8 +61,13 @@ void affine_element_vjp(const MaskedProblem<S>& p, const Samples<S>& in, const C
 template <class S> struct Rows {
   S* first;
   int row;
+  static constexpr bool rereads() { return false; }
   template <int K, class T> FLOWKERN_HD void fetch(int i, int count, T* out) const {
     each<K>(count, [&](int j) FLOWKERN_INLINE { out[j] = load(first + (i + j) * row); });
+  }
+  // For each lane the parameter with its own number, from + i.
+  template <class T> FLOWKERN_HD T pick(int from, T i) const {
+    return pick_lanes(first + from * row, 1, i * T(row));
   }
   template <int K, class T> FLOWKERN_HD void run(int i, int count, const T* values) const {
     each<K>(count, [&](int j) FLOWKERN_INLINE { store(first + (i + j) * row, values[j]); });

@@ -1,5 +1,6 @@
 """The masked conditioner: its layers, and the degrees that make it autoregressive."""
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -114,6 +115,7 @@ class Degrees:
         self.levels = len(levels)
         self.sizes = tuple(len(r) for r in ranks)
         self._ranks = ranks
+        self._skips = _skips(seen)
         self._on = {}
 
     def on(self, device):
@@ -126,7 +128,7 @@ class Degrees:
         key = str(device)
         if key not in self._on:
             order = torch.cat([torch.argsort(r, stable=True) for r in self._ranks])
-            rank = torch.arange(self.levels + 1)
+            rank = torch.arange(self.levels + 1, device="cpu")
             ends = [torch.searchsorted(r.sort().values, rank, right=True) for r in self._ranks]
             tensors = order, torch.stack(ends), torch.cat(self._ranks)
             self._on[key] = tuple(t.to(device) for t in tensors)
@@ -134,7 +136,7 @@ class Degrees:
 
     def may_skip(self, layer, to):
         """Whether no unit of hidden layer `layer` has a higher degree than the same one of `to`."""
-        return bool((self._ranks[layer + 1] <= self._ranks[to + 1]).all())
+        return (layer, to) in self._skips
 
 
 def masks(features, ranks, weights):
@@ -150,8 +152,15 @@ def masks(features, ranks, weights):
     return [to.unsqueeze(-1) >= seen for to, seen in zip((*before[1:], last), before)]
 
 
+def _skips(ranks):
+    """The pairs of layers (earlier, later) between which a skip keeps the order of ranks."""
+    pairs = itertools.combinations(range(len(ranks)), 2)
+    as_wide = ((a, b) for a, b in pairs if len(ranks[a]) == len(ranks[b]))
+    return frozenset((a, b) for a, b in as_wide if bool((ranks[a] <= ranks[b]).all()))
+
+
 def _vector(name, values):
-    values = torch.as_tensor(values)
+    values = torch.as_tensor(values, device="cpu")
     if values.dim() != 1 or values.is_floating_point():
         raise ValueError(f"{name}: expected a vector of integers, got {values.dtype} {tuple(values.shape)}")
-    return values.detach().cpu().long()
+    return values.detach().long()
