@@ -126,7 +126,7 @@ def cost(costs, path):
             ax.xaxis.set_major_formatter("{x:.0f}")
             ax.yaxis.set_major_formatter("{x:g}")
             ax.grid()
-            ax.legend(loc="upper left")
+            ax.legend(loc="upper left", fontsize=9)
         return save(figure, path)
 
 
