@@ -6,10 +6,11 @@
 | realnvp | 64 | 8 | affine, each library's own map |
 | maf | 64 | 5 | affine, each library's own map, autoregressive |
 
-The conditioners of maf are MADEs with two hidden layers of width 128. normflows has no part in it:
-its flow turns the slow direction to the training. Every conditioner of the others has six linear layers of width 128 between its input and output, with alternating
-masks: a residual net of two blocks in nflows, in its copies and in normflows' spline flow, an MLP
-elsewhere.
+The conditioners of maf are MADEs with three hidden layers of width 128, which are two feed-forward
+blocks in nflows. normflows takes no part in it: its MAF takes the slow direction to train. Every
+conditioner of the others has six linear layers of width 128 between its input and output, with
+alternating masks: a residual net of two blocks in nflows, in its copies and in normflows' spline
+flow, an MLP elsewhere.
 """
 
 import math
@@ -37,6 +38,7 @@ from flowkern import flows
 
 HIDDEN, BLOCKS = 128, 2
 WIDTHS = (HIDDEN,) * (1 + 2 * BLOCKS)
+MADE_WIDTHS = (HIDDEN,) * (1 + BLOCKS)
 FEATURES = {"nsf": 32, "realnvp": 64, "maf": 64}
 LAYERS = {"nsf": 5, "realnvp": 8, "maf": 5}
 _ALL = ("nflows", "hand", "normflows", "zuko", "flowkern.flows")
@@ -98,14 +100,14 @@ def _nflows(shape, features, layers):
 def _nflows_made(i, features):
     """nflows' layer, behind a reversal of the features in every layer but the first."""
     layer = MaskedAffineAutoregressiveTransform(
-        features, HIDDEN, num_blocks=1, use_residual_blocks=False
+        features, HIDDEN, num_blocks=BLOCKS, use_residual_blocks=False
     )
     return CompositeTransform([ReversePermutation(features), layer]) if i else layer
 
 
 def _zuko(shape, features, layers):
     if shape == "maf":
-        return zuko.flows.MAF(features, transforms=layers, hidden_features=(HIDDEN,) * 2)
+        return zuko.flows.MAF(features, transforms=layers, hidden_features=MADE_WIDTHS)
     spline = {
         "univariate": partial(zuko.transforms.MonotonicRQSTransform, bound=BOUND),
         "shapes": [(BINS,), (BINS,), (BINS - 1,)],
@@ -141,7 +143,7 @@ def _normflows_affine(i, features):
 
 def _flowkern(shape, features, layers):
     if shape == "maf":
-        return flows.MAF(features, transforms=layers, hidden_features=(HIDDEN,) * 2)
+        return flows.MAF(features, transforms=layers, hidden_features=MADE_WIDTHS)
     if shape == "nsf":
         return flows.NSF(
             features, transforms=layers, bins=BINS, bound=BOUND, hidden_features=WIDTHS

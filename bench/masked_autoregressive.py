@@ -194,7 +194,8 @@ def _by_hand(size, inputs):
 
 
 def _limit(size, batch, work):
-    return limit(lambda: [_build("nflows", size)], batch * (3 if "backward" in work else 1), size.hidden)
+    rows = batch * (3 if "backward" in work else 1)
+    return limit(lambda: [_build("nflows", size)], rows, size.hidden)
 
 
 def limit(layers, rows, width):
@@ -204,7 +205,8 @@ def limit(layers, rows, width):
     """
 
     def make(inputs):
-        kept = sum(int(mask.sum()) for m in layers() for name, mask in m.named_buffers() if "mask" in name)
+        buffers = itertools.chain.from_iterable(layer.named_buffers() for layer in layers())
+        kept = sum(int(mask.sum()) for name, mask in buffers if name.endswith("mask"))
         a = torch.randn(max(1, round(rows * kept / width**2)), width)
         b = torch.randn(width, width)
         return lambda *_: (torch.mm(a, b),)
