@@ -4,10 +4,13 @@
 |---|---|---|---|
 | nsf | 32 | 5 | rational-quadratic spline, 8 bins, on [−3, 3], each library's own maps |
 | realnvp | 64 | 8 | affine, each library's own map |
+| maf | 64 | 5 | affine, each library's own map, autoregressive |
 
-Every conditioner has six linear layers of width 128 between its input and output, with alternating
-masks: a residual net of two blocks in nflows, in its copies and in normflows' spline flow, an MLP
-elsewhere.
+The conditioners of maf are MADEs with three hidden layers of width 128, which are two feed-forward
+blocks in nflows. normflows takes no part in it: its MAF takes the slow direction to train. Every
+conditioner of the others has six linear layers of width 128 between its input and output, with
+alternating masks: a residual net of two blocks in nflows, in its copies and in normflows' spline
+flow, an MLP elsewhere.
 """
 
 import math
@@ -22,7 +25,9 @@ from nflows.nn.nets import ResidualNet
 from nflows.transforms import (
     AffineCouplingTransform,
     CompositeTransform,
+    MaskedAffineAutoregressiveTransform,
     PiecewiseRationalQuadraticCouplingTransform,
+    ReversePermutation,
 )
 from nflows.utils.torchutils import create_alternating_binary_mask
 from normflows.flows.neural_spline.coupling import PiecewiseRationalQuadraticCoupling
@@ -33,8 +38,11 @@ from flowkern import flows
 
 HIDDEN, BLOCKS = 128, 2
 WIDTHS = (HIDDEN,) * (1 + 2 * BLOCKS)
-FEATURES = {"nsf": 32, "realnvp": 64}
-LAYERS = {"nsf": 5, "realnvp": 8}
+MADE_WIDTHS = (HIDDEN,) * (1 + BLOCKS)
+FEATURES = {"nsf": 32, "realnvp": 64, "maf": 64}
+LAYERS = {"nsf": 5, "realnvp": 8, "maf": 5}
+_ALL = ("nflows", "hand", "normflows", "zuko", "flowkern.flows")
+LIBRARIES = {"nsf": _ALL, "realnvp": _ALL, "maf": ("nflows", "zuko", "flowkern.flows")}
 
 # How to ask a library's flow for log p(x), and for the sample that it makes of given noise.
 LOG_PROB = {
@@ -72,6 +80,11 @@ def _mask(i, features):
 
 
 def _nflows(shape, features, layers):
+    if shape == "maf":
+        return Flow(
+            CompositeTransform([_nflows_made(i, features) for i in range(layers)]),
+            StandardNormal([features]),
+        )
     coupling = AffineCouplingTransform
     if shape == "nsf":
         coupling = partial(
@@ -84,7 +97,17 @@ def _nflows(shape, features, layers):
     return Flow(CompositeTransform(transforms), StandardNormal([features]))
 
 
+def _nflows_made(i, features):
+    """nflows' layer, behind a reversal of the features in every layer but the first."""
+    layer = MaskedAffineAutoregressiveTransform(
+        features, HIDDEN, num_blocks=BLOCKS, use_residual_blocks=False
+    )
+    return CompositeTransform([ReversePermutation(features), layer]) if i else layer
+
+
 def _zuko(shape, features, layers):
+    if shape == "maf":
+        return zuko.flows.MAF(features, transforms=layers, hidden_features=MADE_WIDTHS)
     spline = {
         "univariate": partial(zuko.transforms.MonotonicRQSTransform, bound=BOUND),
         "shapes": [(BINS,), (BINS,), (BINS - 1,)],
@@ -119,6 +142,8 @@ def _normflows_affine(i, features):
 
 
 def _flowkern(shape, features, layers):
+    if shape == "maf":
+        return flows.MAF(features, transforms=layers, hidden_features=MADE_WIDTHS)
     if shape == "nsf":
         return flows.NSF(
             features, transforms=layers, bins=BINS, bound=BOUND, hidden_features=WIDTHS

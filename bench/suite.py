@@ -1,8 +1,16 @@
 """Every table of the benchmark."""
 
-from bench import affine_coupling, flows, rational_quadratic_spline
+from bench import (
+    affine_coupling,
+    flows,
+    masked_autoregressive,
+    posterior_maf,
+    rational_quadratic_spline,
+)
+
+_MODULES = (rational_quadratic_spline, affine_coupling, masked_autoregressive, flows, posterior_maf)
 
 
 def tables(quick):
     """The tables in order; `quick` has tiny sizes and nothing compiled, to prove that all runs."""
-    return [t for m in (rational_quadratic_spline, affine_coupling, flows) for t in m.tables(quick)]
+    return [t for m in _MODULES for t in m.tables(quick)]

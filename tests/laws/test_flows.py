@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.datasets import make_moons
 from torch import distributions
-from torch.distributions import constraints
+from torch.distributions import MultivariateNormal, constraints
 
 from flowkern.flows import IAF, MAF, NICE, NSF, AutoregressiveNSF, Flow, RealNVP
 from flowkern.nn import MADE, ResidualNet
@@ -250,18 +250,26 @@ def test_a_nan_stays_in_its_row():
     assert got[1].isnan() and torch.equal(got[[0, 2, 3]], wanted[[0, 2, 3]])
 
 
-def test_two_moons_can_be_learnt():
-    """Below a fitted Gaussian by more than half of what can be gained (1.88 to 0.29 nats)."""
-    points = make_moons(2000, noise=0.05, random_state=0)[0]
-    train, test = torch.tensor(points, dtype=torch.float32).split(1000)
-    flow = RealNVP(2, transforms=4, hidden_features=(32, 32), mixing="lu", actnorm=True)
-    optimizer = torch.optim.Adam(flow.parameters(), lr=5e-3)
+@pytest.mark.parametrize("flow_type", [RealNVP, NSF])
+def test_two_moons_can_be_learnt(flow_type):
+    """Of the gap between a fitted Gaussian and the truth (1.88 and 0.29 nats), over half is closed.
+
+    With seeds 0 to 7 on every backend: at most 0.73 nats (RealNVP) and 0.35 (NSF).
+    """
+    points = torch.tensor(make_moons(22_000, noise=0.05, random_state=0)[0]).float()
+    train, test = points.split((20_000, 2000))
+    gaussian = MultivariateNormal(train.mean(0), train.T.cov())
+    flow = flow_type(2, transforms=4, hidden_features=(32, 32), mixing="lu", actnorm=True)
+    optimizer = torch.optim.Adam(flow.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300)
     for _ in range(300):
         loss = -flow().log_prob(train[torch.randint(len(train), (256,))]).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert -flow().log_prob(test).mean() < 1.0
+        schedule.step()
+    learnt, fitted = (-p.log_prob(test).mean() for p in (flow(), gaussian))
+    assert learnt < (fitted + 0.29) / 2
 
 
 X = torch.zeros(4, 2)

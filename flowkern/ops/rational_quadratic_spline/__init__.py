@@ -70,12 +70,12 @@ def rational_quadratic_spline(
         flat_x, flat_params, backend, index, bound, bool(inverse), TAILS[tails][0], *box,
         *knot_map.numbers(),
     )  # fmt: skip
-    return y.reshape(*batch, x.shape[-1]), logabsdet.reshape(batch)
+    return _arguments.unflatten(y, logabsdet, batch)
 
 
 def bins_of(per_feature, tails, name="params"):
     """K for so many parameters per feature; `name` is the argument that an error names."""
-    if tails not in TAILS:
+    if tails not in tuple(TAILS):
         raise ValueError(f"tails: expected one of {', '.join(TAILS)}, got {tails!r}")
     extra = TAILS[tails][1]
     bins, rest = divmod(per_feature - extra, 3)
@@ -89,6 +89,8 @@ def bins_of(per_feature, tails, name="params"):
 
 def _interval(bound, tails, x, params):
     """Four numbers (left, right, bottom, top), and the per-feature bounds (T,) or None."""
+    if isinstance(bound, torch.Tensor) and bound.requires_grad:
+        raise ValueError("bound: gradients with respect to the bound are not supported")
     if isinstance(bound, torch.Tensor) and bound.dim() > 0:
         _check_bounds(bound, x, params.shape[-2])
         return (0.0, 1.0, 0.0, 1.0), bound.to(_arguments.compute_dtype(x, params)).contiguous()
@@ -114,8 +116,8 @@ def box_of(bound, tails):
 def _check_bounds(bound, x, features):
     if tuple(bound.shape) != (features,):
         raise ValueError(f"bound: expected shape ({features},), got {tuple(bound.shape)}")
-    if bound.requires_grad:
-        raise ValueError("bound: gradients with respect to the bound are not supported")
+    if bound.is_complex():
+        raise TypeError(f"bound: expected a real dtype, got {bound.dtype}")
     if bound.device != x.device:
         raise ValueError(f"bound: expected device {x.device} as x has, got {bound.device}")
     if bound.device.type == "cpu" and not torch.compiler.is_compiling():
