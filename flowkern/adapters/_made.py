@@ -14,7 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from flowkern.adapters._masked import Inspection, activation_of, network, normalisation
+from flowkern.adapters._masked import (
+    Inspection,
+    activation_of,
+    has_own_forward,
+    network,
+    normalisation,
+)
 from flowkern.adapters._plan import Plan, disagreement, interval, overridden, points, stranger
 from flowkern.ops import (
     KnotMap,
@@ -249,7 +255,7 @@ def _unfamiliar(style, net):
         named = style.name(type(module)) in known or type(module) in _PLAIN
         if not named and activation_of(module) is None:
             return f"its network holds {type(module).__name__}"
-        if "forward" in module.__dict__:
+        if has_own_forward(module):
             return f"its network holds a {type(module).__name__} with a forward of its own"
     activations = [block.activation for block in net.blocks]
     activations += [] if style.gated else [net.activation]

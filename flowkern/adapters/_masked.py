@@ -97,7 +97,7 @@ def network(net, masks, skips):
 def _degrees(masks, skips):
     """Degrees that put everyone after all that it depends on; None if that goes in circles."""
     features = masks[0].shape[1]
-    reads, past = torch.eye(features, device="cpu"), []
+    reads, past = torch.eye(features, dtype=torch.float32, device="cpu"), []
     for mask, skip in zip(masks, skips):
         reads = (mask.float() @ reads).clamp(max=1)  # (units, features) 1 where it depends
         if skip is not None:
@@ -141,6 +141,8 @@ class Inspection:
         known, versions, found = self.seen
         if torch.compiler.is_compiling():  # a graph takes the masks for constants
             return linears, found
+        if any(map(has_own_forward, linears)):
+            return linears, "a layer of its network has a forward of its own"
         if torch._C._are_functorch_transforms_active() and any(map(_is_mapped, linears)):
             return linears, "torch.func.vmap maps over its weights"
         masks = [linear._buffers.get("mask") for linear in linears]
@@ -160,6 +162,13 @@ class Inspection:
 
 def _version(tensor):
     return None if tensor is None or tensor.is_inference() else tensor._version
+
+
+def has_own_forward(module):
+    """Whether another forward than that of its class was put on the module, as zuko's Bayesian
+    models do for a while."""
+    forward = module.__dict__.get("forward")
+    return forward is not None and getattr(forward, "__func__", None) is not type(module).forward
 
 
 def _is_mapped(linear):

@@ -12,7 +12,7 @@ import re
 import torch.nn.functional as F
 from torch import nn
 
-from flowkern.adapters._masked import Inspection, activation_of, network
+from flowkern.adapters._masked import Inspection, activation_of, has_own_forward, network
 from flowkern.adapters._plan import Plan, disagreement, overridden, points, qualified_name, stranger
 from flowkern.ops import (
     AffineElement,
@@ -181,13 +181,13 @@ def _inspect(module, linears):
 def _unfamiliar(module):
     """Why the layer has another network or univariate transform than can be fused, or None."""
     hyper = module.hyper
-    if _name(type(hyper)) != "nn.MaskedMLP" or "forward" in hyper.__dict__:
+    if _name(type(hyper)) != "nn.MaskedMLP" or has_own_forward(hyper):
         return f"its network is no MaskedMLP but {type(hyper).__name__}"
     for part in list(hyper.modules())[1:]:
         known = _name(type(part)) in ("nn.MaskedLinear", "nn.Residual")
         if not known and activation_of(part) is None:
             return f"its network holds {type(part).__name__}"
-        if "forward" in part.__dict__:
+        if has_own_forward(part):
             return f"its network holds a {type(part).__name__} with a forward of its own"
     if _element(module) is None:
         univariate = getattr(module.univariate, "func", module.univariate)

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import zuko
+import zuko.bayesian
 from nflows.distributions import StandardNormal
 from nflows.flows import Flow, MaskedAutoregressiveFlow
 from nflows.transforms.base import InputOutsideDomain
@@ -160,6 +161,16 @@ def test_default_device_and_random_state_do_not_matter():
     with torch.device("meta"):
         flowkern.accelerate(layer)
     assert flowkern.explain(layer).replaced and torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_the_default_dtype_does_not_matter():
+    previous = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert flowkern.explain(flowkern.accelerate(zuko_maf(context=CONTEXT))).replaced
+        assert flowkern.explain(flowkern.accelerate(nflows_affine())).replaced
+    finally:
+        torch.set_default_dtype(previous)
 
 
 # What is left to the peer, and why
@@ -346,6 +357,19 @@ def test_a_flow_of_zuko():
         x, log_prob = model(c).rsample_and_log_prob((5,))
         results.append([x, log_prob, model(c).log_prob(x), *torch.autograd.grad(x.sum(), model.parameters())])
     torch.testing.assert_close(*results, rtol=1e-8, atol=1e-8)
+
+
+def test_a_bayesian_model_of_zuko():
+    """It exchanges the forward of the linear layers for a while, which the kernel cannot see."""
+    flow = flowkern.accelerate(zuko.flows.MAF(3, transforms=1))
+    model, x = zuko.bayesian.BayesianModel(flow, init_logvar=0.0), torch.randn(4, 3)
+    with model.reparameterize(local_trick=True) as local:
+        first = local().log_prob(x)
+        assert note(flow).endswith("a layer of its network has a forward of its own")
+    with model.reparameterize(local_trick=True) as local:
+        assert not torch.allclose(local().log_prob(x), first)
+    assert note(flow) == "forward"
+    assert not torch.allclose(model.sample_model()().log_prob(x), flow().log_prob(x))
 
 
 def test_a_wrong_context_of_zuko_raises_as_before():
