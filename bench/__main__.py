@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from bench import environment, harness, memory, report, suite
+from bench import apart, environment, report, suite
 
 
 def main():
@@ -31,16 +31,15 @@ def main():
 
 
 def run(quick, only):
-    """Measure the tables whose name has a text of `only` in it, save and return the report."""
+    """Measure the tables whose name has a text of `only` in it; save after each, return the report."""
     tables = [t for t in suite.tables(quick) if any(text in t.name for text in only)]
-    allocator = memory.keep_pages()
-    effort = harness.QUICK if quick else harness.FULL
-    measured = []
+    described = environment.describe(quick)
+    measured, text = [], "no such table"
     for i, table in enumerate(tables):
         print(f"[{i + 1}/{len(tables)}] {table.title}", file=sys.stderr)
-        measured.append(harness.measure(table, effort))
-    results = {"environment": environment.describe(allocator, effort), "tables": measured}
-    return report.write(results, "quick" if quick else "latest")
+        measured.append(apart.measure(table.name, quick))
+        text = report.write({"environment": described, "tables": measured}, quick)
+    return text
 
 
 if __name__ == "__main__":

@@ -12,13 +12,16 @@ from pathlib import Path
 import torch
 
 import flowkern
+from bench import harness, memory
 from flowkern import backends
 from flowkern.ops.affine_coupling.native import COMPILED as AFFINE
+from flowkern.ops.masked_autoregressive.native import COMPILED as AUTOREGRESSIVE
 from flowkern.ops.rational_quadratic_spline.native import COMPILED as SPLINE
 
 
-def describe(allocator, effort):
+def describe(quick):
     """The environment as a dictionary of short strings, without names of hosts or folders."""
+    effort = harness.effort(quick)
     return {
         "date": time.strftime("%Y-%m-%d"),
         "effort": f"{effort.rounds} rounds, samples of {1e3 * effort.sample_seconds:.0f} ms",
@@ -31,9 +34,10 @@ def describe(allocator, effort):
         ),
         "flowkern": f"{flowkern.__version__}, {_revision()}",
         "backends": f"affine_coupling on {backends.resolve('cpu', AFFINE)}, "
-        f"rational_quadratic_spline on {backends.resolve('cpu', SPLINE)}",
+        f"rational_quadratic_spline on {backends.resolve('cpu', SPLINE)}, "
+        f"masked_autoregressive on {backends.resolve('cpu', AUTOREGRESSIVE)}",
         "threads": f"{torch.get_num_threads()} ({_thread_settings()})",
-        "allocator": allocator,
+        "allocator": memory.keep_pages(),
     }
 
 

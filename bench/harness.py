@@ -59,14 +59,31 @@ class Effort(NamedTuple):
 
 FULL = Effort(rounds=11, sample_seconds=0.03, warm_up_calls=20)
 QUICK = Effort(rounds=1, sample_seconds=0.0, warm_up_calls=0)
+TIMING = "timing"
 
 
-def measure(table, effort):
-    """Run `table` and return it as plain data: samples of each candidate, or why it was refused."""
-    torch._dynamo.reset()
+def effort(quick):
+    return QUICK if quick else FULL
+
+
+def measure(table, effort, refused, tell):
+    """Run `table` and return it as plain data: samples of each candidate, or why it was refused.
+
+    Args:
+        refused: candidates that are not to run, and why.
+        tell: called with the name of each candidate before its check, and with TIMING.
+
+    Returns:
+        The table; or, if the checks refuse further candidates, those as a tuple of pairs like
+        the items of `refused`, and nothing is timed.
+    """
     torch.manual_seed(0)
     inputs = table.inputs()
-    rows, timers = check_all(table, inputs, Timer)
+    rows, timers = check_all(table, inputs, Timer, refused, tell)
+    new = {row["name"]: row["refused"] for row in rows if "refused" in row}
+    if len(new) > len(refused):
+        return tuple(new.items())
+    tell(TIMING)
     for timer in timers:
         timer.prepare(effort)
     gc.collect()
@@ -80,11 +97,16 @@ def measure(table, effort):
     return {"name": table.name, "title": table.title, "foreign_load": foreign, "candidates": rows}
 
 
-def check_all(table, inputs, timer):
+def check_all(table, inputs, timer, refused, tell):
     """A row for each candidate, and `timer(call, inputs, row)` for each that passed its check."""
     rows, timers, truths = [], [], {}
     for candidate in table.candidates:
         row = {"name": candidate.name, "ours": candidate.ours}
+        rows.append(row)
+        if candidate.name in refused:
+            row["refused"] = refused[candidate.name]
+            continue
+        tell(candidate.name)
         try:
             call = candidate.make(inputs)
             if candidate.plain is not None:
@@ -97,7 +119,6 @@ def check_all(table, inputs, timer):
         except Exception as error:  # whatever a candidate does wrong, the others are still measured
             reason = " ".join(str(error).split())
             row["refused"] = f"{type(error).__name__}: {reason[:200]}"
-        rows.append(row)
     return rows, timers
 
 

@@ -4,10 +4,13 @@
 |---|---|---|---|
 | nsf | 32 | 5 | rational-quadratic spline, 8 bins, on [−3, 3], each library's own maps |
 | realnvp | 64 | 8 | affine, each library's own map |
+| maf | 64 | 5 | affine, each library's own map, autoregressive |
 
-Every conditioner has six linear layers of width 128 between its input and output, with alternating
-masks: a residual net of two blocks in nflows, in its copies and in normflows' spline flow, an MLP
-elsewhere.
+The conditioners of maf are MADEs with three hidden layers of width 128, which are two feed-forward
+blocks in nflows. normflows takes no part in it: its MAF takes the slow direction to train. Every
+conditioner of the others has six linear layers of width 128 between its input and output, with
+alternating masks: a residual net of two blocks in nflows, in its copies and in normflows' spline
+flow, an MLP elsewhere.
 """
 
 import math
@@ -31,8 +34,11 @@ zuko = peers.optional("zuko")
 
 HIDDEN, BLOCKS = 128, 2
 WIDTHS = (HIDDEN,) * (1 + 2 * BLOCKS)
-FEATURES = {"nsf": 32, "realnvp": 64}
-LAYERS = {"nsf": 5, "realnvp": 8}
+MADE_WIDTHS = (HIDDEN,) * (1 + BLOCKS)
+FEATURES = {"nsf": 32, "realnvp": 64, "maf": 64}
+LAYERS = {"nsf": 5, "realnvp": 8, "maf": 5}
+_ALL = ("nflows", "hand", "normflows", "zuko", "flowkern.flows")
+LIBRARIES = {"nsf": _ALL, "realnvp": _ALL, "maf": ("nflows", "zuko", "flowkern.flows")}
 
 # How to ask a library's flow for log p(x), and for the sample that it makes of given noise.
 LOG_PROB = {
@@ -70,6 +76,15 @@ def _mask(i, features):
 
 
 def _nflows(shape, features, layers):
+    if shape == "maf":
+        transforms = [_nflows_made(i, features) for i in range(layers)]
+    else:
+        transforms = [_nflows_coupling(shape, i, features) for i in range(layers)]
+    base = nflows_distributions.StandardNormal([features])
+    return nflows_flows.Flow(nflows_transforms.CompositeTransform(transforms), base)
+
+
+def _nflows_coupling(shape, i, features):
     coupling = nflows_transforms.AffineCouplingTransform
     if shape == "nsf":
         coupling = partial(
@@ -78,12 +93,21 @@ def _nflows(shape, features, layers):
             tails="linear",
             tail_bound=BOUND,
         )
-    transforms = [coupling(_mask(i, features), _residual_net) for i in range(layers)]
-    base = nflows_distributions.StandardNormal([features])
-    return nflows_flows.Flow(nflows_transforms.CompositeTransform(transforms), base)
+    return coupling(_mask(i, features), _residual_net)
+
+
+def _nflows_made(i, features):
+    """nflows' layer, behind a reversal of the features in every layer but the first."""
+    layer = nflows_transforms.MaskedAffineAutoregressiveTransform(
+        features, HIDDEN, num_blocks=BLOCKS, use_residual_blocks=False
+    )
+    reversal = nflows_transforms.ReversePermutation(features)
+    return nflows_transforms.CompositeTransform([reversal, layer]) if i else layer
 
 
 def _zuko(shape, features, layers):
+    if shape == "maf":
+        return zuko.flows.MAF(features, transforms=layers, hidden_features=MADE_WIDTHS)
     spline = {
         "univariate": partial(zuko.transforms.MonotonicRQSTransform, bound=BOUND),
         "shapes": [(BINS,), (BINS,), (BINS - 1,)],
@@ -118,6 +142,8 @@ def _normflows_affine(i, features):
 
 
 def _flowkern(shape, features, layers):
+    if shape == "maf":
+        return flows.MAF(features, transforms=layers, hidden_features=MADE_WIDTHS)
     if shape == "nsf":
         return flows.NSF(
             features, transforms=layers, bins=BINS, bound=BOUND, hidden_features=WIDTHS

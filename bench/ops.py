@@ -41,10 +41,10 @@ def tables(op, candidates, x_shape, params_shape, batches, streaming, compiled):
 
 
 def _chosen(candidates, compiled):
-    return (c for c in candidates if _compiler(c.name) in (None, *compiled))
+    return (c for c in candidates if compiler(c.name) in (None, *compiled))
 
 
-def _compiler(name):
+def compiler(name):
     """The key of `COMPILERS` that a candidate's name begins with, or None."""
     return next((prefix for prefix in COMPILERS if name.startswith(f"{prefix}(")), None)
 

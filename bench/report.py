@@ -11,8 +11,9 @@ _PEERS = ("nflows", "zuko", "normflows")
 _HAND = ("dense", "eager", "hand")
 
 
-def write(results, name):
-    """Save bench/results/<name>.json and .md; return the Markdown."""
+def write(results, quick):
+    """Save bench/results/latest.json and .md (quick: quick.*); return the Markdown."""
+    name = "quick" if quick else "latest"
     text = markdown(results)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")

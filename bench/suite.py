@@ -1,16 +1,24 @@
 """Every table of the benchmark."""
 
-from bench import affine_coupling, flows, rational_quadratic_spline
+from bench import (
+    affine_coupling,
+    flows,
+    masked_autoregressive,
+    posterior_maf,
+    rational_quadratic_spline,
+)
+
+_MODULES = (rational_quadratic_spline, affine_coupling, masked_autoregressive, flows, posterior_maf)
 
 
 def tables(quick):
     """The tables in order; `quick` has tiny sizes and nothing compiled, to prove that all runs."""
-    tiny, tiny_flows = {}, {}
-    if quick:
-        tiny = {"batches": (1, 64), "compiled": ()}
-        tiny_flows = {"training": (8,), "inference": (8,), "compiled": ()}
+    if not quick:
+        return [table for module in _MODULES for table in module.tables()]
     return [
-        *rational_quadratic_spline.tables(**tiny),
-        *affine_coupling.tables(**tiny),
-        *flows.tables(**tiny_flows),
+        *rational_quadratic_spline.tables(batches=(1, 64), compiled=()),
+        *affine_coupling.tables(batches=(1, 64), compiled=()),
+        *masked_autoregressive.tables(batches=(4,), costs=(8, 16), compiled=()),
+        *flows.tables(training=(8,), inference=(8,), compiled=()),
+        *posterior_maf.tables(batches=(4,)),
     ]

@@ -14,14 +14,15 @@ import torch
 from rich.console import Console
 
 import flowkern
-from flowkern.demo import digits, run, speed, spline_flow, tables
+from flowkern.demo import autoregressive, cost, digits, run, speed, spline_flow, tables
 from flowkern.demo.progress import messages_to
 from flowkern.demo.settings import QUICK
 from flowkern.report import timing
 
 TINY = dataclasses.replace(
     QUICK, layers=2, hidden_features=16, batch=32, steps=4, evaluate_every=2, rounds=2,
-    sample_seconds=0.0, moons_steps=3, moons_batch=32,
+    sample_seconds=0.0, maf_layers=2, maf_hidden=80, maf_steps=2, cost_features=(4, 8),
+    cost_peer_features=4, cost_rounds=2, moons_steps=3, moons_batch=32,
 )  # fmt: skip
 
 
@@ -96,13 +97,45 @@ def test_plain_and_accelerated_agree_up_to_rounding(demo):
     assert max(samples) < 1e-3
 
 
+def test_autoregressive_flows_give_the_same_samples_and_log_dets(demo):
+    rows = demo[2]["maf_agreement"]
+    assert [what.split(",")[0] for what, *_ in rows] == ["MAF of nflows"] * 2 + ["MAF of zuko"] * 2
+    for _, *distances in rows:
+        assert max(distances) < 1e-3
+    assert all(math.isfinite(bits) for bits in demo[2]["maf_bits"])
+
+
+def test_accelerate_takes_every_layer_of_the_autoregressive_flows():
+    for flow in autoregressive.build(TINY, seed=0):
+        found = flowkern.explain(flowkern.accelerate(flow))
+        kinds = [layer.kind for layer in found.replaced]
+        assert sum("MaskedA" in kind for kind in kinds) == TINY.maf_layers
+
+
+def test_cost_is_timed_at_every_size_and_the_peer_as_far_as_asked(demo):
+    small, large = demo[2]["costs"]
+    assert (small["features"], large["features"]) == TINY.cost_features
+    assert small["timings"].keys() - large["timings"].keys() == {"eager inverse"}
+    assert len(large["timings"]["flowkern inverse"]["seconds"]) == TINY.cost_rounds
+
+
+def test_cost_ratio_is_inverse_over_forward():
+    timings = {"flowkern forward": timing.Timing([1.0, 2.0]), "eager forward": timing.Timing([1.0])}
+    timings["flowkern inverse"] = timing.Timing([3.0, 6.0])
+    assert cost.Cost(8, timings).ratio("flowkern") == 3.0
+    assert cost.Cost(8, timings).ratio("eager") is None
+
+
 def test_page_is_self_contained_and_complete(demo):
     folder, _, results = demo
     text = (folder / "index.html").read_text(encoding="utf-8")
     assert "{{" not in text
     assert re.findall(r'(?:src|href)="(?!data:)', text) == []
-    assert text.count("data:image/png;base64,") == 4
-    for title in ("Digits", "Training", "The same numbers", "Speed", "Two moons", "Machine"):
+    assert text.count("data:image/png;base64,") == 6
+    for title in (
+        "Digits", "Training", "The same numbers", "Speed", "Autoregressive flows",
+        "The same samples", "Cost against the number of features", "Two moons", "Machine",
+    ):  # fmt: skip
         assert f"<h2>{title}" in text
     assert results["machine"]["Processor"] in text and results["versions"]["torch"] in text
 
@@ -114,6 +147,8 @@ def test_terminal_shows_the_tables_and_what_was_left_out(demo):
         "torch.compile is left out",
         "Largest differences",
         "vs eager",
+        "microseconds per sample",
+        "Cost against the number of features",
     ):
         assert words in printed
     assert "index.html" in printed

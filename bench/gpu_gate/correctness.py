@@ -13,9 +13,14 @@ import torch
 
 import flowkern
 from bench.gpu_gate.gate import BACKENDS
-from tests import cases, tolerances
+from tests import cases, masked_autoregressive_cases, tolerances
 
 GROUPS = ("named", "odd sizes", "half precision", "spread", "large")
+# op: the backends that have kernels of it, and the groups of checks
+OPS = {
+    **{op: (BACKENDS, GROUPS) for op in cases.NAMED},
+    "masked_autoregressive": (("triton",), ("conditioners",)),
+}
 WIDE = (torch.float64, torch.float32)
 # (rows, features of x, transformed ones), about the edges of warps, blocks, tiles and segments
 ODD = (
@@ -31,7 +36,11 @@ LARGE = {"x": (4099, 2), "params": (46, 46)}
 
 
 def names(gate, results):
-    return ["/".join(name) for name in itertools.product(BACKENDS, cases.NAMED, GROUPS)]
+    return [
+        f"{backend}/{op}/{group}"
+        for op, (backends, groups) in OPS.items()
+        for backend, group in itertools.product(backends, groups)
+    ]
 
 
 def run(name, gate):
@@ -39,7 +48,7 @@ def run(name, gate):
     seed = random.SystemRandom().randrange(2**31)
     checks = list({
         "named": _named, "odd sizes": _odd, "half precision": _halves, "spread": _spread,
-        "large": _large, "few": _few,
+        "large": _large, "few": _few, "conditioners": _conditioners,
     }[group](op, gate))  # fmt: skip
     failures = []
     # Memory that was filled would hide from initcheck what no kernel wrote.
@@ -111,11 +120,24 @@ def _spread(op, gate):
 
 def _few(op, gate):
     """For the sanitizer: small and various."""
+    if op == "masked_autoregressive":
+        yield from itertools.islice(_conditioners(op, gate), 4)
+        return
     typical = cases.TYPICAL[op]
     chosen = [typical, *itertools.islice(cases.NAMED[op].values(), 3)]
     chosen.append(replace(typical, batch=(3,), width=1201, features=600))
     for case in chosen:
         yield from _both_ways(case, gate, torch.float32)
+
+
+def _conditioners(op, gate):
+    """Of the masked autoregressive transform."""
+    chosen = list(masked_autoregressive_cases.CASES.values())
+    for case, dtype in itertools.product(chosen[:1] if gate.dry_run else chosen, WIDE):
+        for inverse in (False, True):
+            yield lambda backend, seed, c=case, d=dtype, i=inverse: masked_autoregressive_cases.check(
+                c, backend, d, inverse=i, seed=seed, device=gate.device
+            )
 
 
 def _small(case):

@@ -1,6 +1,5 @@
 """compute-sanitizer over the small cases of each op: memory, races, uninitialised reads, barriers."""
 
-import itertools
 import json
 import os
 import re
@@ -8,8 +7,8 @@ import shutil
 import subprocess
 
 from bench.gpu_gate import process
-from bench.gpu_gate.gate import BACKENDS, ROOT
-from tests import cases
+from bench.gpu_gate.correctness import OPS
+from bench.gpu_gate.gate import ROOT
 
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 _ERRORS = re.compile(r"SUMMARY: (\d+) (?:error|hazard)")
@@ -20,7 +19,12 @@ def missing(gate):
 
 
 def names(gate, results):
-    return ["/".join(name) for name in itertools.product(TOOLS, BACKENDS, cases.NAMED)]
+    return [
+        f"{tool}/{backend}/{op}"
+        for tool in TOOLS
+        for op, (backends, _) in OPS.items()
+        for backend in backends
+    ]
 
 
 def run(name, gate):

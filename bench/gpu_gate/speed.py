@@ -10,9 +10,18 @@ import itertools
 import torch
 
 import flowkern
-from bench import affine_coupling, flows, harness, ops, rational_quadratic_spline
+from bench import (
+    affine_coupling,
+    flows,
+    harness,
+    masked_autoregressive,
+    ops,
+    posterior_maf,
+    rational_quadratic_spline,
+)
 from bench.gpu_gate.gate import peers
 from bench.gpu_gate.stopwatch import Stopwatch
+from flowkern import backends
 
 ROUNDS, CALLS = 11, 20
 
@@ -25,7 +34,9 @@ def tables(gate):
     chosen = (
         *rational_quadratic_spline.tables((3,) if gate.dry_run else (1, 2048, 2**18), **options),
         *affine_coupling.tables((3,) if gate.dry_run else (1, 2048, 2**20), **options),
+        *masked_autoregressive.tables(inference, (4,) if gate.dry_run else (64, 256, 1024), compiled),
         *flows.tables(training, inference, compiled),
+        *posterior_maf.tables(inference),
     )
     return {table.name: _on_device(table, gate) for table in chosen}
 
@@ -43,13 +54,17 @@ def run(name, gate):
     torch._dynamo.reset()
     torch.manual_seed(0)
     inputs = table.inputs()
-    rows, timers = harness.check_all(table, inputs, functools.partial(_Timer, Stopwatch(gate)))
+    timer = functools.partial(_Timer, Stopwatch(gate))
+    rows, timers = harness.check_all(table, inputs, timer, {}, print)
     for timer in timers:
         timer.prepare(gate)
     for round_ in range(effort):
         for timer in timers if round_ % 2 == 0 else reversed(timers):
             timer.sample()
-    return {"title": table.title, "name": name, "candidates": rows, "failures": _failures(rows)}
+    failures = _failures(rows)
+    if not gate.dry_run and backends.unavailable("cuda"):
+        failures.append(f"flowkern ran without its CUDA kernels: {backends.unavailable('cuda')}")
+    return {"title": table.title, "name": name, "candidates": rows, "failures": failures}
 
 
 def _failures(rows):
@@ -93,11 +108,13 @@ class _Made:
 
 
 def _on_backends(candidate, gate):
-    """flowkern's candidates once for each of its backends; all others as they are."""
+    """flowkern's candidates on the backend that it chooses, "cuda" for ops that have it, and on Triton."""
     if candidate.name != candidate.ours:
         return [candidate]
     triton = candidate._replace(name=f"triton: {candidate.name}", make=_on("triton", candidate.make, gate))
-    return [candidate._replace(make=_on("cuda", candidate.make, gate)), triton]
+    if gate.dry_run:
+        candidate = candidate._replace(make=_on("cuda", candidate.make, gate))
+    return [candidate, triton]
 
 
 def _on(backend, make, gate):

@@ -4,11 +4,7 @@
 // too long. How many rows depends on the number of features alone, so that sums are reproducible.
 #pragma once
 
-#if defined(FLOWKERN_EMULATED)
-#include "cuda_emulation.h"  // tests/emulation: the same source runs as C++ on the CPU
-#else
-#include <cuda_runtime.h>
-#endif
+#include <cuda_runtime.h>  // or that of tests/emulation: the same source runs as C++ on the CPU
 
 #include <cstdint>
 #include <stdexcept>
@@ -140,12 +136,8 @@ template <class S> __device__ __forceinline__ void store_sums(S total, int rows,
 
 // The block's dynamic shared memory.
 __device__ __forceinline__ unsigned char* shared_memory() {
-#if defined(FLOWKERN_EMULATED)
-  return emulation::shared_memory();
-#else
   extern __shared__ __align__(16) unsigned char memory[];
   return memory;
-#endif
 }
 
 FLOWKERN_END

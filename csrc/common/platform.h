@@ -12,12 +12,18 @@
 #define FLOWKERN_BEGIN namespace flowkern { namespace FLOWKERN_ISA {
 #define FLOWKERN_END } }
 
-#if defined(__CUDACC__)
+// FLOWKERN_INLINE stands behind a lambda's parameters. Sanitizers watch the variables of each function:
+// for them, functions stay small.
+#if defined(FLOWKERN_SANITIZED)
+#define FLOWKERN_HD inline
+#define FLOWKERN_INLINE
+#elif defined(__CUDACC__)
 #define FLOWKERN_HD __host__ __device__ __forceinline__
+#define FLOWKERN_INLINE __attribute__((always_inline))
 #else
 #define FLOWKERN_HD inline __attribute__((always_inline))
+#define FLOWKERN_INLINE __attribute__((always_inline))
 #endif
-#define FLOWKERN_INLINE __attribute__((always_inline))  // behind a lambda's parameters
 
 FLOWKERN_BEGIN
 

@@ -23,7 +23,7 @@ FLOWKERN_HD double min(double a, double b) { return a < b ? a : b; }
 FLOWKERN_HD bool both(bool a, bool b) { return a && b; }
 FLOWKERN_HD bool negate(bool a) { return !a; }
 
-#if defined(__CUDACC__) || defined(FLOWKERN_EMULATED)
+#if defined(__CUDACC__)
 FLOWKERN_HD float fma(float a, float b, float c) { return ::fmaf(a, b, c); }
 FLOWKERN_HD double fma(double a, double b, double c) { return ::fma(a, b, c); }
 FLOWKERN_HD float abs(float a) { return ::fabsf(a); }

@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 import torch
 
-from flowkern.adapters import nflows
+from flowkern.adapters import nflows, normflows, zuko
+from flowkern.adapters._masked import Inspection
 
 __all__ = ["Explanation", "Layer", "accelerate", "explain", "restore"]
 
-PEERS = (nflows,)
+PEERS = (nflows, zuko, normflows)
 _REPLICATE = "_replicate_for_data_parallel"
 
 
@@ -88,11 +89,20 @@ def explain(model):
         methods = _replaced(module)
         plan = None if methods else _plan(module)
         if methods:
-            replaced.append(layer(", ".join(name for name in methods if name != _REPLICATE)))
+            note = ", ".join(name for name in methods if name != _REPLICATE)
+            replaced.append(layer(note + _at_present(module, methods)))
         elif plan is not None:
             note = ", ".join(plan.methods) or plan.reason
             (replaceable if plan.methods else left).append(layer(note))
     return Explanation(type(model).__name__, tuple(replaced), tuple(replaceable), tuple(left))
+
+
+def _at_present(module, methods):
+    """Why the peer computes an accelerated layer as it is now, for a note; empty if it does not."""
+    arguments = [a for name in methods for a in module.__dict__[name].args]
+    inspection = next((a for a in arguments if isinstance(a, Inspection)), None)
+    reason = inspection and inspection.left(module)
+    return f"; at present left to its own code: {reason}" if reason else ""
 
 
 class Layer(NamedTuple):

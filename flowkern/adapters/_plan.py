@@ -1,6 +1,7 @@
 """What a peer's module says about one layer, and the check that a fused layer keeps its numbers."""
 
 import copy
+import math
 from typing import NamedTuple
 
 import torch
@@ -20,42 +21,92 @@ class Plan(NamedTuple):
     reason: str = ""
 
 
-def disagreement(module, methods, trial):
-    """Why the fused methods are not known to give the layer's own numbers, or None if they do.
+def qualified_name(package, cls):
+    """A class's qualified name from behind what `package` matches, or None for others' classes."""
+    match = package.match(cls.__module__ + ".")
+    return match and f"{cls.__module__}.{cls.__qualname__}"[match.end() :]
 
-    Forks change formulas under unchanged names, so numbers are compared, not versions: both sides
-    run in float64 on the CPU, on a copy of the layer with some submodules exchanged.
+
+def overridden(module, relies_on, name):
+    """Why the layer is left if its class or instance changes what the fused methods rely on.
+
+    relies_on: names of attributes; name: class → its name within the peer, or None.
+    """
+
+    def is_peers_own(attribute):
+        definers = (cls for cls in type(module).__mro__ if attribute in vars(cls))
+        return attribute not in module.__dict__ and bool(name(next(definers, object)))
+
+    changed = [attribute for attribute in relies_on if not is_peers_own(attribute)]
+    return f"{type(module).__name__} overrides {', '.join(changed)}" if changed else None
+
+
+def disagreement(comparisons):
+    """Why fused methods are not known to give a layer's own numbers, or None if they do.
+
+    Forks change formulas under unchanged names, so numbers are compared, not versions.
 
     Args:
-        module: the layer as the peer built it.
-        methods: as in `Plan`.
-        trial: trial(module) gives x (N, …) in float64, points within the domain of all methods, and
-            a dictionary of the submodules to exchange.
+        comparisons: comparisons() gives (name of a method, wanted tensors, fused tensors) again and
+            again, of copies of the layer in float64 on the CPU.
     """
     try:
-        x, stand_ins = trial(module)
-        twin = _twin(module, stand_ins)
         with torch.no_grad(), backend("reference"):
-            for name, fused in methods.items():
-                pairs = zip(getattr(type(module), name)(twin, x), fused(twin, x))
-                if not all(torch.allclose(want, got, 1e-6, 1e-6) for want, got in pairs):
+            for name, wanted, got in comparisons():
+                if not all(torch.allclose(w, g, 1e-6, 1e-6) for w, g in zip(wanted, got)):
                     return f"its {name} gives other numbers than the fused one"
     except Exception as error:  # a fork may fail in any way, and its layer is then left to it
         return f"a trial call failed: {type(error).__name__}: {error}"
     return None
 
 
-def _twin(module, stand_ins):
-    twin = copy.copy(module)
+def twin(module, stand_ins):
+    """A copy of the layer in float64 on the CPU, with some submodules exchanged, others shared."""
+    copied = copy.copy(module)
     for store in ("_parameters", "_buffers"):
-        twin.__dict__[store] = {
+        copied.__dict__[store] = {
             name: None if tensor is None else _on_cpu(tensor)
             for name, tensor in getattr(module, store).items()
         }
-    twin.__dict__["_modules"] = {**module._modules, **stand_ins}
-    return twin
+    copied.__dict__["_modules"] = {**module._modules, **stand_ins}
+    return copied
 
 
 def _on_cpu(tensor):
     tensor = tensor.detach().cpu()
     return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def stranger(module):
+    """A deep copy of the layer in float64 on the CPU, in evaluation mode, with weights of its own.
+
+    Trained or zero weights could hide what a layer does.
+    """
+    copied = copy.deepcopy(module).cpu().double().eval()
+    generator = torch.Generator("cpu").manual_seed(0)
+
+    def fill(tensor, low, high):
+        tensor.detach().copy_(torch.empty_like(tensor).uniform_(low, high, generator=generator))
+
+    for parameter in copied.parameters():
+        bound = 2 / math.sqrt(parameter.shape[-1]) if parameter.dim() > 1 else 1.0
+        fill(parameter, -bound, bound)
+    for norm in filter(lambda m: getattr(m, "running_var", None) is not None, copied.modules()):
+        fill(norm.running_mean, -1.0, 1.0)
+        fill(norm.running_var, 0.5, 2.0)
+    return copied
+
+
+def interval(module):
+    """low and high for `points`: the domain of a layer, and beyond that of its spline with tails."""
+    if not hasattr(module, "tails"):
+        return {}
+    if module.tails is None:
+        return {"low": 0.0, "high": 1.0}
+    return {"low": -1.3 * module.tail_bound, "high": 1.3 * module.tail_bound}
+
+
+def points(*shape, low=-3.0, high=3.0):
+    """(4, *shape) points from low to high, in float64 on the CPU."""
+    count = 4 * math.prod(shape)
+    return torch.linspace(low, high, count, dtype=torch.float64, device="cpu").view(4, *shape)

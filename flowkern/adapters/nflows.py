@@ -1,4 +1,7 @@
-"""Coupling layers of nflows 0.14 and of its forks, each as one fused op around its conditioner.
+"""Layers of nflows 0.14 and of its forks, each as one fused op.
+
+A coupling layer's op is put around its conditioner; that of an autoregressive layer (_made.py)
+contains it.
 
 Layers are recognised by the end of their class's qualified name, so that nflows is not imported
 and a fork under another name (glasflow.nflows) is recognised too. Forward maps data to noise; the
@@ -15,20 +18,34 @@ from typing import Callable, NamedTuple
 
 import torch
 
-from flowkern.adapters._plan import Plan, disagreement
-from flowkern.ops import KnotMap, ScaleMap, affine_coupling, rational_quadratic_spline
+from flowkern.adapters import _made
+from flowkern.adapters._plan import (
+    Plan,
+    disagreement,
+    interval,
+    overridden,
+    points,
+    qualified_name,
+    twin,
+)
+from flowkern.ops import (
+    AffineElement,
+    KnotMap,
+    ScaleMap,
+    affine_coupling,
+    rational_quadratic_spline,
+)
 
 HANDLES = (
     "nflows (and forks of it): AdditiveCouplingTransform, AffineCouplingTransform, "
-    "PiecewiseRationalQuadraticCouplingTransform, PiecewiseRationalQuadraticCDF and the inverse of "
-    "LULinear"
+    "PiecewiseRationalQuadraticCouplingTransform, PiecewiseRationalQuadraticCDF, "
+    "MaskedAffineAutoregressiveTransform, MaskedPiecewiseRationalQuadraticAutoregressiveTransform "
+    "and the inverse of LULinear"
 )
 _PACKAGE = re.compile(r"(?:.*\.)?nflows\.transforms\.")
 _CONTAINERS = frozenset(
     ("base.CompositeTransform", "base.InverseTransform", "base.MultiscaleCompositeTransform")
 )
-_AUTOREGRESSIVE = "autoregressive.AutoregressiveTransform"
-_LEAVE_AUTOREGRESSIVE = "autoregressive layers are left as they are"
 _NO_KERNEL = "there is no fused kernel for this layer"
 _COUPLING_METHODS = (
     "forward",
@@ -192,6 +209,23 @@ def _lu_inverse(module, inputs):
     return x, -module.logabsdet() * inputs.new_ones(inputs.shape[0])
 
 
+# The element transforms of autoregressive layers.
+
+
+def _softplus(module):
+    return _softplus_of(module._epsilon)
+
+
+@functools.cache
+def _softplus_of(epsilon):
+    return AffineElement(ScaleMap("softplus", b=epsilon), scale_first=True)
+
+
+def _check_unit_interval(module, inputs):
+    if module.tails is None:
+        _check_domain(module, inputs)
+
+
 # Which layers are taken.
 
 
@@ -200,13 +234,16 @@ def plan(module):
     names = [_name(cls) for cls in type(module).__mro__]
     if "base.Transform" not in names or _CONTAINERS.intersection(names):
         return None
-    kind = _KINDS.get(next(filter(None, names)))
+    name = next(filter(None, names))
+    if name in _AUTOREGRESSIVE:
+        return _made.plan(_MADE, _AUTOREGRESSIVE[name], module)
+    kind = _KINDS.get(name)
     if kind is None:
-        return Plan({}, _LEAVE_AUTOREGRESSIVE if _AUTOREGRESSIVE in names else _NO_KERNEL)
+        return Plan({}, _NO_KERNEL)
     reason = (
-        _overridden(module, kind.relies_on)
+        overridden(module, kind.relies_on, _name)
         or kind.unsuitable(module)
-        or (kind.trial and disagreement(module, kind.methods, kind.trial))
+        or (kind.trial and disagreement(functools.partial(_comparisons, kind, module)))
     )
     if reason and hasattr(module, "scale_activation"):
         reason += " (of all scale_activations, only sigmoid(u + 2) + 1e-3 is fused)"
@@ -215,25 +252,13 @@ def plan(module):
 
 def _name(cls):
     """A class's qualified name from behind `nflows.transforms.`, or None for others' classes."""
-    match = _PACKAGE.match(cls.__module__ + ".")
-    return match and f"{cls.__module__}.{cls.__qualname__}"[match.end() :]
+    return qualified_name(_PACKAGE, cls)
 
 
 def _input_outside_domain(module):
     cls = next(cls for cls in type(module).__mro__ if _name(cls))
     package = _PACKAGE.match(cls.__module__).group()
     return sys.modules[package + "base"].InputOutsideDomain()
-
-
-def _overridden(module, relies_on):
-    """Why the layer is left if its class or instance changes what the fused methods rely on."""
-    changed = [name for name in relies_on if not _is_peers_own(module, name)]
-    return f"{type(module).__name__} overrides {', '.join(changed)}" if changed else None
-
-
-def _is_peers_own(module, name):
-    definers = (cls for cls in type(module).__mro__ if name in vars(cls))
-    return name not in module.__dict__ and bool(_name(next(definers, object)))
 
 
 def _suitable(module):
@@ -269,28 +294,26 @@ def _coupling_trial(module):
     stand_ins = {"transform_net": _Constant(module.transform_net, params)}
     if "unconditional_transform" in module._modules:
         stand_ins["unconditional_transform"] = None
-    return _points(module, (module.features,)), stand_ins
+    return points(module.features, **interval(module)), stand_ins
 
 
 def _cdf_trial(module):
-    return _points(module, module.unnormalized_widths.shape[:-1]), {}
+    return points(*module.unnormalized_widths.shape[:-1], **interval(module)), {}
 
 
-def _points(module, shape):
-    """(4, *shape) points over the spline's domain and, where it has tails, beyond."""
-    low, high = -3.0, 3.0
-    if hasattr(module, "tails"):
-        edge = 1.3 * module.tail_bound
-        low, high = (0.0, 1.0) if module.tails is None else (-edge, edge)
-    count = 4 * math.prod(shape)
-    return torch.linspace(low, high, count, dtype=torch.float64, device="cpu").view(4, *shape)
+def _comparisons(kind, module):
+    """The layer's own methods and the fused ones, with a stand-in for the conditioner."""
+    x, stand_ins = kind.trial(module)
+    copied = twin(module, stand_ins)
+    for name, fused in kind.methods.items():
+        yield name, getattr(type(module), name)(copied, x), fused(copied, x)
 
 
 class _Kind(NamedTuple):
     methods: dict
     relies_on: tuple  # attributes of the peer's class that the methods replace or reproduce
     unsuitable: Callable  # module -> why this layer cannot be taken, or None
-    trial: Callable | None  # module -> (x, stand_ins), for `disagreement`
+    trial: Callable | None  # module -> (x, stand-ins for submodules)
 
 
 def _coupling(transform, *relies_on, unsuitable=_suitable):
@@ -325,5 +348,15 @@ _KINDS = {
         ("inverse_no_cache", "_create_lower_upper", "logabsdet"),
         _suitable,
         None,
+    ),
+}
+
+_MADE = _made.MadeStyle(_name, "made", gated=False)
+_AUTOREGRESSIVE = {
+    "autoregressive.MaskedAffineAutoregressiveTransform": _made.Kind(
+        _softplus, ("_unconstrained_scale_and_shift",)
+    ),
+    "autoregressive.MaskedPiecewiseRationalQuadraticAutoregressiveTransform": _made.Kind(
+        _made.spline, ("_elementwise",), _unsuitable_spline, _check_unit_interval
     ),
 }

@@ -23,12 +23,12 @@ def agreement(plain, accelerated, data, samples=500):
     noise = torch.randn(samples, digits.FEATURES, generator=torch.Generator().manual_seed(2))
     wanted = torch.eye(digits.CLASSES).repeat(samples // digits.CLASSES, 1)
     return [
-        _row(
+        row(
             f"log-likelihood, {len(logits)} held out (nats)",
             lambda flow, dtype: flow.log_prob(logits.to(dtype), classes.to(dtype)),
             (plain, accelerated, exact),
         ),
-        _row(
+        row(
             f"{samples} samples, same noise (logits)",
             lambda flow, dtype: flow._transform.inverse(noise.to(dtype), wanted.to(dtype))[0],
             (plain, accelerated, exact),
@@ -36,7 +36,9 @@ def agreement(plain, accelerated, data, samples=500):
     ]
 
 
-def _row(what, compute, flows):
+@torch.no_grad()
+def row(what, compute, flows):
+    """A row of `agreement` for what compute(flow, dtype) gives of (plain, accelerated, exact)."""
     dtypes = (torch.float32, torch.float32, torch.float64)
     plain, fast, exact = (_attempt(compute, flow, dtype) for flow, dtype in zip(flows, dtypes))
     return what, _distance(plain, fast), _distance(plain, exact), _distance(fast, exact)

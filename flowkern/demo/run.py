@@ -11,7 +11,17 @@ from rich.console import Console
 
 import flowkern
 from flowkern import backends
-from flowkern.demo import digits, figures, moons, page, speed, spline_flow, tables
+from flowkern.demo import (
+    autoregressive,
+    cost,
+    digits,
+    figures,
+    moons,
+    page,
+    speed,
+    spline_flow,
+    tables,
+)
 from flowkern.demo.agreement import agreement
 from flowkern.demo.progress import bar, bars, messages_to
 from flowkern.report.machine import machine, versions
@@ -29,6 +39,10 @@ class Results:
     control_curve: spline_flow.Curve
     agreement: list
     works: list
+    maf_bits: list
+    maf_agreement: list
+    maf_works: list
+    costs: list
     machine: dict
     versions: dict
 
@@ -42,7 +56,12 @@ def run(settings, folder, console=None):
     plain, accelerated, curves = _train_all(data, settings, console)
     rows = agreement(plain, _accelerated(plain), data)
     works = _measure(plain, data, settings, console, folder)
-    results = Results(backend, *curves, rows, works, machine(), versions("nflows", "scikit-learn"))
+    mafs = _autoregressive(data, settings, console)
+    costs = _cost(settings, console)
+    results = Results(
+        backend, *curves, rows, works, *mafs, costs, machine(),
+        versions("nflows", "zuko", "scikit-learn"),
+    )  # fmt: skip
     pictures = _pictures(accelerated, data, results, settings, console, folder)
     _print_tables(results, console)
     (folder / "results.json").write_text(json.dumps(dataclasses.asdict(results), indent=1))
@@ -114,6 +133,22 @@ def _measure(trained, data, settings, console, folder):
         return speed.measure(trained, data, settings, on_compile, advance)
 
 
+def _autoregressive(data, settings, console):
+    """Held-out bits, agreement and speed of sampling of the autoregressive flows."""
+    flows = autoregressive.build(settings, SEED)
+    with bars(console, [f"Training, {f.title}" for f in flows], settings.maf_steps) as advances:
+        bits = autoregressive.train(flows, data, settings, SEED, advances)
+    rows = autoregressive.agreements(flows)
+    with bar(console, "Timing, MAFs", len(flows) * settings.rounds) as advance:
+        works = autoregressive.measure(flows, settings, advance)
+    return bits, rows, works
+
+
+def _cost(settings, console):
+    with bar(console, "Cost against D", len(settings.cost_features)) as advance:
+        return cost.measure(settings, advance)
+
+
 def _pictures(flow, data, results, settings, console, folder):
     with bar(console, "Two moons, Real NVP", settings.moons_steps) as advance:
         two_moons = moons.train(settings, lambda loss: advance(f"{loss:.3f} nats"))
@@ -126,6 +161,8 @@ def _pictures(flow, data, results, settings, console, folder):
             results.plain_curve, results.accelerated_curve, folder / "training.png"
         ),
         "speed": figures.throughput(results.works, folder / "speed.png"),
+        "autoregressive": figures.autoregressive(results.maf_works, folder / "autoregressive.png"),
+        "cost": figures.cost(results.costs, folder / "cost.png"),
         "moons": figures.two_moons(two_moons, folder / "moons.png"),
     }
 
@@ -135,5 +172,8 @@ def _print_tables(results, console):
         tables.training(results),
         tables.agreement(results.agreement),
         tables.speed(results.works),
+        tables.agreement(results.maf_agreement),
+        tables.autoregressive(results),
+        tables.cost(results.costs),
     ):
         table.show(console)

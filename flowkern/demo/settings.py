@@ -5,7 +5,11 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes of the digits flow, of its training, of the timing, and of the two-moons flow."""
+    """Sizes of the digits flows, of their training, of the timing, and of the two-moons flow.
+
+    maf_…: the autoregressive flows. cost_features: the D of the curve of cost against D, on which
+    the peer is timed as far as cost_peer_features.
+    """
 
     layers: int
     hidden_features: int
@@ -16,12 +20,22 @@ class Settings:
     rounds: int
     sample_seconds: float
     compile: bool
+    maf_layers: int
+    maf_hidden: int
+    maf_steps: int
+    cost_features: tuple
+    cost_peer_features: int
+    cost_rounds: int
     moons_steps: int
     moons_batch: int
 
     def warm_up(self):
         """The same work, but only a few steps of it."""
         return replace(self, steps=3)
+
+    def for_maf(self):
+        """The training of the autoregressive flows, looked at from outside when it is done."""
+        return replace(self, steps=self.maf_steps, evaluate_every=self.maf_steps)
 
 
 FULL = Settings(
@@ -34,6 +48,12 @@ FULL = Settings(
     rounds=11,
     sample_seconds=0.15,
     compile=True,
+    maf_layers=5,
+    maf_hidden=128,
+    maf_steps=400,
+    cost_features=(8, 16, 32, 64, 128, 256, 512, 1024),
+    cost_peer_features=256,
+    cost_rounds=5,
     moons_steps=1500,
     moons_batch=256,
 )
@@ -44,5 +64,9 @@ QUICK = replace(
     rounds=5,
     sample_seconds=0.1,
     compile=False,
+    maf_steps=60,
+    cost_features=(8, 16, 32, 64, 128, 256),
+    cost_peer_features=64,
+    cost_rounds=3,
     moons_steps=400,
 )

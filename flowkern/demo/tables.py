@@ -40,7 +40,7 @@ def _first_difference(results):
 
 
 def agreement(rows):
-    """The largest differences between the two flows, and of each to float64."""
+    """The largest differences between plain and accelerated flows, and of each to float64."""
     cells = [[what, *(_distance(d) for d in distances)] for what, *distances in rows]
     columns = ("", "accelerated − plain", "plain − float64", "accelerated − float64")
     return Table("Largest differences, the same weights in float32", columns, cells)
@@ -66,6 +66,55 @@ def speed(works):
     return Table(
         "Speed in milliseconds, and how many times faster", columns, rows, tuple(_notes(works))
     )
+
+
+def autoregressive(results):
+    """Microseconds per sample of the autoregressive flows, plain and accelerated."""
+    rows = [
+        [
+            work.title.removeprefix("sampling, "),
+            f"{bits:.2f}",
+            *(_per_sample(work, name) for name in ("eager", "flowkern")),
+            _speedup(work, "eager"),
+        ]
+        for work, bits in zip(results.maf_works, results.maf_bits)
+    ]
+    return Table(
+        "Sampling from autoregressive flows, microseconds per sample",
+        ("", "held-out bits per dimension", "plain", "accelerated", "times faster"),
+        rows,
+        (f"{results.maf_works[0].items} samples per call, {digits.FEATURES} features.",),
+    )
+
+
+def _per_sample(work, name):
+    return _with_spread([1e6 * s / work.items for s in work.timings[name].seconds])
+
+
+def cost(costs):
+    """Milliseconds of forward and inverse against D, and their ratios."""
+    names = ("eager forward", "eager inverse", "flowkern forward", "flowkern inverse")
+    rows = [
+        [
+            str(c.features),
+            *(_median_ms(c.timings.get(name)) for name in names),
+            *(_times(c.ratio(name)) for name in ("eager", "flowkern")),
+        ]
+        for c in costs
+    ]
+    columns = (
+        "D", "nflows forward", "nflows inverse", "accelerated forward", "accelerated inverse",
+        "nflows inverse / forward", "accelerated inverse / forward",
+    )  # fmt: skip
+    return Table("Cost against the number of features D, milliseconds", columns, rows)
+
+
+def _median_ms(timing):
+    return "–" if timing is None else f"{1e3 * timing.median:.3g}"
+
+
+def _times(ratio):
+    return "–" if ratio is None else f"{ratio:.3g}"
 
 
 def _milliseconds(work, name):

@@ -1,6 +1,7 @@
 """Flows: modules that return a distribution, `flow(context).log_prob(x)`."""
 
+from flowkern.flows.autoregressive import IAF, MAF, AutoregressiveNSF
 from flowkern.flows.coupling import NICE, NSF, RealNVP
 from flowkern.flows.flow import Flow
 
-__all__ = ["NICE", "NSF", "Flow", "RealNVP"]
+__all__ = ["IAF", "MAF", "NICE", "NSF", "AutoregressiveNSF", "Flow", "RealNVP"]

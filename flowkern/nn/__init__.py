@@ -1,125 +1,13 @@
-"""Conditioners: networks from the identity half (and the context) to a transform's parameters.
+"""Conditioners: networks from features (and the context) to the parameters of a transform.
 
-A conditioner is any callable `(x) -> params` or `(x, context) -> params`. Its attribute
-`broadcasts` tells a coupling layer that it takes x and context of different batch shapes. Those
-here start with a zero last layer, so that their output is zero and the transform they drive is the
-identity (for the maps in which zero means scale or slope one).
+A coupling layer's conditioner is any callable `(x) -> params` or `(x, context) -> params`. Its
+attribute `broadcasts` tells the layer that it takes x and context of different batch shapes. An
+autoregressive layer's conditioner is a module with `layers(context)` and `degrees`, as `MADE` has.
+Those here start with a zero last layer, so that their output is zero and the transform they drive
+is the identity (for the maps in which zero means scale or slope one).
 """
 
-import math
+from flowkern.nn.made import MADE
+from flowkern.nn.mlp import MLP, ResidualNet
 
-import torch
-import torch.nn.functional as F
-from torch import nn
-
-from flowkern.nn._arguments import check_context, check_dtype, check_sizes
-
-__all__ = ["MLP", "ResidualNet"]
-
-
-class InputLayer(nn.Module):
-    """W x + V c + b. The context has a product of its own, so that it broadcasts without a copy."""
-
-    def __init__(self, features, context, outputs):
-        super().__init__()
-        bound = 1 / math.sqrt(max(features + context, 1))
-
-        def uniform(*shape):
-            return nn.Parameter(torch.empty(shape).uniform_(-bound, bound)) if all(shape) else None
-
-        self.weight = uniform(outputs, features)
-        self.context_weight = uniform(outputs, context)
-        self.bias = uniform(outputs)
-
-    def forward(self, x, context=None):
-        """x (…, features), context (…, context) -> (…, outputs); (outputs,) if both are empty."""
-        check_context(context, 0 if self.context_weight is None else self.context_weight.shape[1])
-        hidden = self.bias
-        if self.weight is not None:
-            check_dtype("x", x, self.bias)
-            hidden = F.linear(x, self.weight, self.bias)
-        if self.context_weight is not None:
-            check_dtype("context", context, self.bias)
-            hidden = hidden + F.linear(context, self.context_weight)
-        return hidden
-
-
-class MLP(nn.Module):
-    """h₀ = W x + V c + b, hᵢ = Wᵢ relu(hᵢ₋₁) + bᵢ; the last layer starts at zero.
-
-    Without features and without context there is nothing to look at, and the output is one learned
-    vector (outputs,), which broadcasts with any batch.
-
-    Args:
-        features: number of features of x; may be 0.
-        outputs: number of parameters to return.
-        context: number of features of the context; 0 for none.
-        hidden_features: widths of the hidden layers.
-
-    Raises:
-        TypeError, ValueError: a size is not an integer in range; at the call, x or context has the
-            wrong shape or dtype.
-    """
-
-    broadcasts = True
-
-    def __init__(self, features, outputs, context=0, hidden_features=(64, 64)):
-        super().__init__()
-        hidden = check_sizes(features, context, outputs, hidden_features)
-        widths = (*hidden, outputs) if features + context else (outputs,)
-        self.input = InputLayer(features, context, widths[0])
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:]))
-        _zero(self.layers[-1] if self.layers else self.input)
-
-    def forward(self, x, context=None):
-        """x (…, features) and context (…, context) -> (…, outputs)."""
-        hidden = self.input(x, context)
-        for layer in self.layers:
-            hidden = layer(F.relu(hidden))
-        return hidden
-
-
-class ResidualNet(nn.Module):
-    """h₀ = W x + V c + b, hᵢ = hᵢ₋₁ + Bᵢ relu(Aᵢ relu(hᵢ₋₁)); the last layer starts at zero.
-
-    Args:
-        features, outputs, context: as for `MLP`.
-        hidden_features: the width of each residual block; all blocks have the same.
-
-    Raises:
-        TypeError, ValueError: a size is not an integer in range, or the widths differ; at the call,
-            x or context has the wrong shape or dtype.
-
-    Source: He et al., Identity Mappings in Deep Residual Networks (2016).
-    """
-
-    broadcasts = True
-
-    def __init__(self, features, outputs, context=0, hidden_features=(64, 64)):
-        super().__init__()
-        hidden = check_sizes(features, context, outputs, hidden_features)
-        if len(set(hidden)) != 1:
-            raise ValueError(
-                f"hidden_features: expected one width for all blocks of a ResidualNet, got {hidden}"
-            )
-        width = hidden[0]
-        self.input = InputLayer(features, context, width)
-        self.blocks = nn.ModuleList(_block(width) for _ in hidden)
-        self.output = nn.Linear(width, outputs)
-        _zero(self.output)
-
-    def forward(self, x, context=None):
-        """x (…, features) and context (…, context) -> (…, outputs)."""
-        hidden = self.input(x, context)
-        for block in self.blocks:
-            hidden = hidden + block(hidden)
-        return self.output(F.relu(hidden))
-
-
-def _block(width):
-    return nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
-
-
-def _zero(layer):
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
+__all__ = ["MADE", "MLP", "ResidualNet"]

@@ -1,5 +1,7 @@
 """Checks shared by conditioners, transforms and flows; each error names the argument."""
 
+import math
+
 import torch
 
 
@@ -21,6 +23,15 @@ def check_sizes(features, context, outputs, hidden_features):
     for width in hidden_features:
         check_count("hidden_features", width, 1)
     return tuple(hidden_features)
+
+
+def check_one_width(hidden_features):
+    """The one width of all residual blocks; raise if there are several, or none."""
+    if len(set(hidden_features)) != 1:
+        raise ValueError(
+            f"hidden_features: expected one width for all residual blocks, got {hidden_features}"
+        )
+    return hidden_features[0]
 
 
 def check_features(name, x, features):
@@ -52,6 +63,14 @@ def check_broadcast(name, shape, other_name, other):
             f"{name}: batch shape {tuple(shape)} does not broadcast with that of {other_name}, "
             f"{tuple(other)}"
         ) from None
+
+
+def check_spline(bins, bound, knot_map):
+    """Raise unless the three describe a spline on [−bound, bound]."""
+    check_count("bins", bins, 1)
+    knot_map.check(bins)
+    if not isinstance(bound, (int, float)) or not 0 < bound < math.inf:
+        raise ValueError(f"bound: expected a finite number > 0, got {bound!r}")
 
 
 def check_dtype(name, x, parameter):

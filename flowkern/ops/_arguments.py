@@ -19,6 +19,8 @@ def check_tensors(x, params):
             raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
         if tensor.dtype not in FLOATS:
             raise TypeError(f"{name}: expected a floating-point dtype, got {tensor.dtype}")
+        if tensor.layout != torch.strided:
+            raise TypeError(f"{name}: expected a dense tensor, got layout {tensor.layout}")
     if x.dim() < 1:
         raise ValueError(f"x: expected shape (…, features), got {tuple(x.shape)}")
     if params.dim() < 2:
@@ -35,6 +37,13 @@ def flatten(x, params):
     x2 = _flat(x, batch, 1)
     params3 = _flat(params, batch, 2)
     return x2, params3, batch
+
+
+def unflatten(y, logabsdet, batch):
+    """The results with their batch shape again; a view of itself would cost a node of the graph."""
+    if len(batch) == 1:
+        return y, logabsdet
+    return y.reshape(*batch, y.shape[-1]), logabsdet.reshape(batch)
 
 
 def _broadcast(x_batch, params_batch):
@@ -66,7 +75,7 @@ def resolve_index(index, mask, x, features):
     if index is not None and mask is not None:
         raise ValueError("mask: give either index or mask, not both")
     if mask is not None:
-        return _index_of_mask(torch.as_tensor(mask, device=x.device), x.shape[-1], features)
+        return _index_of_mask(_on_device_of(x, "mask", mask), x.shape[-1], features)
     if index is None:
         if features != x.shape[-1]:
             raise ValueError(
@@ -74,7 +83,7 @@ def resolve_index(index, mask, x, features):
                 "name the transformed ones by index or mask"
             )
         return None
-    index = torch.as_tensor(index, device=x.device)
+    index = _on_device_of(x, "index", index)
     if index.dtype != torch.int64 or index.dim() != 1:
         raise ValueError(
             f"index: expected an int64 tensor of shape (T,), got {index.dtype} {tuple(index.shape)}"
@@ -84,6 +93,15 @@ def resolve_index(index, mask, x, features):
     if index.device.type == "cpu" and not torch.compiler.is_compiling():
         _check_index(index, x.shape[-1])
     return index.contiguous()
+
+
+def _on_device_of(x, name, values):
+    if isinstance(values, torch.Tensor) and values.device == x.device:
+        return values
+    try:
+        return torch.as_tensor(values, device=x.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise type(error)(f"{name}: no tensor can be made of it on {x.device}: {error}") from None
 
 
 def _index_of_mask(mask, width, features):
@@ -120,4 +138,4 @@ def in_dtype(tensor, dtype):
 def kernel_tensors(x, params, *others):
     """x, params and others in the one dtype that the C++ and CUDA kernels take."""
     dtype = compute_dtype(x, params)
-    return tuple(t.to(dtype) for t in (x, params, *others))
+    return [t if t.dtype == dtype else t.to(dtype) for t in (x, params, *others)]

@@ -3,8 +3,8 @@
 A backend is a module with
     forward(x, params, *arguments) -> (y, logabsdet)
     backward(grad_y, grad_logabsdet, x, params, *arguments) -> (grad_x, grad_params)
-where x is (N, D), params (N, T, P), and `arguments` are the op's index, bounds and plain numbers.
-Only x and params are differentiable. Second derivatives and forward mode go through the op's
+where x is (N, D), params (N, T, P), and `arguments` are the op's index and bounds (tensors or None)
+and then plain numbers. Only x and params are differentiable. Second derivatives and forward mode go through the op's
 reference implementation, which is plain PyTorch.
 """
 
@@ -12,12 +12,13 @@ import torch
 from torch.autograd import forward_ad
 
 
-def coupling_function(backends, reference):
+def coupling_function(backends, reference, tensors):
     """Build `apply(x, params, backend, *arguments) -> (y, logabsdet)` for one op.
 
     Args:
         backends: `backends(name)` is the module of the named backend.
         reference: the differentiable forward in plain PyTorch.
+        tensors: how many of the arguments, the first ones, are tensors or None.
     """
 
     class Vjp(torch.autograd.Function):
@@ -29,18 +30,18 @@ def coupling_function(backends, reference):
 
         @staticmethod
         def setup_context(ctx, inputs, output):
-            _save(ctx, inputs[:4], inputs[5:])
+            _save(ctx, inputs[:4], inputs[5:], tensors)
 
         @staticmethod
         def backward(ctx, *cotangents):
-            tensors, arguments = _saved(ctx, 4)
+            saved, arguments = _saved(ctx, 4)
 
             def vjp(grad_y, grad_logabsdet, x, params):
                 _, pull = torch.func.vjp(lambda x, p: reference(x, p, *arguments), x, params)
                 return pull((grad_y, grad_logabsdet))
 
-            _, pull = torch.func.vjp(vjp, *tensors)
-            return *pull(cotangents), None, *(None for _ in arguments)
+            _, pull = torch.func.vjp(vjp, *saved)
+            return *pull(cotangents), None, *(None,) * len(arguments)
 
         @staticmethod
         def vmap(info, in_dims, *inputs):
@@ -55,7 +56,7 @@ def coupling_function(backends, reference):
         @staticmethod
         def setup_context(ctx, inputs, output):
             ctx.backend = inputs[2]
-            _save(ctx, inputs[:2], inputs[3:])
+            _save(ctx, inputs[:2], inputs[3:], tensors)
 
         @staticmethod
         def backward(ctx, grad_y, grad_logabsdet):
@@ -66,7 +67,7 @@ def coupling_function(backends, reference):
             else:
                 vjp = backends(ctx.backend).backward
                 grads = vjp(grad_y, grad_logabsdet, x, params, *arguments)
-            return *grads, None, *(None for _ in arguments)
+            return *grads, None, *(None,) * len(arguments)
 
         @staticmethod
         def vmap(info, in_dims, *inputs):
@@ -100,20 +101,16 @@ def coupling_function(backends, reference):
     return apply
 
 
-def _save(ctx, tensors, arguments):
+def _save(ctx, inputs, arguments, tensors):
     """Save tensors as tensors and the rest of the arguments as they are."""
-    ctx.tensor_at = [i for i, a in enumerate(arguments) if isinstance(a, torch.Tensor)]
-    ctx.plain = [None if isinstance(a, torch.Tensor) else a for a in arguments]
-    ctx.save_for_backward(*tensors, *(arguments[i] for i in ctx.tensor_at))
+    ctx.save_for_backward(*inputs, *arguments[:tensors])
+    ctx.plain = arguments[tensors:]
 
 
 def _saved(ctx, count):
-    """The first `count` saved tensors, and the arguments put together again."""
+    """The `count` saved inputs, and the arguments put together again."""
     saved = ctx.saved_tensors
-    arguments = list(ctx.plain)
-    for i, tensor in zip(ctx.tensor_at, saved[count:]):
-        arguments[i] = tensor
-    return saved[:count], arguments
+    return saved[:count], (*saved[count:], *ctx.plain)
 
 
 def _flatten_vmapped(info, in_dims, inputs, ndims):

@@ -168,13 +168,14 @@ def softplus(x):
 
 @triton.jit
 def tanh(x):
-    """-m / (2 + m) with m = exp(-2|x|) - 1, whose rounding error is divided out for small x."""
+    """(1 − p)/(1 + p) with p = exp(−2|x|), by 1 − p without its rounding error where that counts."""
     z = -2 * tl.abs(x)
     power = tl.exp(z)
-    small = (z > -1) & (power != 1)
-    m = tl.where(small, (power - 1) * (z / tl.log(tl.where(small, power, 0.5))), power - 1)
+    small = z > -1
+    m = (power - 1) * (z / tl.log(tl.where(small & (power != 1), power, 0.5)))
     m = tl.where(power == 1, z, m)
-    magnitude = -m / (2 + m)
+    ratio = tl.where(small, -m, 2 * power) / tl.where(small, 2 + m, 1 + power)
+    magnitude = tl.where(small, ratio, 1 - ratio)
     return tl.where(x < 0, -magnitude, magnitude)
 
 

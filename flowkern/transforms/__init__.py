@@ -6,17 +6,25 @@ where x and y are (…, features), context is (…, context) and broadcasts with
 is the log of the absolute determinant of the Jacobian of the direction that was called.
 """
 
+from flowkern.transforms.autoregressive import (
+    AffineAutoregressive,
+    MaskedAutoregressive,
+    SplineAutoregressive,
+)
 from flowkern.transforms.base import Compose, Inverse, Transform
 from flowkern.transforms.coupling import AffineCoupling, SplineCoupling, alternating_mask
 from flowkern.transforms.linear import ActNorm, LULinear, Permutation
 
 __all__ = [
     "ActNorm",
+    "AffineAutoregressive",
     "AffineCoupling",
     "Compose",
     "Inverse",
     "LULinear",
+    "MaskedAutoregressive",
     "Permutation",
+    "SplineAutoregressive",
     "SplineCoupling",
     "Transform",
     "alternating_mask",

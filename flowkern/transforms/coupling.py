@@ -6,7 +6,13 @@ import torch
 
 from flowkern import ops
 from flowkern.nn import MLP
-from flowkern.nn._arguments import check_broadcast, check_context, check_count, check_features
+from flowkern.nn._arguments import (
+    check_broadcast,
+    check_context,
+    check_count,
+    check_features,
+    check_spline,
+)
 from flowkern.ops import KnotMap, ScaleMap
 from flowkern.transforms.base import Transform
 
@@ -151,10 +157,7 @@ class SplineCoupling(Coupling):
         conditioner=None,
         hidden_features=(64, 64),
     ):
-        check_count("bins", bins, 1)
-        knot_map.check(bins)
-        if not isinstance(bound, (int, float)) or not 0 < bound < math.inf:
-            raise ValueError(f"bound: expected a finite number > 0, got {bound!r}")
+        check_spline(bins, bound, knot_map)
         super().__init__(features, context, mask, 3 * bins - 1, conditioner, hidden_features)
         self.bound, self.knot_map = float(bound), knot_map
 

@@ -17,9 +17,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from flowkern.ops import KnotMap, ScaleMap
+from flowkern.ops import AffineElement, KnotMap, ScaleMap, SplineElement
 from flowkern.ops.affine_coupling import SCALE_MAPS
 from flowkern.ops.affine_coupling import triton as affine
+from flowkern.ops.masked_autoregressive import triton as masked
 from flowkern.ops.rational_quadratic_spline import TAILS
 from flowkern.ops.rational_quadratic_spline import triton as spline
 from tests.compiled.resources import Resources, occupancy
@@ -54,6 +55,12 @@ SPLINES = [
     (64, "identity", "softplus", False, False, torch.float32),
     (8, "identity", "softplus", False, False, torch.float64),
     (8, "identity", "softplus", False, False, torch.bfloat16),
+]
+# (element, parameters per feature, inverse, dtype)
+MASKED = [
+    (AffineElement("additive"), 1, False, torch.float32),
+    (AffineElement("softplus"), 2, True, torch.float64),
+    (SplineElement(3.0), 23, True, torch.float32),
 ]
 
 
@@ -142,6 +149,20 @@ def _tensors(per_feature, index, dtype):
     return grads, (x, params), places
 
 
+def _conditioner(element, parameters, inverse, dtype):
+    """x and the cotangents, and what a residual conditioner has besides."""
+    units = (FEATURES, 128, 128, 128, FEATURES * parameters)
+    tensors = []
+    for inputs, outputs in zip(units, units[1:]):
+        empty = torch.empty(outputs, inputs, dtype=dtype, device="meta")
+        tensors += [empty, empty[:, 0], *(empty[:, 0] for _ in range(3))]
+    order = torch.empty(sum(units[:-1]), dtype=torch.int64, device="meta")
+    ends = torch.empty(len(units) - 1, FEATURES + 1, dtype=torch.int64, device="meta")
+    spec = ((2, 1, 5, 0), (1.0,) * 4, (-1, -1, 0, -1), inverse, *element.numbers())
+    x = torch.empty(ROWS, FEATURES, dtype=dtype, device="meta")
+    return x, x[:, 0], (tensors, order, ends, *spec)
+
+
 def _directions(name, module, grads, tensors, arguments):
     yield f"forward, {name}", module._launch_forward, (*tensors, *arguments)
     yield f"backward, {name}", module._launch_backward, (*grads, *tensors, *arguments)
@@ -168,7 +189,16 @@ def _splines():
         yield from _directions(name, spline, grads, tensors, arguments)
 
 
-LAUNCHES = {affine: _affines, spline: _splines}
+def _masked():
+    """The same of the masked autoregressive transform."""
+    for element, parameters, inverse, dtype in MASKED:
+        x, logabsdet, rest = _conditioner(element, parameters, inverse, dtype)
+        name = f"P={parameters}, {dtype}" + ", inverse" * inverse
+        yield f"forward, {name}", masked._launch_forward, (x, *rest)
+        yield f"backward, {name}", masked._launch_backward, (x, logabsdet, x, x, True, *rest)
+
+
+LAUNCHES = {affine: _affines, spline: _splines, masked: _masked}
 
 
 def tables(architectures):

@@ -3,12 +3,12 @@
 import contextlib
 import ctypes
 import functools
-import struct
-import subprocess
-import tempfile
+import re
 from unittest import mock
 
 import torch
+
+import flowkern  # noqa: F401  (registers the ops that are replaced here)
 
 from tests.emulation import build
 
@@ -16,13 +16,23 @@ FORWARD, REVERSED, RANDOM = range(3)
 
 
 class _Tensor(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), ("stride", ctypes.c_int64 * 3)]
+    _fields_ = [
+        ("data", ctypes.c_void_p), ("bytes", ctypes.c_int64), ("stride", ctypes.c_int64 * 3)
+    ]  # fmt: skip
 
     @classmethod
     def of(cls, tensor):
         if tensor is None:
             return cls()
-        return cls(tensor.data_ptr(), tensor.stride())
+        return cls(tensor.data_ptr(), _extent(tensor), tensor.stride())
+
+
+def _extent(tensor):
+    """Bytes from a tensor's first element to the end of its last."""
+    if tensor.numel() == 0:
+        return 0
+    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride()))
+    return (last + 1) * tensor.itemsize
 
 
 _TENSORS = (
@@ -41,7 +51,32 @@ class _Call(ctypes.Structure):
 
 @functools.cache
 def _library():
-    return ctypes.CDLL(str(build.built(build.LIBRARY)))
+    return load(build.built(build.preloaded()))
+
+
+def load(path):
+    """A library of kernels; an entry point returns what was wrong, or None."""
+    library = ctypes.CDLL(str(path))
+    for op in ("affine_coupling", "rational_quadratic_spline"):
+        getattr(library, op).restype = ctypes.c_char_p
+    return library
+
+
+def launched():
+    """Names of the kernels that were launched in this process."""
+    return _names("launched_kernels")
+
+
+def kernels():
+    """Names of all kernels in the library."""
+    names = _names("all_functions")
+    return {name for name in names if re.fullmatch(r"\w*kernel(<[^()]*>)?\([^()]*\)", name)}
+
+
+def _names(function):
+    entry = getattr(_library(), function)
+    entry.restype = ctypes.c_char_p
+    return {*entry().decode().splitlines()}
 
 
 @contextlib.contextmanager
@@ -61,49 +96,11 @@ def _call(x, params, integers, numbers, tensors):
     )  # fmt: skip
 
 
-def _in_process(op, call, wide, tensors):
-    getattr(_library(), op)(ctypes.byref(call), wide)
-
-
-def _sanitized(op, call, wide, tensors, withheld=0):
-    """In a program with the address sanitizer; raises what it says."""
-    pieces = [_memory(tensors.get(name)) for name in _TENSORS]
-    sizes = (-1 if piece is None else len(piece) for piece in pieces)
-    header = (op != "affine_coupling", wide, withheld, *sizes)
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(struct.pack("12q", *header) + bytes(call) + b"".join(filter(None, pieces)))
-        file.flush()
-        program = [build.built(build.SANITIZED), file.name]
-        done = subprocess.run(program, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(done.stderr)
-        file.seek(96 + ctypes.sizeof(call))
-        for name, piece in zip(_TENSORS, pieces):
-            if piece:
-                ctypes.memmove(tensors[name].data_ptr(), file.read(len(piece)), len(piece))
-
-
-def _memory(tensor):
-    """The bytes from a tensor's first element to its last."""
-    if tensor is None:
-        return None
-    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride())) if tensor.numel() else -1
-    return ctypes.string_at(tensor.data_ptr(), (last + 1) * tensor.itemsize)
-
-
-_run = _in_process
-
-
-@contextlib.contextmanager
-def sanitized(withheld=0):
-    """Inside, kernels run with the address sanitizer, `withheld` bytes short of shared memory."""
-    with mock.patch.dict(globals(), _run=functools.partial(_sanitized, withheld=withheld)):
-        yield
-
-
 def _launch(op, x, params, integers, numbers, **tensors):
-    tensors |= {"x": x, "params": params}
-    _run(op, _call(x, params, integers, numbers, tensors), x.dtype == torch.float64, tensors)
+    call = _call(x, params, integers, numbers, tensors | {"x": x, "params": params})
+    report = getattr(_library(), op)(ctypes.byref(call), x.dtype == torch.float64)
+    if report is not None:
+        raise RuntimeError(build.located(report.decode(), _library()._name))
 
 
 def _forward(op, x, params, index, bounds, integers, numbers):
@@ -153,9 +150,10 @@ OPS = {
 
 
 @contextlib.contextmanager
-def emulated():
-    """Inside, what calls itself backend "cpu" is the emulated CUDA one."""
+def emulated(library=_library):
+    """Inside, what calls itself backend "cpu" is the emulated CUDA one, or that of another library."""
     with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(globals(), _library=library))
         for name, op in OPS.items():
             stack.enter_context(mock.patch.object(torch.ops.flowkern, name, op))
         yield

@@ -1,71 +1,13 @@
 // Entry points for Python (device.py) to the ops' CUDA sources, which are compiled as C++ beside this.
-#include "../../csrc/affine_coupling/affine_coupling_cuda.h"
-#include "../../csrc/rational_quadratic_spline/rational_quadratic_spline_cuda.h"
-#include "cuda_emulation.h"
+#include <stdexcept>
+#include <string>
+
+#include "memory.h"
+#include "problems.h"
+#include "scheduler.h"
+#include "symbols.h"
 
 namespace {
-
-using flowkern::AffineProblem;
-using flowkern::Elements;
-using flowkern::SplineProblem;
-
-// A tensor as device.py passes it: its address and three strides, missing ones 0.
-struct Tensor {
-  void* data;
-  std::int64_t stride[3];
-
-  template <class S> S* at(std::int64_t i = 0) const { return static_cast<S*>(data) + i * stride[2]; }
-  template <class S> Elements<S> elements(const std::int64_t* index, std::int64_t i = 0) const {
-    return {at<S>(i), stride[0], stride[1], index};
-  }
-};
-
-// Sizes N, D, T, P. y stands for grad_x in the backward.
-struct Call {
-  std::int64_t sizes[4];
-  Tensor x, params, index, bounds, y, logabsdet, grad_y, grad_logabsdet, grad_params;
-  std::int64_t integers[3];  // of the op, in the order of its schema
-  double numbers[9];
-};
-
-template <class S> SplineProblem<S> spline(const Call& c) {
-  SplineProblem<S> p{};
-  p.rows = c.sizes[0], p.width = c.sizes[1], p.features = c.sizes[2], p.parameters = c.sizes[3];
-  p.x = c.x.at<S>(), p.x_row = c.x.stride[0], p.x_feature = c.x.stride[1];
-  p.params = c.params.at<S>();
-  p.params_row = c.params.stride[0], p.params_feature = c.params.stride[1], p.params_one = c.params.stride[2];
-  p.index = c.index.at<std::int64_t>(), p.bounds = c.bounds.at<S>();
-  p.inverse = c.integers[0], p.tails = int(c.integers[1]);
-  const double* n = c.numbers;
-  p.left = n[0], p.right = n[1], p.bottom = n[2], p.top = n[3];
-  p.min_width = n[4], p.min_height = n[5], p.min_slope = n[6], p.softclip = n[7], p.scale = n[8];
-  p.y = c.y.at<S>(), p.logabsdet = c.logabsdet.at<S>();
-  p.grad_y = c.grad_y.at<S>(), p.grad_y_row = c.grad_y.stride[0], p.grad_y_feature = c.grad_y.stride[1];
-  p.grad_logabsdet = c.grad_logabsdet.at<S>(), p.grad_logabsdet_row = c.grad_logabsdet.stride[0];
-  p.grad_params = c.grad_params.at<S>(), p.grad_params_row = c.grad_params.stride[0];
-  p.grad_params_feature = c.grad_params.stride[1], p.grad_params_one = c.grad_params.stride[2];
-  return p;
-}
-
-template <class S> AffineProblem<S> affine(const Call& c) {
-  const auto* index = c.index.at<std::int64_t>();
-  const bool scale_first = c.integers[1], additive = c.integers[2] == 0;
-  const int shift = scale_first && !additive, raw = 1 - shift;
-  AffineProblem<S> p{};
-  p.rows = c.sizes[0], p.width = c.sizes[1], p.features = c.sizes[2];
-  p.x = c.x.elements<const S>(index), p.y = c.y.elements<S>(index);
-  p.shift = c.params.elements<const S>(nullptr, shift), p.raw = c.params.elements<const S>(nullptr, raw);
-  if (index) {
-    p.columns_in = (c.grad_y.data ? c.grad_y : c.x).elements<const S>(nullptr);
-    p.columns_out = c.y.elements<S>(nullptr);
-  }
-  p.inverse = c.integers[0], p.kind = int(c.integers[2]);
-  p.a = c.numbers[0], p.b = c.numbers[1], p.prefactor = c.numbers[2], p.shift_prefactor = c.numbers[3];
-  p.logabsdet = c.logabsdet.at<S>();
-  p.grad_y = c.grad_y.elements<const S>(index), p.grad_logabsdet = c.grad_logabsdet.elements<const S>(nullptr);
-  p.grad_shift = c.grad_params.elements<S>(nullptr, shift), p.grad_raw = c.grad_params.elements<S>(nullptr, raw);
-  return p;
-}
 
 template <class S> void run_spline(const Call& c) {
   if (c.grad_y.data) flowkern::cuda::spline_backward(spline<S>(c), nullptr);
@@ -76,39 +18,56 @@ template <class S> void run_affine(const Call& c) {
   else flowkern::cuda::affine_forward(affine<S>(c), nullptr);
 }
 
+void watch_all(const Call& c) {
+  using emulation::Use;
+  const struct { const char* name; const Tensor& tensor; Use use; } all[] = {
+      {"x", c.x, Use::kInput},
+      {"params", c.params, Use::kInput},
+      {"index", c.index, Use::kInput},
+      {"bound", c.bounds, Use::kInput},
+      {"grad_y", c.grad_y, Use::kInput},
+      {"grad_logabsdet", c.grad_logabsdet, Use::kInput},
+      {c.grad_y.data ? "grad_x" : "y", c.y, Use::kOutput},
+      {"logabsdet", c.logabsdet, Use::kOutput},
+      {"grad_params", c.grad_params, Use::kOutput},
+  };
+  emulation::forget_all();
+  for (const auto& [name, tensor, use] : all)
+    if (tensor.data) emulation::watch(tensor.data, std::size_t(tensor.bytes), name, use);
+}
+
+// What was wrong, or null.
+template <class F> const char* reported(const Call& c, const F& run) {
+  static std::string report;
+  try {
+    watch_all(c);
+    run();
+    return nullptr;
+  } catch (const std::runtime_error& error) {
+    report = error.what();
+    return report.c_str();
+  }
+}
+
+template <class Names> const char* lines(const Names& names) {
+  static std::string text;
+  text.clear();
+  for (const std::string& name : names) text += name + "\n";
+  return text.c_str();
+}
+
 }  // namespace
 
 extern "C" {
-void rational_quadratic_spline(const Call* c, bool wide) { wide ? run_spline<double>(*c) : run_spline<float>(*c); }
-void affine_coupling(const Call* c, bool wide) { wide ? run_affine<double>(*c) : run_affine<float>(*c); }
+const char* launched_kernels() { return lines(emulation::launched); }
+const char* all_functions() { return lines(emulation::function_names()); }
+const char* rational_quadratic_spline(const Call* c, bool wide) {
+  return reported(*c, [&] { wide ? run_spline<double>(*c) : run_spline<float>(*c); });
+}
+const char* affine_coupling(const Call* c, bool wide) {
+  return reported(*c, [&] { wide ? run_affine<double>(*c) : run_affine<float>(*c); });
+}
 void settings(int schedule, unsigned seed, unsigned most_blocks) {
-  emulation::schedule = schedule, emulation::seed = seed, emulation::most_blocks = most_blocks;
+  emulation::settings = {schedule, seed, most_blocks};
 }
 }
-
-#if defined(FLOWKERN_REPLAY)
-// A program of its own, for the sanitizer: reads a call and its tensors from a file, runs the kernel,
-// and writes the tensors back. Each tensor has a heap block of exactly its size.
-int main(int, char** arguments) {
-  std::FILE* file = std::fopen(arguments[1], "r+b");
-  struct { std::int64_t op, wide, withheld, bytes[9]; } header;
-  Call call;
-  bool read = std::fread(&header, sizeof header, 1, file) == 1 && std::fread(&call, sizeof call, 1, file) == 1;
-  Tensor* tensors = &call.x;
-  for (int i = 0; i < 9; ++i) {
-    if (header.bytes[i] < 0) continue;
-    tensors[i].data = std::malloc(size_t(header.bytes[i]));
-    read = read && std::fread(tensors[i].data, 1, size_t(header.bytes[i]), file) == size_t(header.bytes[i]);
-  }
-  if (!read) emulation::fail("the file is too short");
-  emulation::withheld = int(header.withheld);
-  (header.op ? rational_quadratic_spline : affine_coupling)(&call, header.wide);
-  std::fseek(file, sizeof header + sizeof call, SEEK_SET);
-  for (int i = 0; i < 9; ++i)
-    if (header.bytes[i] >= 0) {
-      std::fwrite(tensors[i].data, 1, size_t(header.bytes[i]), file);
-      std::free(tensors[i].data);
-    }
-  std::fclose(file);
-}
-#endif

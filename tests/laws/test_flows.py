@@ -2,15 +2,16 @@
 
 import copy
 import pickle
+from functools import partial
 
 import pytest
 import torch
 from sklearn.datasets import make_moons
 from torch import distributions
-from torch.distributions import constraints
+from torch.distributions import MultivariateNormal, constraints
 
-from flowkern.flows import NICE, NSF, Flow, RealNVP
-from flowkern.nn import ResidualNet
+from flowkern.flows import IAF, MAF, NICE, NSF, AutoregressiveNSF, Flow, RealNVP
+from flowkern.nn import MADE, ResidualNet
 from flowkern.transforms import LULinear
 
 SMALL = {"transforms": 2, "hidden_features": (6,)}
@@ -20,7 +21,11 @@ FLOWS = {
     "realnvp_lu": lambda d, c=0: RealNVP(d, c, mixing="lu", actnorm=True, **SMALL),
     "nsf": lambda d, c=0: NSF(d, c, bins=4, mixing="permutation", **SMALL),
     "residual": lambda d, c=0: RealNVP(d, c, conditioner=ResidualNet, **SMALL),
+    "maf": lambda d, c=0: MAF(d, c, conditioner=partial(MADE, activation="tanh"), **SMALL),
+    "iaf": lambda d, c=0: IAF(d, c, randperm=True, **SMALL),
+    "autoregressive_nsf": lambda d, c=0: AutoregressiveNSF(d, c, bins=4, passes=2, **SMALL),
 }
+COUPLING = ("nice", "realnvp", "realnvp_lu", "nsf", "residual")
 
 
 def build(name, features=2, context=0, spread=0.3):
@@ -70,7 +75,7 @@ def grid():
     return torch.cartesian_prod(axis, axis), (axis[1] - axis[0]) ** 2
 
 
-@pytest.mark.parametrize("name", ["nice", "realnvp_lu", "nsf"])
+@pytest.mark.parametrize("name", ["nice", "realnvp_lu", "nsf", "maf", "iaf"])
 @torch.no_grad()
 def test_density_integrates_to_one_and_is_that_of_the_samples(name, grid):
     points, area = grid
@@ -198,7 +203,7 @@ def test_training_compiles_to_one_graph():
     torch.testing.assert_close(got, torch.autograd.grad(wanted.sum(), list(eager.parameters())))
 
 
-@pytest.mark.parametrize("name", ["nice", "nsf"])
+@pytest.mark.parametrize("name", ["nice", "nsf", "maf", "iaf"])
 @torch.no_grad()
 def test_evaluation_compiles_to_one_graph(name):
     flow, c, x = build(name, 3, 2), normal(4, 2), normal(5, 4, 3)
@@ -208,7 +213,7 @@ def test_evaluation_compiles_to_one_graph(name):
     torch.testing.assert_close(flow(c).log_prob(sample), log_prob)
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("name", COUPLING)
 def test_autocast_lowers_the_conditioners_alone(name):
     flow, x = build(name, 3, spread=0.05).float(), normal(50, 3).float()
     exact = flow().log_prob(x)
@@ -220,6 +225,23 @@ def test_autocast_lowers_the_conditioners_alone(name):
     torch.testing.assert_close(log_prob, exact, rtol=0, atol=0.05)
 
 
+def test_autocast_leaves_masked_conditioners_in_float32():
+    flow, x = build("maf", 3).float(), normal(50, 3).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(flow().log_prob(x), flow().log_prob(x)) and flow().sample().dtype == x.dtype
+
+
+def test_orders_of_autoregressive_layers():
+    def orders(**options):
+        return [layer.conditioner.order.tolist() for layer in MAF(5, **options).transform.transforms]
+
+    assert orders(transforms=3) == [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [0, 1, 2, 3, 4]]
+    assert orders(transforms=2, passes=2) == [[0, 0, 0, 1, 1], [1, 1, 0, 0, 0]]
+    assert orders(transforms=1, passes=9) == [[0, 1, 2, 3, 4]]
+    random = orders(randperm=True)
+    assert all(sorted(order) == [0, 1, 2, 3, 4] for order in random) and random[0] != random[1]
+
+
 def test_a_nan_stays_in_its_row():
     flow, x = build("nsf", 3), normal(4, 3)
     wanted = flow().log_prob(x)
@@ -228,18 +250,26 @@ def test_a_nan_stays_in_its_row():
     assert got[1].isnan() and torch.equal(got[[0, 2, 3]], wanted[[0, 2, 3]])
 
 
-def test_two_moons_can_be_learnt():
-    """Below a fitted Gaussian by more than half of what can be gained (1.88 to 0.29 nats)."""
-    points = make_moons(2000, noise=0.05, random_state=0)[0]
-    train, test = torch.tensor(points, dtype=torch.float32).split(1000)
-    flow = RealNVP(2, transforms=4, hidden_features=(32, 32), mixing="lu", actnorm=True)
-    optimizer = torch.optim.Adam(flow.parameters(), lr=5e-3)
+@pytest.mark.parametrize("flow_type", [RealNVP, NSF])
+def test_two_moons_can_be_learnt(flow_type):
+    """Of the gap between a fitted Gaussian and the truth (1.88 and 0.29 nats), over half is closed.
+
+    With seeds 0 to 7 on every backend: at most 0.73 nats (RealNVP) and 0.35 (NSF).
+    """
+    points = torch.tensor(make_moons(22_000, noise=0.05, random_state=0)[0]).float()
+    train, test = points.split((20_000, 2000))
+    gaussian = MultivariateNormal(train.mean(0), train.T.cov())
+    flow = flow_type(2, transforms=4, hidden_features=(32, 32), mixing="lu", actnorm=True)
+    optimizer = torch.optim.Adam(flow.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300)
     for _ in range(300):
         loss = -flow().log_prob(train[torch.randint(len(train), (256,))]).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert -flow().log_prob(test).mean() < 1.0
+        schedule.step()
+    learnt, fitted = (-p.log_prob(test).mean() for p in (flow(), gaussian))
+    assert learnt < (fitted + 0.29) / 2
 
 
 X = torch.zeros(4, 2)
@@ -248,6 +278,8 @@ WRONG = [
     (lambda: RealNVP(2, transforms=0), ValueError, "transforms: expected an integer >= 1"),
     (lambda: RealNVP(2, mixing="rotation"), ValueError, "mixing: expected None, 'permutation'"),
     (lambda: NSF(2, bins=0), ValueError, "bins: expected an integer >= 1"),
+    (lambda: MAF(2, passes=0), ValueError, "passes: expected an integer >= 1"),
+    (lambda: AutoregressiveNSF(2, bins=0), ValueError, "bins: expected an integer >= 1"),
     (lambda: NSF(2, bound=-1.0), ValueError, "bound: expected a finite number > 0"),
     (lambda: NICE(2)(X), ValueError, "context: expected None"),
     (lambda: NICE(2, 1)(), ValueError, "context: expected a tensor"),

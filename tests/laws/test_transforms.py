@@ -1,18 +1,23 @@
 """Laws that every transform obeys, in float64."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from flowkern import ops
-from flowkern.nn import MLP, ResidualNet
+from flowkern.nn import MADE, MLP, ResidualNet
 from flowkern.transforms import (
     ActNorm,
+    AffineAutoregressive,
     AffineCoupling,
     Compose,
     Inverse,
     LULinear,
+    MaskedAutoregressive,
     Permutation,
+    SplineAutoregressive,
     SplineCoupling,
     alternating_mask,
 )
@@ -24,6 +29,15 @@ MAKE = {
     "affine": lambda d, c: AffineCoupling(d, c, **SMALL),
     "affine_exp": lambda d, c: AffineCoupling(d, c, alternating_mask(d, 0), "exp", **SMALL),
     "spline": lambda d, c: SplineCoupling(d, c, bins=3, bound=2.0, **SMALL),
+    "autoregressive": lambda d, c: AffineAutoregressive(d, c, **SMALL),
+    "autoregressive_additive": lambda d, c: AffineAutoregressive(
+        d, c, torch.arange(d).flip(0), "additive", **SMALL
+    ),
+    "autoregressive_residual": lambda d, c: AffineAutoregressive(
+        d, c, scale_map="softplus", conditioner=partial(MADE, residual=True, activation="tanh"),
+        **SMALL,
+    ),
+    "autoregressive_spline": lambda d, c: SplineAutoregressive(d, c, bins=3, bound=2.0, **SMALL),
     "permutation": lambda d, c: Permutation(torch.arange(d).roll(1)),
     "lu": lambda d, c: LULinear(d),
     "actnorm": lambda d, c: ActNorm(d),
@@ -33,6 +47,7 @@ MAKE = {
     ),
 }
 COUPLINGS = {name: MAKE[name] for name in ("additive", "affine", "affine_exp", "spline")}
+AUTOREGRESSIVE = [name for name in MAKE if "autoregressive" in name]
 
 
 def build(name, features, context=0):
@@ -124,6 +139,60 @@ def test_coupling_leaves_the_identity_half(name):
     y, _ = layer(x)
     assert torch.equal(y[:, layer.identity], x[:, layer.identity])
     assert not torch.isclose(y[:, layer.index], x[:, layer.index]).any()
+
+
+@pytest.mark.parametrize("name", ["autoregressive", "autoregressive_additive", "autoregressive_spline"])
+def test_autoregressive_starts_as_the_identity(name):
+    x, c = inputs(3, CONTEXT)
+    y, logabsdet = MAKE[name](3, CONTEXT).double()(x, c)
+    torch.testing.assert_close(y, x)
+    torch.testing.assert_close(logabsdet, torch.zeros_like(logabsdet), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", [None, [2, 0, 1, 3], [1, 1, 0, 0]], ids=str)
+def test_autoregressive_jacobian_is_triangular_in_the_order(order):
+    """y_i depends on x_i and on the features of lower order, and on no other."""
+    torch.manual_seed(0)
+    layer = AffineAutoregressive(4, order=order, conditioner=partial(MADE, activation="tanh")).double()
+    nn.init.normal_(layer.conditioner.hidden[-1].weight)
+    jacobian = torch.autograd.functional.jacobian(lambda x: layer(x)[0], inputs(4, batch=())[0])
+    order = torch.tensor(order or range(4))
+    depends = (order.unsqueeze(-1) > order) | torch.eye(4, dtype=torch.bool)
+    assert torch.equal(jacobian != 0, depends)
+
+
+@pytest.mark.parametrize("context", [0, CONTEXT])
+@pytest.mark.parametrize("scale_map", ["softclip", "additive"])
+def test_coupling_is_autoregressive_in_two_blocks(scale_map, context):
+    """Weights of a coupling layer's conditioner, put into a masked one, give the same numbers."""
+    torch.manual_seed(0)
+    mask = torch.tensor([True, False, True, True, False])
+    coupling = AffineCoupling(5, context, mask, scale_map, hidden_features=(6, 7)).double()
+    for parameter in coupling.parameters():
+        nn.init.normal_(parameter, 0, 0.5)
+    layer = AffineAutoregressive(5, context, mask.long(), scale_map, hidden_features=(12, 14)).double()
+    _transplant(coupling, layer.conditioner)
+    x, c = inputs(5, context)
+    for function, wanted in ((layer, coupling), (layer.inverse, coupling.inverse)):
+        torch.testing.assert_close(function(x, c), wanted(x, c), rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def _transplant(coupling, made):
+    """The weights of the coupling's MLP in the last units of made, and zero everywhere else.
+
+    With a context the first half of the units sees nothing but it.
+    """
+    for parameter in made.parameters():
+        parameter.zero_()
+    first, second, last = coupling.conditioner.input, *coupling.conditioner.layers
+    made.input.weight[-6:, coupling.identity] = first.weight
+    made.input.bias[-6:] = first.bias
+    if coupling.context:
+        made.input.context_weight[-6:] = first.context_weight
+    made.hidden[0].weight[-7:, -6:], made.hidden[0].bias[-7:] = second.weight, second.bias
+    rows = torch.arange(5 * coupling.per_feature).view(5, -1)[coupling.index].flatten()
+    made.hidden[1].weight[rows, -7:], made.hidden[1].bias[rows] = last.weight, last.bias
 
 
 def test_any_callable_is_a_conditioner(monkeypatch):
@@ -251,6 +320,14 @@ WRONG = [
     (lambda: SplineCoupling(2, bound=0.0), ValueError, "bound: expected a finite number > 0"),
     (lambda: SplineCoupling(2, knot_map=ops.KnotMap(min_width=0.5)), ValueError, "min_width"),
     (lambda: ResidualNet(2, 2, 0, (4, 5)), ValueError, "hidden_features: expected one width"),
+    (lambda: MaskedAutoregressive(nn.ReLU(), 0), TypeError, "conditioner: expected a module with l"),
+    (lambda: AffineAutoregressive(3, order=[0, 1]), ValueError, r"order: expected integers of sh"),
+    (lambda: AffineAutoregressive(3, scale_map="square"), ValueError, "scale_map: expected one of"),
+    (lambda: AffineAutoregressive(3)(X.double()), TypeError, "x: expected dtype torch.float32"),
+    (lambda: AffineAutoregressive(2).inverse(X), ValueError, r"y: expected shape \(…, 2\), got"),
+    (lambda: AffineAutoregressive(3, 1)(X), ValueError, r"context: expected a tensor \(…, 1\), got"),
+    (lambda: SplineAutoregressive(2, bins=0), ValueError, "bins: expected an integer >= 1"),
+    (lambda: SplineAutoregressive(2, bound=0.0), ValueError, "bound: expected a finite number > 0"),
     (lambda: Permutation([0, 2]), ValueError, "permutation: expected each of 0"),
     (lambda: Permutation([0.0, 1.0]), ValueError, "permutation: expected int64"),
     (lambda: Compose(nn.ReLU()), TypeError, "transforms: expected modules with forward and inv"),

@@ -165,6 +165,7 @@ BAD = [
     (TypeError, "params: ", dict(params=None)),
     (TypeError, "params: .*torch.int32", dict(params=PARAMS.int())),
     (ValueError, "params: .*device", dict(params=PARAMS.to("meta"))),
+    (TypeError, "x: .*layout", dict(x=X.to_sparse())),
     (ValueError, "params: ", dict(params=torch.zeros(2))),
     (ValueError, "params: .*batch", dict(params=torch.zeros(5, 3, 2))),
     (ValueError, "params: .*takes 2", dict(params=torch.zeros(4, 3, 1))),
@@ -176,11 +177,16 @@ BAD = [
     (ValueError, r"index: .*\[0, 3\)", dict(index=torch.tensor([0, 1, 3]))),
     (ValueError, r"index: .*\[0, 3\)", dict(index=torch.tensor([0, 1, -1]))),
     (ValueError, "index: .*twice", dict(index=torch.tensor([0, 1, 1]))),
+    (TypeError, "index: ", dict(index="012")),
+    (ValueError, "index: ", dict(index=[[0], [1, 2]])),
+    (NotImplementedError, "index: ", dict(index=torch.zeros(3, dtype=torch.int64, device="meta"))),
+    (TypeError, "mask: ", dict(mask="yes")),
     (ValueError, "mask: .*bool", dict(mask=torch.tensor([0, 1, 1]))),
     (ValueError, "mask: .*shape", dict(mask=torch.ones(4, dtype=torch.bool))),
     (ValueError, "mask: .*selects 2", dict(mask=torch.tensor([True, False, True]))),
     (ValueError, "mask: .*not both", dict(mask=X[0] == 0, index=torch.tensor([0, 1, 2]))),
     (ValueError, "scale_map: .*additive.*'cosh'", dict(scale_map="cosh")),
+    (ValueError, "scale_map: ", dict(scale_map=["exp"])),
 ]
 
 
@@ -201,6 +207,8 @@ def test_bad_input(error, message, arguments):
         dict(kind="softplus", b=float("inf")),
         dict(kind="exp", prefactor=float("nan")),
         dict(kind="exp", shift_prefactor=float("inf")),
+        dict(kind="exp", prefactor="1"),
+        dict(kind="tanh", a="2"),
     ],
 )
 def test_bad_scale_map(arguments):

@@ -284,6 +284,17 @@ def test_expanded_gradient(case, on_backend):
     assert all(torch.equal(*pair) for pair in zip(got, want))
 
 
+def test_rows_further_apart_than_32_bits_count(case, on_backend, tmp_path):
+    """Rows 2³¹ elements apart in a sparse file, of which only the pages that are touched exist."""
+    far, count = 2**31, 2**31 + 4096
+    for at, leaf in enumerate(case.tensors()):
+        inputs = [t[:2].clone() for t in case.tensors()]
+        want = case(*inputs)
+        store = torch.from_file(str(tmp_path / f"{at}"), shared=True, size=count)
+        inputs[at] = store.as_strided(leaf[:2].shape, (far, *leaf.stride()[1:])).copy_(leaf[:2])
+        assert all(torch.equal(*pair) for pair in zip(case(*inputs), want))
+
+
 def test_chunked_and_interleaved_parameters(on_backend):
     """A conditioner's flat output is read where it lies, whichever way it is packed."""
     x, params = torch.randn(7, 4), torch.randn(7, 4, 2)

@@ -206,6 +206,7 @@ BAD = [
     (ValueError, "index: .*names 2", dict(index=torch.tensor([0, 1]))),
     (ValueError, "mask: .*selects 2", dict(mask=torch.tensor([True, False, True]))),
     (ValueError, "tails: .*'linear'", dict(tails="linear")),
+    (ValueError, "tails: ", dict(tails=["identity"])),
     (ValueError, "bound: ", dict(bound=0.0)),
     (ValueError, "bound: ", dict(bound=-1.0)),
     (ValueError, "bound: ", dict(bound=float("inf"))),
@@ -220,6 +221,8 @@ BAD = [
     (ValueError, "bound: .*entries > 0", dict(bound=torch.tensor([1.0, torch.nan, 2.0]))),
     (ValueError, "bound: .*device", dict(bound=torch.ones(3, device="meta"))),
     (ValueError, "bound: .*gradient", dict(bound=torch.ones(3, requires_grad=True))),
+    (ValueError, "bound: .*gradient", dict(bound=torch.tensor(3.0, requires_grad=True))),
+    (TypeError, "bound: .*complex64", dict(bound=torch.ones(3, dtype=torch.complex64))),
     (ValueError, "knot_map: min_width .*8 bins", dict(knot_map=KnotMap(min_width=0.13))),
     (ValueError, "knot_map: min_height .*8 bins", dict(knot_map=KnotMap(min_height=0.13))),
     (TypeError, "knot_map: ", dict(knot_map="softplus")),
@@ -243,6 +246,9 @@ def test_bad_input(error, message, arguments):
         dict(slope_floor=1.0),
         dict(scale=0.0),
         dict(scale=float("inf")),
+        dict(scale="1"),
+        dict(min_width="0"),
+        dict(slope_floor=None),
     ],
 )
 def test_bad_knot_map(arguments):

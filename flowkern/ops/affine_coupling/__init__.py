@@ -46,7 +46,7 @@ def affine_coupling(
     y, logabsdet = apply(
         flat_x, flat_params, backend, index, bool(inverse), bool(scale_first), *scale_map.numbers()
     )
-    return y.reshape(*batch, x.shape[-1]), logabsdet.reshape(batch)
+    return _arguments.unflatten(y, logabsdet, batch)
 
 
 def _check_params(params, scale_map):

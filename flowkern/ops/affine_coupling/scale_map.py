@@ -1,6 +1,7 @@
 """The constraint maps that turn a raw parameter u into a positive scale s."""
 
 import math
+import numbers
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,17 +52,17 @@ class ScaleMap:
     shift_prefactor: float = 1.0
 
     def __post_init__(self):
-        if self.kind not in _KINDS:
+        if self.kind not in SCALE_MAPS:
             raise ValueError(f"scale_map: expected one of {', '.join(_KINDS)}, got {self.kind!r}")
-        if self.kind in ("softclip", "tanh", "atan") and not 0 < self._a() < math.inf:
-            raise ValueError(f"scale_map: {self.kind} needs a finite a > 0, got {self.a}")
-        if not -math.inf < self._a() < math.inf:
-            raise ValueError(f"scale_map: {self.kind} needs a finite a, got {self.a}")
-        if not 0 <= self._b() < math.inf:
-            raise ValueError(f"scale_map: {self.kind} needs a finite b >= 0, got {self.b}")
-        for name in ("prefactor", "shift_prefactor"):
-            if not -math.inf < getattr(self, name) < math.inf:
-                raise ValueError(f"scale_map: {name} must be finite, got {getattr(self, name)}")
+        for name in ("prefactor", "shift_prefactor", "a", "b"):
+            value = getattr(self, name)
+            is_default = value is None and name in ("a", "b")
+            if not is_default and not (isinstance(value, numbers.Real) and math.isfinite(value)):
+                raise ValueError(f"scale_map: {name} must be a finite number, got {value!r}")
+        if self.kind in ("softclip", "tanh", "atan") and self._a() <= 0:
+            raise ValueError(f"scale_map: {self.kind} needs a > 0, got {self.a}")
+        if self._b() < 0:
+            raise ValueError(f"scale_map: {self.kind} needs b >= 0, got {self.b}")
 
     @staticmethod
     def of(scale_map):

@@ -81,7 +81,7 @@ def log_scale(v, KIND: tl.constexpr, A: tl.constexpr, B: tl.constexpr):
         value, slope = v * slope, slope * slope
     elif KIND == 3:
         power = tl.exp(-2 * tl.abs(v))
-        value, slope = A * _triton.tanh(v), 4 * A * power / ((1 + power) * (1 + power))
+        value, slope = A * _triton.tanh(v), A * (4 * power / ((1 + power) * (1 + power)))
     elif KIND == 4:
         value, slope = A * _triton.atan(v), A / (1 + v * v)
     elif KIND == 5 or KIND == 6:
@@ -93,6 +93,44 @@ def log_scale(v, KIND: tl.constexpr, A: tl.constexpr, B: tl.constexpr):
         scale = _triton.softplus(v + A) + B
         value, slope = tl.log(scale), _triton.sigmoid(v + A) / scale
     return value, slope
+
+
+@triton.jit
+def transform(
+    z, shift, raw, INVERSE: tl.constexpr, KIND: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
+    PREFACTOR: tl.constexpr, SHIFT_PREFACTOR: tl.constexpr,
+):  # fmt: skip
+    """The result and its log-det of each element z (additive: raw is not looked at)."""
+    shift, value = SHIFT_PREFACTOR * shift, tl.zeros(z.shape, z.dtype)
+    if KIND != 0:
+        value, _ = log_scale(PREFACTOR * raw, KIND, A, B)
+    if INVERSE:
+        value = -value
+        z = (z - shift) * tl.exp(value)
+    else:
+        z = tl.exp(value) * z + shift
+    return z, value
+
+
+@triton.jit
+def transform_vjp(
+    z, shift, raw, gy, gl, INVERSE: tl.constexpr, KIND: tl.constexpr, A: tl.constexpr,
+    B: tl.constexpr, PREFACTOR: tl.constexpr, SHIFT_PREFACTOR: tl.constexpr,
+):  # fmt: skip
+    """Cotangents of z, shift and raw from those of the result and of the log-det."""
+    value, slope = tl.zeros(z.shape, z.dtype), 0.0
+    if KIND != 0:
+        value, slope = log_scale(PREFACTOR * raw, KIND, A, B)
+    # With g the cotangent of x, that of log s is g·x + gl, and −g·(y − b) − gl for the inverse.
+    if INVERSE:
+        g = gy * tl.exp(-value)
+        grad_shift = -SHIFT_PREFACTOR * g
+        grad_log_scale = -g * (z - SHIFT_PREFACTOR * shift) - gl
+    else:
+        g = gy * tl.exp(value)
+        grad_shift = SHIFT_PREFACTOR * gy
+        grad_log_scale = g * z + gl
+    return g, grad_shift, grad_log_scale * slope * PREFACTOR
 
 
 # Moves per transformed element, in float32: reads x, shift and raw scale, writes y: 16 bytes
@@ -115,16 +153,10 @@ def _forward_kernel(
         d, found = _triton.feature(index, t, here, D)
         z = tl.load(x + n * x_n + d * x_d, mask=found, other=0.0).to(COMPUTE)
         of_t = params + n * p_n + t * p_t
-        shift = SHIFT_PREFACTOR * tl.load(of_t + SHIFT * p_k, mask=here, other=0.0).to(COMPUTE)
-        value = tl.zeros((BLOCK_N, BLOCK_T), COMPUTE)
+        shift, raw = tl.load(of_t + SHIFT * p_k, mask=here, other=0.0).to(COMPUTE), 0.0
         if KIND != 0:
-            v = PREFACTOR * tl.load(of_t + RAW * p_k, mask=here, other=0.0).to(COMPUTE)
-            value, _ = log_scale(v, KIND, A, B)
-        if INVERSE:
-            value = -value
-            z = (z - shift) * tl.exp(value)
-        else:
-            z = tl.exp(value) * z + shift
+            raw = tl.load(of_t + RAW * p_k, mask=here, other=0.0).to(COMPUTE)
+        z, value = transform(z, shift, raw, INVERSE, KIND, A, B, PREFACTOR, SHIFT_PREFACTOR)
         tl.store(y + n * D + d, z, mask=found)
         total += tl.where(here, tl.where(found, value, float("nan")), 0.0)
     tl.store(logabsdet + rows, tl.sum(total, 1), mask=rows < N)
@@ -153,20 +185,15 @@ def _backward_kernel(
         z = tl.load(x + n * x_n + d * x_d, mask=found, other=0.0).to(COMPUTE)
         gy = tl.load(grad_y + n * gy_n + d * gy_d, mask=found, other=0.0).to(COMPUTE)
         of_t, to_t = params + n * p_n + t * p_t, grad_params + n * gp_n + t * gp_t
-        value, slope = tl.zeros((BLOCK_N, BLOCK_T), COMPUTE), 0.0
+        shift, raw = 0.0, 0.0
+        if INVERSE and KIND != 0:
+            shift = tl.load(of_t + SHIFT * p_k, mask=here, other=0.0).to(COMPUTE)
         if KIND != 0:
-            v = PREFACTOR * tl.load(of_t + RAW * p_k, mask=here, other=0.0).to(COMPUTE)
-            value, slope = log_scale(v, KIND, A, B)
-        # With g the cotangent of x, that of log s is g·x + gl, and −g·(y − b) − gl for the inverse.
-        if INVERSE:
-            g = gy * tl.exp(-value)
-            shift = SHIFT_PREFACTOR * tl.load(of_t + SHIFT * p_k, mask=here, other=0.0).to(COMPUTE)
-            tl.store(to_t + SHIFT * gp_k, -SHIFT_PREFACTOR * g, mask=here)
-            grad_log_scale = -g * (z - shift) - gl
-        else:
-            g = gy * tl.exp(value)
-            tl.store(to_t + SHIFT * gp_k, SHIFT_PREFACTOR * gy, mask=here)
-            grad_log_scale = g * z + gl
+            raw = tl.load(of_t + RAW * p_k, mask=here, other=0.0).to(COMPUTE)
+        g, grad_shift, grad_raw = transform_vjp(
+            z, shift, raw, gy, gl, INVERSE, KIND, A, B, PREFACTOR, SHIFT_PREFACTOR
+        )
         tl.store(grad_x + n * D + d, g, mask=found)
+        tl.store(to_t + SHIFT * gp_k, grad_shift, mask=here)
         if KIND != 0:
-            tl.store(to_t + RAW * gp_k, grad_log_scale * slope * PREFACTOR, mask=here)
+            tl.store(to_t + RAW * gp_k, grad_raw, mask=here)

@@ -58,7 +58,7 @@ def rational_quadratic_spline(
     Source: Durkan et al., Neural Spline Flows (2019), eqs. 4–8; Gregory & Delbourgo (1982).
     """
     _arguments.check_tensors(x, params)
-    bins = _bins(params, tails)
+    bins = bins_of(params.shape[-1], tails)
     if not isinstance(knot_map, KnotMap):
         raise TypeError(f"knot_map: expected a KnotMap, got {type(knot_map).__name__}")
     knot_map.check(bins)
@@ -70,27 +70,35 @@ def rational_quadratic_spline(
         flat_x, flat_params, backend, index, bound, bool(inverse), TAILS[tails][0], *box,
         *knot_map.numbers(),
     )  # fmt: skip
-    return y.reshape(*batch, x.shape[-1]), logabsdet.reshape(batch)
+    return _arguments.unflatten(y, logabsdet, batch)
 
 
-def _bins(params, tails):
-    if tails not in TAILS:
+def bins_of(per_feature, tails, name="params"):
+    """K for so many parameters per feature; `name` is the argument that an error names."""
+    if tails not in tuple(TAILS):
         raise ValueError(f"tails: expected one of {', '.join(TAILS)}, got {tails!r}")
     extra = TAILS[tails][1]
-    bins, rest = divmod(params.shape[-1] - extra, 3)
+    bins, rest = divmod(per_feature - extra, 3)
     if rest or bins < 1:
         raise ValueError(
-            f"params: tails {tails!r} needs 3K{extra:+d} parameters per feature for some number of "
-            f"bins K >= 1, got {params.shape[-1]}".replace("+0 ", " ")
+            f"{name}: tails {tails!r} needs 3K{extra:+d} parameters per feature for some number of "
+            f"bins K >= 1, got {per_feature}".replace("+0 ", " ")
         )
     return bins
 
 
 def _interval(bound, tails, x, params):
     """Four numbers (left, right, bottom, top), and the per-feature bounds (T,) or None."""
+    if isinstance(bound, torch.Tensor) and bound.requires_grad:
+        raise ValueError("bound: gradients with respect to the bound are not supported")
     if isinstance(bound, torch.Tensor) and bound.dim() > 0:
         _check_bounds(bound, x, params.shape[-2])
         return (0.0, 1.0, 0.0, 1.0), bound.to(_arguments.compute_dtype(x, params)).contiguous()
+    return box_of(bound, tails), None
+
+
+def box_of(bound, tails):
+    """(left, right, bottom, top) of a scalar bound B or of four numbers."""
     try:
         box = tuple(map(float, bound if isinstance(bound, (tuple, list)) else (-bound, bound) * 2))
     except (TypeError, ValueError):
@@ -102,14 +110,14 @@ def _interval(bound, tails, x, params):
         )
     if tails != "none" and box[:2] != box[2:]:
         raise ValueError(f"bound: tails {tails!r} need the same interval on both axes, got {bound}")
-    return box, None
+    return box
 
 
 def _check_bounds(bound, x, features):
     if tuple(bound.shape) != (features,):
         raise ValueError(f"bound: expected shape ({features},), got {tuple(bound.shape)}")
-    if bound.requires_grad:
-        raise ValueError("bound: gradients with respect to the bound are not supported")
+    if bound.is_complex():
+        raise TypeError(f"bound: expected a real dtype, got {bound.dtype}")
     if bound.device != x.device:
         raise ValueError(f"bound: expected device {x.device} as x has, got {bound.device}")
     if bound.device.type == "cpu" and not torch.compiler.is_compiling():

@@ -1,6 +1,7 @@
 """The constraint maps that turn raw parameters into widths, heights and slopes."""
 
 import math
+import numbers
 from dataclasses import dataclass
 
 
@@ -31,12 +32,13 @@ class KnotMap:
         if self.kind not in ("softplus", "softclip"):
             raise ValueError(f"knot_map: expected kind softplus or softclip, got {self.kind!r}")
         for name in ("min_width", "min_height", "min_slope"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"knot_map: {name} must be in [0, 1), got {getattr(self, name)}")
-        if not 0 < self.slope_floor < 1:
-            raise ValueError(f"knot_map: slope_floor must be in (0, 1), got {self.slope_floor}")
-        if not 0 < self.scale < math.inf:
-            raise ValueError(f"knot_map: scale must be finite and > 0, got {self.scale}")
+            value = getattr(self, name)
+            if not (isinstance(value, numbers.Real) and 0 <= value < 1):
+                raise ValueError(f"knot_map: {name} must be in [0, 1), got {value!r}")
+        if not (isinstance(self.slope_floor, numbers.Real) and 0 < self.slope_floor < 1):
+            raise ValueError(f"knot_map: slope_floor must be in (0, 1), got {self.slope_floor!r}")
+        if not (isinstance(self.scale, numbers.Real) and 0 < self.scale < math.inf):
+            raise ValueError(f"knot_map: scale must be finite and > 0, got {self.scale!r}")
 
     def check(self, bins):
         """Raise ValueError unless the minima leave room for `bins` bins."""

@@ -1,0 +1,104 @@
+// The activations of masked conditioners, with their derivatives, for one lane or many.
+#pragma once
+
+#include "../common/maths.h"
+
+FLOWKERN_BEGIN
+
+// The codes are those of conditioner.py.
+enum ActivationKind {
+  kIdentityActivation = 0,
+  kLeakyRelu = 1,  // max(0, z) + slope·min(0, z)
+  kTanhActivation = 2,
+  kElu = 3,   // max(0, z) + slope·(exp(min(0, z)) − 1)
+  kSilu = 4,  // z·sigmoid z
+  kGelu = 5,  // z·Φ(z)
+  kSigmoidActivation = 6
+};
+
+// Σ c_j·T_j(y) by Clenshaw's rule, with half of c_0.
+template <class T, class S, int N> FLOWKERN_HD T chebyshev(T y, const S (&c)[N]) {
+  const T two_y = y + y, zero = T(S(0));
+  T b = zero, b_next = zero;
+  each<N, 1>(N, [&](int i) FLOWKERN_INLINE {
+    const T b_now = fma(two_y, b, T(c[N - i]) - b_next);
+    b_next = b, b = b_now;
+  });
+  return fma(y, b, T(c[0] * S(0.5)) - b_next);
+}
+
+// log(erfc(a)·exp(a²)/t) with t = 1/(1 + a/2), fitted in t for a up to `furthest`.
+template <class S> struct ErfcFit;
+template <> struct ErfcFit<float> {  // 4e-8
+  static constexpr float furthest = 8.0f;
+  static constexpr float c[] = {-1.0606281f, 0.53060203f, 0.0053763242f, -0.0057293599f, -7.4883563e-5f,
+                                1.4886784e-4f, -4.9245801e-6f, -4.6370475e-6f, 5.3460632e-7f, 1.2713165e-7f};
+};
+template <> struct ErfcFit<double> {  // 3e-17
+  static constexpr double furthest = 20.0;
+  static constexpr double c[] = {
+      -1.195139379501488976,     0.593312207790659739,       0.01227289999620251475,    -0.007840160061620577315,
+      -0.0004372295595657757681, 0.0002633327548008880392,   9.78896168713888087e-6,    -0.00001189446570674565853,
+      2.556141694168383967e-7,   5.679968739528649527e-7,    -6.135035506141350365e-8,  -2.401533632616467861e-8,
+      5.812299558196842464e-9,   6.404647024837991295e-10,   -3.954891085361746301e-10, 1.618922260197154821e-11,
+      1.93721526558807517e-11,   -3.65180314609476438e-12,   -4.930872009852796463e-13, 2.697175595155491945e-13,
+      -1.807851606895260339e-14, -1.058511138422363752e-14,  2.731429064500644736e-15};
+};
+
+// Φ(z) = erfc(−z/√2)/2, to about one rounding of 1.
+template <class T> FLOWKERN_HD T normal_cdf(T z) {
+  using S = typename Lanes<T>::scalar;
+  using Fit = ErfcFit<S>;
+  constexpr S low = S(1) / (S(1) + Fit::furthest / 2);
+  const T one = T(S(1)), zero = T(S(0));
+  const T a = abs(z) * T(S(0.70710678118654752440));
+  const T t = one / fma(min(T(Fit::furthest), a), T(S(0.5)), one);
+  const T y = fma(t, T(2 / (1 - low)), T(S(-1) - 2 * low / (1 - low)));
+  const T tail = T(S(0.5)) * t * exp(chebyshev(y, Fit::c) - a * a);
+  return select(z < zero, tail, one - tail);
+}
+
+// exp z − 1 for z ≤ 0, to full relative accuracy.
+template <class T> FLOWKERN_HD T expm1_negative(T z) {
+  using S = typename Lanes<T>::scalar;
+  const T t = tanh(z * T(S(0.5)));
+  return (t + t) / (T(S(1)) - t);
+}
+
+template <class T, class S> FLOWKERN_HD T activate(int kind, S slope, T z) {
+  const T zero = T(S(0));
+  switch (kind) {
+    case kLeakyRelu: return max(zero, z) + T(slope) * min(zero, z);
+    case kTanhActivation: return tanh(z);
+    case kElu: return max(zero, z) + T(slope) * expm1_negative(min(zero, z));
+    case kSilu: return z * sigmoid(z);
+    case kGelu: return z * normal_cdf(z);
+    case kSigmoidActivation: return sigmoid(z);
+    default: return z;
+  }
+}
+
+// Its derivative; at the kink of leaky_relu and elu that from the left, as PyTorch has it.
+template <class T, class S> FLOWKERN_HD T activation_derivative(int kind, S slope, T z) {
+  const T zero = T(S(0)), one = T(S(1));
+  switch (kind) {
+    case kLeakyRelu: return select(z > zero, one, T(slope));
+    case kTanhActivation: {
+      const T t = tanh(z);
+      return one - t * t;
+    }
+    case kElu: return select(z > zero, one, T(slope) * exp(min(zero, z)));
+    case kSilu: {
+      const T s = sigmoid(z);
+      return s * fma(z, one - s, one);
+    }
+    case kGelu: return fma(z * T(S(0.39894228040143267794)), exp(T(S(-0.5)) * z * z), normal_cdf(z));
+    case kSigmoidActivation: {
+      const T s = sigmoid(z);
+      return s * (one - s);
+    }
+    default: return one;
+  }
+}
+
+FLOWKERN_END

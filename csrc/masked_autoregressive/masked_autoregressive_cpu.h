@@ -1,0 +1,92 @@
+// What the torch side hands to the loops of the masked autoregressive transform.
+//
+// The units of a layer are sorted by rank: layer 0 holds the features, layers 1 … M the hidden
+// units, layer M + 1 the outputs, P for each feature. Step r of the solve computes the hidden units
+// of rank r, the outputs that see them, and the features of rank r + 1 (r = 0 … levels − 1). Steps
+// are grouped into blocks. Symbols: flowkern/ops/masked_autoregressive/README.md.
+#pragma once
+
+#include "../common/elements.h"
+
+namespace flowkern {
+
+// A matrix, its columns and rows sorted by rank and masked, in panels of as many rows as a kernel
+// computes at a time: entry (row, column) of the panel that begins at `row − j` is at [column][j].
+template <class S> struct Panels {
+  const S* values;      // of the first panel of the block
+  int row, end;         // the block's rows
+  int column, columns;  // the first column, and how many
+};
+
+// Where the gradient of a vector of a layer (bias, gate, gain, offset) goes: to a sum over samples
+// for each unit in a chunk's memory, or to rows (units, N), or nowhere.
+template <class S> struct VectorGradient {
+  int sums;  // −1: none
+  S* rows;
+};
+enum VectorOf { kBias = 0, kGate = 1, kGain = 2, kOffset = 3 };
+
+template <class S> struct MaskedUnits {
+  const std::int64_t* order;  // number of the unit at each place; of features for the outputs
+  int units;                  // of the layer
+  int used;                   // units that some output sees; the rest is at the end
+  // Of the linear map into the layer (none for the features), and of what follows it.
+  Elements<const S> bias, gate;  // base null: none; row 0: the same for all samples
+  Elements<const S> gain, offset;
+  const int* skip_place;  // where each unit's partner in layer `skip` is
+  int skip;               // −1: none
+  int activation;
+  S slope;
+  bool keeps_z;  // whether z is needed after u
+  // Where values are kept in the tile's memory, in rows; v only with a gate.
+  int u, z, v, grad, grad_skip;
+  // The weight's gradient, in a chunk's memory: for each group of as many rows as there are lanes
+  // and each column that they see, the rows' sums. Null: not wanted.
+  const std::int64_t* groups;  // where each begins, and the end
+  VectorGradient<S> vectors[4];
+  const Panels<S>* into;  // for each block, from the layer before
+  const Panels<S>* back;  // for each block, from the layer behind, for cotangents
+};
+
+template <class S> struct MaskedProblem {
+  std::int64_t rows, features;
+  int levels, layers, blocks;  // layers = M + 2
+  const int* first;            // rank with which each block begins, and `levels`
+  const MaskedUnits<S>* units;
+  const int* counts;  // [layer][rank + 1]: how many units have at most this rank, −1 … levels
+  int memory;         // rows of a tile's memory
+  int other;          // where the tile keeps y of the inverse, or the cotangent of x
+  // Element transform.
+  int parameters, element, tails;
+  bool inverse, scale_first;
+  double constants[9];
+  // The features that the conditioner sees, those given, and those computed (or the cotangents).
+  Elements<const S> x, y;
+  Elements<S> out;
+  S* logabsdet;
+  // Backward.
+  Elements<const S> grad_out, grad_logabsdet;
+};
+
+// The loops' memory: a tile's, and in the backward the sums of the tiles of a chunk.
+template <class S> struct MaskedMemory { S *tile, *chunk; };
+
+// How the loops want things: rows of a panel, lanes, samples of a wide and of a narrow tile. They may
+// read `lanes` or kColumns rows more of a tile's memory than there are.
+struct MaskedShape { int panel, lanes, wide, narrow; };
+constexpr int kColumns = 8;  // of a weight's gradient, computed at a time
+
+// The loops take samples [row, row + samples).
+#define FLOWKERN_DECLARE_FOR(S)                                                        \
+  MaskedShape masked_shape(S);                                                         \
+  void masked_forward(const MaskedProblem<S>&, std::int64_t row, int samples, bool wide, MaskedMemory<S>); \
+  void masked_backward(const MaskedProblem<S>&, std::int64_t row, int samples, bool wide, MaskedMemory<S>);
+#define FLOWKERN_DECLARE(isa) \
+  namespace isa { FLOWKERN_DECLARE_FOR(float) FLOWKERN_DECLARE_FOR(double) }
+FLOWKERN_DECLARE(portable)
+FLOWKERN_DECLARE(avx2)
+FLOWKERN_DECLARE(avx512)
+#undef FLOWKERN_DECLARE
+#undef FLOWKERN_DECLARE_FOR
+
+}  // namespace flowkern

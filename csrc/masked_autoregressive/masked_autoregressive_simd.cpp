@@ -1,0 +1,382 @@
+// The masked autoregressive transform on the samples of a tile, everything about them in cache.
+//
+// A tile keeps one row of R = V·lanes samples for each unit. Products with finished units go by
+// panels of rows with their sums in registers; the units of one block then follow rank by rank.
+#include "masked_autoregressive_element.h"
+
+#include "../common/tile.h"
+#include "activation.h"
+
+FLOWKERN_BEGIN
+namespace {
+
+using std::int64_t;
+
+// With 32 registers a panel of 8 rows by two vectors keeps its 16 sums in them, with 16 one of 4.
+#if defined(__AVX512F__)
+constexpr int kPanel = 8, kWide = 2, kNarrow = 1;
+#elif defined(__AVX2__)
+constexpr int kPanel = 4, kWide = 2, kNarrow = 1;
+#else
+constexpr int kPanel = 4, kWide = 8, kNarrow = 8;  // "vectors" of one number
+#endif
+
+template <class S, int V> struct Tile {
+  using T = Vec<S>;
+  static constexpr int lanes = Lanes<T>::count, R = V * lanes;
+  const MaskedProblem<S>& p;
+  int64_t first;
+  int samples;
+  MaskedMemory<S> memory;
+
+  FLOWKERN_HD S* at(int row) const { return memory.tile + int64_t(row) * R; }
+  FLOWKERN_HD int upto(int layer, int rank) const { return p.counts[layer * (p.levels + 2) + rank + 1]; }
+  FLOWKERN_HD int outputs() const { return p.layers - 1; }
+  FLOWKERN_HD int64_t unit(int layer, int place) const {
+    const int64_t* order = p.units[layer].order;
+    return layer < outputs() ? order[place] : order[place / p.parameters] * p.parameters + place % p.parameters;
+  }
+
+  template <class F> FLOWKERN_HD void each_vector(const F& body) const {
+    each<V>(V, [&](int v) FLOWKERN_INLINE { body(v * lanes); });
+  }
+  void fill(S* row, S value) const {
+    each_vector([&](int i) FLOWKERN_INLINE { store(row + i, T(value)); });
+  }
+
+  // Column `column` of a matrix with a row for each sample; lanes without one repeat the last.
+  void read(const Elements<const S>& from, int64_t column, S* to) const {
+    const S* base = from.base + column * from.feature;
+    if (from.row == 0) return fill(to, *base);
+    for (int n = 0; n < samples; ++n) to[n] = base[(first + n) * from.row];
+    for (int n = samples; n < R; ++n) to[n] = to[samples - 1];
+  }
+  // The same of cotangents: lanes without a sample add nothing to sums.
+  void read_cotangent(const Elements<const S>& from, int64_t column, S* to) const {
+    read(from, column, to);
+    for (int n = samples; n < R; ++n) to[n] = S(0);
+  }
+  void write(const S* from, const Elements<S>& to, int64_t column) const {
+    for (int n = 0; n < samples; ++n) to.base[(first + n) * to.row + column * to.feature] = from[n];
+  }
+  void read_features(const Elements<const S>& from, int to) const {
+    for (int f = 0; f < p.units[0].used; ++f) read(from, unit(0, f), at(to + f));
+  }
+  void write_features(int from) const {
+    for (int f = 0; f < p.units[0].used; ++f) write(at(from + f), p.out, unit(0, f));
+  }
+
+  // sums[j] += Σ_c w[c][j]·u[c] for c < count. Few rows have several partial sums each, so that one
+  // product need not wait for the one before.
+  template <int rows> static void multiply(const S* w, const S* u, int count, S* sums) {
+    constexpr int parts = rows * 4 <= kPanel ? 4 : kPanel / rows;
+    T sum[parts][rows][V];
+    each<rows>(rows, [&](int j) FLOWKERN_INLINE {
+      each<V>(V, [&](int v) FLOWKERN_INLINE {
+        sum[0][j][v] = load(sums + j * R + v * lanes);
+        each<parts, 1>(parts, [&](int k) FLOWKERN_INLINE { sum[k][j][v] = T(S(0)); });
+      });
+    });
+    auto add = [&](int k, int c) FLOWKERN_INLINE {
+      T of_u[V];
+      each<V>(V, [&](int v) FLOWKERN_INLINE { of_u[v] = load(u + int64_t(c) * R + v * lanes); });
+      each<rows>(rows, [&](int j) FLOWKERN_INLINE {
+        const T of_w = T(w[int64_t(c) * kPanel + j]);
+        each<V>(V, [&](int v) FLOWKERN_INLINE { sum[k][j][v] = fma(of_w, of_u[v], sum[k][j][v]); });
+      });
+    };
+    int c = 0;
+    for (; c + parts <= count; c += parts) each<parts>(parts, [&](int k) FLOWKERN_INLINE { add(k, c + k); });
+    for (; c < count; ++c) add(0, c);
+    each<rows>(rows, [&](int j) FLOWKERN_INLINE {
+      each<V>(V, [&](int v) FLOWKERN_INLINE {
+        each<parts, 1>(parts, [&](int k) FLOWKERN_INLINE { sum[0][j][v] = sum[0][j][v] + sum[k][j][v]; });
+        store(sums + j * R + v * lanes, sum[0][j][v]);
+      });
+    });
+  }
+
+  // Adds the products of rows [row, end) of a block with columns [column, stop) to the rows at `to`.
+  void multiply(const Panels<S>& m, int row, int end, int column, int stop, int from, int to) const {
+    if (stop <= column) return;
+    for (int done; row < end; row += done) {
+      const int panel = (row - m.row) / kPanel, lane = (row - m.row) % kPanel;
+      const int left = end - row < kPanel - lane ? end - row : kPanel - lane;
+      const S* w = m.values + (int64_t(panel) * m.columns + column - m.column) * kPanel + lane;
+      const S* u = at(from + column);
+      S* sums = at(to + row);
+      if (left >= 8 && kPanel >= 8) multiply<kPanel>(w, u, stop - column, sums), done = kPanel;
+      else if (left >= 4) multiply<4>(w, u, stop - column, sums), done = 4;
+      else if (left >= 2) multiply<2>(w, u, stop - column, sums), done = 2;
+      else multiply<1>(w, u, stop - column, sums), done = 1;
+    }
+  }
+
+  // Forward through the conditioner.
+
+  void start(int k) const {
+    const MaskedUnits<S>& layer = p.units[k];
+    for (int r = 0; r < layer.used; ++r) {
+      if (layer.bias.base) read(layer.bias, unit(k, r), at(layer.z + r));
+      else fill(at(layer.z + r), S(0));
+    }
+  }
+
+  // From W u + b to u' in the rows [row, end) of a hidden layer.
+  void finish(int k, int row, int end) const {
+    const MaskedUnits<S>& layer = p.units[k];
+    alignas(64) S gate[R];
+    for (int r = row; r < end; ++r) {
+      const int64_t unit = layer.order[r];
+      S *z = at(layer.z + r), *u = at(layer.u + r);
+      const S* past = layer.skip < 0 ? nullptr : at(p.units[layer.skip].z + layer.skip_place[r]);
+      if (layer.gate.base) read(layer.gate, unit, gate);
+      const S gain = layer.gain.base ? layer.gain.base[unit * layer.gain.feature] : S(1);
+      const S offset = layer.offset.base ? layer.offset.base[unit * layer.offset.feature] : S(0);
+      each_vector([&](int i) FLOWKERN_INLINE {
+        T value = load(z + i);
+        if (layer.gate.base) {
+          store(at(layer.v + r) + i, value);
+          value = value * load(gate + i);
+        }
+        if (past) value = value + load(past + i);
+        store(z + i, value);
+        store(u + i, activate(layer.activation, layer.slope, fma(T(gain), value, T(offset))));
+      });
+    }
+  }
+
+  // The whole conditioner at known features.
+  void evaluate() const {
+    for (int k = 1; k < p.layers; ++k) {
+      const MaskedUnits<S>& layer = p.units[k];
+      start(k);
+      for (int b = 0; b < p.blocks; ++b) {
+        const Panels<S>& m = layer.into[b];
+        multiply(m, m.row, m.end, 0, m.columns, p.units[k - 1].u, layer.z);
+      }
+      if (k < outputs()) finish(k, 0, layer.used);
+    }
+  }
+
+  const S* parameters(int f) const { return at(p.units[outputs()].z + f * p.parameters); }
+
+  void elements(int from, int to, S* logabsdet) const {
+    for (int f = 0; f < p.units[0].used; ++f)
+      masked_element(p, at(from + f), parameters(f), V, at(to + f), logabsdet);
+  }
+
+  // Block after block: what its units receive from finished ones, then rank by rank.
+  void solve(S* logabsdet) const {
+    for (int k = 1; k < p.layers; ++k) start(k);
+    for (int b = 0; b < p.blocks; ++b) {
+      const int begin = p.first[b];
+      for (int k = 1; k < p.layers; ++k) {
+        const Panels<S>& m = p.units[k].into[b];
+        multiply(m, m.row, m.end, 0, upto(k - 1, begin - 1), p.units[k - 1].u, p.units[k].z);
+      }
+      for (int rank = begin; rank < p.first[b + 1]; ++rank) {
+        for (int k = 1; k < p.layers; ++k) {
+          const int row = upto(k, rank - 1), end = upto(k, rank);
+          multiply(p.units[k].into[b], row, end, upto(k - 1, begin - 1), upto(k - 1, rank), p.units[k - 1].u,
+                   p.units[k].z);
+          if (k < outputs()) finish(k, row, end);
+        }
+        for (int f = upto(0, rank); f < upto(0, rank + 1); ++f)
+          masked_element(p, at(p.other + f), parameters(f), V, at(p.units[0].u + f), logabsdet);
+      }
+    }
+  }
+
+  void forward() const {
+    alignas(64) S logabsdet[R];
+    fill(logabsdet, S(0));
+    const int u = p.units[0].u;
+    if (p.inverse) {
+      read_features(p.y, p.other);
+      solve(logabsdet);
+      write_features(u);
+    } else {
+      read_features(p.x, u);
+      evaluate();
+      elements(u, p.other, logabsdet);
+      write_features(p.other);
+    }
+    for (int n = 0; n < samples; ++n) p.logabsdet[first + n] = logabsdet[n];
+  }
+
+  // Backward. The rows `grad` of a layer first gather the cotangents of u, and then hold those of
+  // W u + b; the features' hold those of x, and then those of what was given.
+
+  // From the cotangents of u' to those of W u + b in the rows [row, end) of a hidden layer.
+  void finish_back(int k, int row, int end) const {
+    const MaskedUnits<S>& layer = p.units[k];
+    alignas(64) S gate[R], more[2][R];
+    for (int r = row; r < end; ++r) {
+      const int64_t unit = layer.order[r];
+      const S *z = at(layer.z + r), *skipped = layer.grad_skip < 0 ? nullptr : at(layer.grad_skip + r);
+      S* grad = at(layer.grad + r);
+      S* past = layer.skip < 0 ? nullptr : at(p.units[layer.skip].grad_skip + layer.skip_place[r]);
+      if (layer.gate.base) read(layer.gate, unit, gate);
+      const S gain = layer.gain.base ? layer.gain.base[unit * layer.gain.feature] : S(1);
+      const S offset = layer.offset.base ? layer.offset.base[unit * layer.offset.feature] : S(0);
+      each_vector([&](int i) FLOWKERN_INLINE {
+        const T z_i = load(z + i), a = fma(T(gain), z_i, T(offset));
+        const T g_a = load(grad + i) * activation_derivative(layer.activation, layer.slope, a);
+        store(more[0] + i, g_a * z_i);
+        store(more[1] + i, g_a);
+        T g_z = g_a * T(gain);
+        if (skipped) g_z = g_z + load(skipped + i);
+        if (past) store(past + i, load(past + i) + g_z);
+        store(grad + i, g_z);
+      });
+      add_vector(layer, kGain, r, unit, more[0]);
+      add_vector(layer, kOffset, r, unit, more[1]);
+      if (layer.gate.base) finish_gate(layer, r, gate);
+      add_vector(layer, kBias, r, unit, grad);
+    }
+  }
+
+  void finish_gate(const MaskedUnits<S>& layer, int r, const S* gate) const {
+    alignas(64) S of_gate[R];
+    S* grad = at(layer.grad + r);
+    each_vector([&](int i) FLOWKERN_INLINE {
+      const T g_z = load(grad + i);
+      store(of_gate + i, g_z * load(at(layer.v + r) + i));
+      store(grad + i, g_z * load(gate + i));
+    });
+    add_vector(layer, kGate, r, layer.order[r], of_gate);
+  }
+
+  // Passes on a unit's part of the gradient of one of its layer's vectors.
+  void add_vector(const MaskedUnits<S>& layer, int which, int r, int64_t unit, const S* grad) const {
+    const VectorGradient<S>& to = layer.vectors[which];
+    if (to.rows) for (int n = 0; n < samples; ++n) to.rows[unit * p.rows + first + n] = grad[n];
+    if (to.sums < 0) return;
+    T total = load(grad);
+    each<V, 1>(V, [&](int v) FLOWKERN_INLINE { total = total + load(grad + v * lanes); });
+    memory.chunk[to.sums + r] += sum_lanes(total);
+  }
+  static FLOWKERN_HD S sum_lanes(T total) {
+    if constexpr (lanes > 1) return sum(total);
+    else return total;
+  }
+
+  // Adds Σ_n v̄[row][n]·u[column][n] to the sums of a layer's weight, `lanes` rows at a time with the
+  // samples in turn.
+  void add_weight(int k) const {
+    const MaskedUnits<S>& layer = p.units[k];
+    if (!layer.groups) return;
+    for (int group = 0; group * lanes < layer.used; ++group) {
+      T v[R];
+      load_tile<R>(at(layer.grad + group * lanes), R, R, v);
+      S* sums = memory.chunk + layer.groups[group];
+      const int columns = int((layer.groups[group + 1] - layer.groups[group]) / lanes);
+      for (int c = 0; c < columns; c += kColumns) {
+        const S* u = at(p.units[k - 1].u + c);
+        T sum[kColumns];
+        each<kColumns>(kColumns, [&](int i) FLOWKERN_INLINE { sum[i] = load(sums + (c + i) * lanes); });
+        for (int n = 0; n < R; ++n)
+          each<kColumns>(kColumns, [&](int i) FLOWKERN_INLINE { sum[i] = fma(T(u[i * R + n]), v[n], sum[i]); });
+        each<kColumns>(kColumns, [&](int i) FLOWKERN_INLINE { store(sums + (c + i) * lanes, sum[i]); });
+      }
+    }
+  }
+
+  // Cotangents of a feature's input and parameters; the former takes the place of its output's.
+  void element_back(int f, const S* g_logabsdet) const {
+    const MaskedUnits<S>& last = p.units[outputs()];
+    const S* in = at((p.inverse ? p.other : p.units[0].u) + f);
+    S *grad = at(p.units[0].grad + f), *g_params = at(last.grad + f * p.parameters);
+    masked_element_vjp(p, in, parameters(f), V, grad, g_logabsdet, grad, g_params);
+    for (int i = f * p.parameters; i < (f + 1) * p.parameters; ++i)
+      add_vector(last, kBias, i, unit(outputs(), i), at(last.grad + i));
+  }
+
+  // Adds to rows [row, end) of layer k what comes back from the units [column, stop) behind it.
+  void multiply_back(int k, int b, int row, int end, int column, int stop) const {
+    multiply(p.units[k].back[b], row, end, column, stop, p.units[k + 1].grad, p.units[k].grad);
+  }
+
+  // Every element first, then layer by layer.
+  void back(const S* g_logabsdet) const {
+    for (int f = 0; f < p.units[0].used; ++f) element_back(f, g_logabsdet);
+    for (int k = outputs() - 1; k >= 0; --k) {
+      for (int b = 0; b < p.blocks; ++b) {
+        const Panels<S>& m = p.units[k].back[b];
+        multiply_back(k, b, m.row, m.end, m.column, m.column + m.columns);
+      }
+      if (k > 0) finish_back(k, 0, p.units[k].used);
+    }
+  }
+
+  // The transposed solve, ranks descending.
+  void solve_back(const S* g_logabsdet) const {
+    for (int b = p.blocks - 1; b >= 0; --b) {
+      const int last = p.first[b + 1] - 1;
+      for (int k = outputs() - 1; k >= 0; --k) {
+        const Panels<S>& m = p.units[k].back[b];
+        multiply_back(k, b, m.row, m.end, upto(k + 1, last), p.units[k + 1].used);
+      }
+      for (int rank = last; rank >= p.first[b]; --rank) {
+        multiply_back(0, b, upto(0, rank), upto(0, rank + 1), upto(1, rank), upto(1, last));
+        for (int f = upto(0, rank); f < upto(0, rank + 1); ++f) element_back(f, g_logabsdet);
+        for (int k = outputs() - 1; k > 0; --k) {
+          const int row = upto(k, rank - 1), end = upto(k, rank);
+          multiply_back(k, b, row, end, upto(k + 1, rank - 1), upto(k + 1, last));
+          finish_back(k, row, end);
+        }
+      }
+    }
+  }
+
+  void clear_grads() const {
+    for (int k = 1; k < outputs(); ++k) {
+      const MaskedUnits<S>& layer = p.units[k];
+      for (int r = 0; r < layer.used; ++r) {
+        fill(at(layer.grad + r), S(0));
+        if (layer.grad_skip >= 0) fill(at(layer.grad_skip + r), S(0));
+      }
+    }
+  }
+
+  void backward() const {
+    alignas(64) S g_logabsdet[R];
+    read_cotangent(p.grad_logabsdet, 0, g_logabsdet);
+    read_features(p.x, p.units[0].u);
+    if (p.inverse) read_features(p.y, p.other);
+    for (int f = 0; f < p.units[0].used; ++f) read_cotangent(p.grad_out, unit(0, f), at(p.units[0].grad + f));
+    evaluate();
+    clear_grads();
+    if (p.inverse) solve_back(g_logabsdet);
+    else back(g_logabsdet);
+    write_features(p.units[0].grad);
+    for (int k = 1; k < p.layers; ++k) add_weight(k);
+  }
+};
+
+template <class S, int V> Tile<S, V> tile(const MaskedProblem<S>& p, int64_t row, int samples, MaskedMemory<S> memory) {
+  return {p, row, samples, memory};
+}
+
+}  // namespace
+
+#define FLOWKERN_ENTRIES(S)                                                                         \
+  MaskedShape masked_shape(S) {                                                                     \
+    return {kPanel, Lanes<Vec<S>>::count, kWide * Lanes<Vec<S>>::count, kNarrow * Lanes<Vec<S>>::count}; \
+  }                                                                                                 \
+  void masked_forward(const MaskedProblem<S>& p, int64_t row, int samples, bool wide,    \
+                      MaskedMemory<S> memory) {                                                     \
+    wide ? tile<S, kWide>(p, row, samples, memory).forward()                                        \
+         : tile<S, kNarrow>(p, row, samples, memory).forward();                                     \
+  }                                                                                                 \
+  void masked_backward(const MaskedProblem<S>& p, int64_t row, int samples, bool wide,   \
+                       MaskedMemory<S> memory) {                                                    \
+    wide ? tile<S, kWide>(p, row, samples, memory).backward()                                       \
+         : tile<S, kNarrow>(p, row, samples, memory).backward();                                    \
+  }
+FLOWKERN_ENTRIES(float)
+FLOWKERN_ENTRIES(double)
+#undef FLOWKERN_ENTRIES
+
+FLOWKERN_END

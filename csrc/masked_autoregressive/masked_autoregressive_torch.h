@@ -1,0 +1,188 @@
+// The torch side of the masked autoregressive transform, the same on every device: checks, outputs.
+// A Device has
+//   explicit Device(x)   for the duration of a call
+//   run(call)            computes what the call asks for
+#pragma once
+
+#include "../common/checks.h"
+
+#include <vector>
+
+namespace flowkern {
+namespace {
+
+using Tensors = std::vector<std::optional<Tensor>>;  // weight, bias, gate, gain, offset of each layer
+
+// What is no tensor; schema order, see flowkern/ops/masked_autoregressive/native.py.
+struct MaskedSettings {
+  std::vector<std::int64_t> activations;
+  std::vector<double> slopes;
+  std::vector<std::int64_t> skips;
+  bool inverse;
+  std::int64_t element;
+  bool scale_first;
+  std::int64_t tails;
+  std::vector<double> constants;
+};
+
+// One call. The backward has grad_out and grad_logabsdet, and computes `out` as the cotangent of what
+// was given. For the gradients of the tensors it writes the tape (see gradients.py) unless that has
+// no rows, or these gradients themselves, those of tensors (N, units) as (units, N).
+struct MaskedCall {
+  const Tensor& x;  // what the conditioner sees; in the inverse's forward what is given
+  const Tensor* y;  // in the backward what the transform maps x to
+  const Tensor *grad_out, *grad_logabsdet;
+  const Tensors& tensors;
+  const Tensor &order, &ends;
+  const MaskedSettings& set;
+  Tensor& out;
+  Tensor* logabsdet;
+  Tensor* tape;
+  Tensors* grads;
+
+  std::int64_t layers() const { return std::int64_t(tensors.size()) / 5; }
+  std::int64_t features() const { return x.size(1); }
+  std::int64_t levels() const { return ends.size(1) - 1; }
+  std::int64_t units(std::int64_t layer) const { return tensors[5 * layer]->size(0); }
+  std::int64_t parameters() const { return units(layers() - 1) / features(); }
+};
+
+inline void check_layer(const MaskedCall& c, std::int64_t k, std::int64_t inputs) {
+  const Tensor& weight = *c.tensors[5 * k];
+  FLOWKERN_CHECK(weight.dim() == 2 && weight.size(1) == inputs, "tensors: weight ", k, ": expected ", inputs, " columns");
+  const char* const names[] = {"weight", "bias", "gate", "gain", "offset"};
+  for (int i = 0; i < 5; ++i) {
+    const std::optional<Tensor>& t = c.tensors[5 * k + i];
+    if (!t) continue;
+    FLOWKERN_CHECK(t->scalar_type() == c.x.scalar_type(), "tensors: ", names[i], " ", k, ": expected the dtype of x");
+    check_device("tensors", *t, c.x);
+    if (i == 0) continue;
+    const bool by_row = t->dim() == 2 && (i == 1 || i == 2) && t->size(0) == c.x.size(0);
+    FLOWKERN_CHECK((t->dim() == 1 || by_row) && t->size(t->dim() - 1) == weight.size(0), "tensors: ", names[i], " ", k,
+                   ": expected shape (", weight.size(0), ",)", i < 3 ? " or one such row for each of x's" : "");
+  }
+}
+
+inline void check_settings(const MaskedCall& c) {
+  const MaskedSettings& set = c.set;
+  const std::size_t layers = c.layers();
+  FLOWKERN_CHECK(set.activations.size() == layers && set.slopes.size() == layers && set.skips.size() == layers,
+                 "activations, slopes, skips: expected one for each of ", layers, " layers");
+  for (std::size_t k = 0; k < layers; ++k) {
+    FLOWKERN_CHECK(set.activations[k] >= 0 && set.activations[k] <= 6, "activations: expected 0 to 6, got ", set.activations[k]);
+    const std::int64_t skip = set.skips[k];
+    FLOWKERN_CHECK(skip == -1 || (skip >= 0 && skip < std::int64_t(k) && c.units(skip) == c.units(k) && k + 1 < layers),
+                   "skips: expected −1 or an earlier layer of the same width, got ", skip);
+  }
+  FLOWKERN_CHECK(set.activations.back() == 0 && !c.tensors[5 * layers - 3] && !c.tensors[5 * layers - 2] && !c.tensors[5 * layers - 1],
+                 "tensors: the last layer takes no activation, gate, gain or offset");
+  FLOWKERN_CHECK(set.element >= 0 && set.element <= 8, "element: expected 0 to 8, got ", set.element);
+  FLOWKERN_CHECK(set.tails >= 0 && set.tails <= 2, "tails: expected 0, 1 or 2, got ", set.tails);
+  FLOWKERN_CHECK(set.constants.size() == (set.element == 8 ? 9u : 4u), "constants: got ", set.constants.size());
+  const std::int64_t p = c.parameters(), thrice = p + 1 - set.tails;
+  const bool fits = set.element == 8 ? thrice >= 3 && thrice % 3 == 0 && thrice <= 3 * 256 : p == (set.element == 0 ? 1 : 2);
+  FLOWKERN_CHECK(fits && p * c.features() == c.units(c.layers() - 1), "tensors: the last layer's ", c.units(c.layers() - 1),
+                 " outputs do not fit the element and ", c.features(), " features");
+}
+
+inline void check(const MaskedCall& c) {
+  FLOWKERN_CHECK(c.x.dim() == 2 && c.x.size(1) > 0, "x: expected shape (N, D)");
+  FLOWKERN_CHECK(c.x.scalar_type() == ScalarType::Float || c.x.scalar_type() == ScalarType::Double,
+                 "x: expected float32 or float64");
+  FLOWKERN_CHECK(c.tensors.size() % 5 == 0 && !c.tensors.empty(), "tensors: expected five for each layer");
+  std::int64_t units = c.features(), total = 0;
+  for (std::int64_t k = 0; k < c.layers(); ++k) {
+    FLOWKERN_CHECK(c.tensors[5 * k].has_value(), "tensors: layer ", k, " has no weight");
+    check_layer(c, k, units);
+    total += units, units = c.units(k);
+  }
+  check_settings(c);
+  const bool integers = c.order.scalar_type() == ScalarType::Long && c.ends.scalar_type() == ScalarType::Long;
+  FLOWKERN_CHECK(integers && c.order.is_contiguous() && c.ends.is_contiguous(), "order, ends: expected contiguous int64");
+  FLOWKERN_CHECK(c.order.dim() == 1 && c.order.size(0) == total, "order: expected ", total, " places");
+  FLOWKERN_CHECK(c.ends.dim() == 2 && c.ends.size(0) == c.layers() && c.ends.size(1) >= 2, "ends: expected a row per layer");
+  check_device("order", c.order, c.x);
+  check_device("ends", c.ends, c.x);
+}
+
+inline std::int64_t tape_rows(const MaskedCall& c) {
+  std::int64_t rows = 0;
+  for (std::int64_t k = 0; k < c.layers(); ++k) {
+    const bool last = k + 1 == c.layers();
+    const int parts = (last ? 1 : 2) + c.tensors[5 * k + 2].has_value() +
+                      2 * (c.tensors[5 * k + 3].has_value() || c.tensors[5 * k + 4].has_value());
+    rows += parts * c.units(k);
+  }
+  return rows;
+}
+
+template <class Device> struct MaskedOp {
+  static std::tuple<Tensor, Tensor> forward(
+      Tensor x, Tensors tensors, Tensor order, Tensor ends, std::vector<std::int64_t> activations,
+      std::vector<double> slopes, std::vector<std::int64_t> skips, bool inverse, std::int64_t element,
+      bool scale_first, std::int64_t tails, std::vector<double> constants) {
+    const MaskedSettings set{activations, slopes, skips, inverse, element, scale_first, tails, constants};
+    Tensor y = torch::stable::new_empty(x, {x.size(0), x.size(1)});
+    Tensor logabsdet = torch::stable::new_empty(x, {x.size(0)});
+    const MaskedCall call{x, nullptr, nullptr, nullptr, tensors, order, ends, set, y, &logabsdet, nullptr, nullptr};
+    check(call);
+    Device(x).run(call);
+    return {y, logabsdet};
+  }
+
+  // With the tape.
+  static std::tuple<Tensor, Tensor> backward(
+      Tensor grad_y, Tensor grad_logabsdet, Tensor x, Tensor y, bool wants_tape, Tensors tensors, Tensor order,
+      Tensor ends, std::vector<std::int64_t> activations, std::vector<double> slopes,
+      std::vector<std::int64_t> skips, bool inverse, std::int64_t element, bool scale_first,
+      std::int64_t tails, std::vector<double> constants) {
+    check_cotangents(grad_y, grad_logabsdet, x);
+    check_cotangents(y, grad_logabsdet, x);
+    const MaskedSettings set{activations, slopes, skips, inverse, element, scale_first, tails, constants};
+    Tensor grad_x = torch::stable::new_empty(x, {x.size(0), x.size(1)}), tape;
+    // The inverse is given what the forward computes.
+    const MaskedCall call{inverse ? y : x, inverse ? &x : &y, &grad_y, &grad_logabsdet, tensors, order, ends, set, grad_x,
+                          nullptr, &tape, nullptr};
+    check(call);
+    tape = torch::stable::new_empty(x, {wants_tape ? tape_rows(call) : 0, x.size(0)});
+    Device(x).run(call);
+    return {grad_x, tape};
+  }
+
+  // With the gradients of the tensors that need one, in order.
+  static std::tuple<Tensor, std::vector<Tensor>> gradients(
+      Tensor grad_y, Tensor grad_logabsdet, Tensor x, Tensor y, std::vector<bool> needs, Tensors tensors, Tensor order,
+      Tensor ends, std::vector<std::int64_t> activations, std::vector<double> slopes,
+      std::vector<std::int64_t> skips, bool inverse, std::int64_t element, bool scale_first,
+      std::int64_t tails, std::vector<double> constants) {
+    check_cotangents(grad_y, grad_logabsdet, x);
+    check_cotangents(y, grad_logabsdet, x);
+    const MaskedSettings set{activations, slopes, skips, inverse, element, scale_first, tails, constants};
+    Tensor grad_x = torch::stable::new_empty(x, {x.size(0), x.size(1)});
+    Tensors grads(tensors.size());
+    const MaskedCall call{inverse ? y : x, inverse ? &x : &y, &grad_y, &grad_logabsdet, tensors, order, ends, set, grad_x,
+                          nullptr, nullptr, &grads};
+    check(call);
+    FLOWKERN_CHECK(needs.size() == tensors.size(), "needs: expected one for each of ", tensors.size(), " tensors");
+    for (std::size_t i = 0; i < needs.size(); ++i) {
+      if (!needs[i] || !tensors[i]) continue;
+      const bool by_row = i % 5 != 0 && tensors[i]->dim() == 2;
+      grads[i] = torch::stable::new_empty(x, by_row ? std::vector<std::int64_t>{tensors[i]->size(1), x.size(0)} : sizes(*tensors[i]));
+      torch::stable::zero_(*grads[i]);
+    }
+    Device(x).run(call);
+    std::vector<Tensor> needed;
+    for (const auto& grad : grads) if (grad) needed.push_back(*grad);
+    return {grad_x, needed};
+  }
+
+ private:
+  static std::vector<std::int64_t> sizes(const Tensor& t) {
+    std::vector<std::int64_t> all;
+    for (std::int64_t d = 0; d < t.dim(); ++d) all.push_back(t.size(d));
+    return all;
+  }
+};
+
+}  // namespace
+}  // namespace flowkern

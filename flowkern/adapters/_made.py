@@ -1,0 +1,288 @@
+"""Autoregressive layers of nflows and normflows: their MADEs are siblings.
+
+A MADE is an initial masked layer, blocks, and a final one. In a feed-forward block an activation
+follows a masked layer, and a batch normalisation may stand before it; in a residual block both
+stand before each of two masked layers, and the input of the block is added. The two packages differ
+in where the context enters and in the activation after the initial layer: see `MadeStyle`.
+"""
+
+import functools
+import math
+from typing import Callable, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from flowkern.adapters._masked import (
+    Inspection,
+    activation_of,
+    has_own_forward,
+    network,
+    normalisation,
+)
+from flowkern.adapters._plan import Plan, disagreement, interval, overridden, points, stranger
+from flowkern.ops import (
+    KnotMap,
+    MaskedLayer,
+    SplineElement,
+    masked_autoregressive,
+    masked_autoregressive_inverse,
+)
+
+_RELIES_ON = (
+    "forward",
+    "inverse",
+    "_elementwise_forward",
+    "_elementwise_inverse",
+    "_output_dim_multiplier",
+)
+_PLAIN = frozenset((nn.Linear, nn.BatchNorm1d, nn.Dropout, nn.ModuleList, nn.Identity))
+
+
+class MadeStyle(NamedTuple):
+    """One package's MADE.
+
+    name: class → its name within the package, or None for other classes.
+    module: the end of the package's module, as `name` gives it.
+    gated: whether the context gates what a residual block adds; if not, it is added in its midst,
+        the initial layer adds it through the activation, and an activation follows.
+    """
+
+    name: Callable
+    module: str
+    gated: bool
+
+
+class Kind(NamedTuple):
+    """One kind of autoregressive layer.
+
+    element: module -> the element transform of `ops.masked_autoregressive`.
+    relies_on: attributes of the peer's class that `element` reproduces.
+    unsuitable: module -> why this layer cannot be taken, or None.
+    check: check(module, inputs) raises what the peer raises on bad values.
+    """
+
+    element: Callable
+    relies_on: tuple
+    unsuitable: Callable | None = None
+    check: Callable | None = None
+
+
+# The layer's methods.
+
+
+def _call(style, kind, inspection, inverse, module, inputs, context=None):
+    """y or x, and the log-det, in one pass; by the peer's own method where the op does not fit."""
+    linears, found = inspection(module)
+    if isinstance(found, str) or found.busy() or not _fits(module, linears, inputs, context):
+        peers = type(module).inverse if inverse else type(module).forward
+        return peers(module, inputs, context)
+    if kind.check is not None:
+        kind.check(module, inputs)
+    context = _one_row(context)
+    layers = _layers(style, module.autoregressive_net, linears, found.exact, context)
+    op = masked_autoregressive_inverse if inverse else masked_autoregressive
+    return op(inputs, layers, found.degrees, kind.element(module))
+
+
+def _fits(module, linears, inputs, context):
+    """Whether inputs and context are such that the peer would not raise an error."""
+    weight = linears[0].weight
+    return (
+        inputs.dim() == 2
+        and inputs.shape[1] == weight.shape[1]
+        and inputs.dtype == weight.dtype
+        and (context is None or "context_layer" in module.autoregressive_net._modules)
+    )
+
+
+def _one_row(context):
+    """The row of a context that is one row expanded to all samples, as nflows' `sample` makes it.
+
+    Not where its gradient is wanted: that would go to the first row alone.
+    """
+    if context is None or context.dim() != 2 or context.requires_grad and torch.is_grad_enabled():
+        return context
+    return context[0] if context.shape[0] > 1 and context.stride(0) == 0 else context
+
+
+def _layers(style, net, linears, exact, context):
+    weights = [
+        linear.weight if enough else linear.weight * linear.mask
+        for linear, enough in zip(linears, exact)
+    ]
+    biases = [linear.bias for linear in linears]
+    blocks = net._modules["blocks"]._modules.values()
+    first = _first(style, net, weights[0], biases[0], context)
+    build = _residual if _is_residual(linears, blocks) else _feedforward
+    layers = build(style, blocks, first, weights, biases, context)
+    layers.append(MaskedLayer(weights[-1], biases[-1]))
+    return layers
+
+
+def _is_residual(linears, blocks):
+    return len(linears) == 2 + 2 * len(blocks)
+
+
+def _first(style, net, weight, bias, context):
+    if style.gated:
+        return MaskedLayer(weight, bias if context is None else _added(bias, net, context))
+    if context is not None:
+        bias = bias + net.activation(net.context_layer(context))
+    activation = "identity" if net.use_residual_blocks else activation_of(net.activation)
+    return MaskedLayer(weight, bias, activation)
+
+
+def _added(bias, module, context):
+    """bias plus what the module's context layer makes of the context."""
+    layer = module.context_layer
+    return F.linear(context, layer.weight, layer.bias + bias)
+
+
+def _feedforward(style, blocks, first, weights, biases, context):
+    layers = [first]
+    for block, weight, bias in zip(blocks, weights[1:], biases[1:]):
+        if block.batch_norm is not None:  # it acts on the inputs of weight, which is masked
+            gain, offset = normalisation(block.batch_norm)
+            weight, bias = weight * gain, bias + F.linear(offset, weight)
+        layers.append(MaskedLayer(weight, bias, activation_of(block.activation)))
+    return layers
+
+
+def _residual(style, blocks, first, weights, biases, context):
+    layers = [first]
+    for block in blocks:
+        k, activation = len(layers), activation_of(block.activation)
+        before = between = (None, None)
+        if block.use_batch_norm:
+            before, between = map(normalisation, block.batch_norm_layers)
+        bias, gate = biases[k], None
+        if context is not None and style.gated:
+            gate = torch.sigmoid(block.context_layer(context))
+        elif context is not None:
+            bias = _added(bias, block, context)
+        gain, offset = before
+        layers[-1] = layers[-1]._replace(activation=activation, gain=gain, offset=offset)
+        layers.append(MaskedLayer(weights[k], bias, activation, None, None, *between))
+        layers.append(MaskedLayer(weights[k + 1], biases[k + 1], "identity", k - 1, gate))
+    return layers
+
+
+# The spline, with the settings that both packages give it.
+
+_TAILS = {None: "none", "linear": "identity", "circular": "circular"}
+
+
+def spline(module):
+    """The `SplineElement` of a layer with the attributes of nflows' autoregressive spline."""
+    net = module.autoregressive_net
+    scale = 1 / math.sqrt(net.hidden_features) if hasattr(net, "hidden_features") else 1.0
+    return _spline(
+        module.tails,
+        module.tail_bound,
+        module.min_bin_width,
+        module.min_bin_height,
+        module.min_derivative,
+        scale,
+    )
+
+
+@functools.lru_cache(256)
+def _spline(tails, bound, width, height, slope, scale):
+    knot_map = KnotMap("softplus", width, height, slope, scale=scale)
+    return SplineElement((0, 1, 0, 1) if tails is None else bound, _TAILS[tails], knot_map)
+
+
+# Which layers are taken.
+
+
+def plan(style, kind, module):
+    """The `Plan` for an autoregressive layer of this kind."""
+    inspection = Inspection(_linears, functools.partial(_inspect, style))
+    methods = {
+        "forward": functools.partial(_call, style, kind, inspection, False),
+        "inverse": functools.partial(_call, style, kind, inspection, True),
+    }
+    reason = (
+        overridden(module, (*_RELIES_ON, *kind.relies_on), style.name)
+        or (kind.unsuitable and kind.unsuitable(module))
+        or _unfamiliar(style, module.autoregressive_net)
+        or _why_not(inspection(module)[1])
+        or disagreement(functools.partial(_comparisons, style, kind, module))
+    )
+    return Plan({}, reason) if reason else Plan(methods)
+
+
+def _why_not(found):
+    return found if isinstance(found, str) else None
+
+
+def _linears(module):
+    """The masked layers of the module's MADE, in order."""
+    modules = module.autoregressive_net._modules
+    linears = [modules["initial_layer"]]
+    for block in modules["blocks"]._modules.values():
+        inner = block._modules
+        if "linear_layers" in inner:
+            linears += inner["linear_layers"]._modules.values()
+        else:
+            linears.append(inner["linear"])
+    linears.append(modules["final_layer"])
+    return linears
+
+
+def _inspect(style, module, linears):
+    net = module.autoregressive_net
+    reason = _unfamiliar(style, net)
+    if reason:
+        return reason
+    residual = _is_residual(linears, net.blocks)
+    skips = [k - 2 if residual and k and k % 2 == 0 else None for k in range(len(linears))]
+    found = network(net, [linear.mask for linear in linears], skips)
+    if isinstance(found, str) or residual:
+        return found
+    normed = [False, *(block.batch_norm is not None for block in net.blocks), False]
+    return found._replace(exact=tuple(e and not n for e, n in zip(found.exact, normed)))
+
+
+def _unfamiliar(style, net):
+    """Why the network is not taken for a MADE of the peer's, or None."""
+    if style.name(type(net)) != f"{style.module}.MADE":
+        return f"its network is no MADE but {type(net).__name__}"
+    known = {f"{style.module}.{name}" for name in _NAMES}
+    for module in net.modules():
+        named = style.name(type(module)) in known or type(module) in _PLAIN
+        if not named and activation_of(module) is None:
+            return f"its network holds {type(module).__name__}"
+        if has_own_forward(module):
+            return f"its network holds a {type(module).__name__} with a forward of its own"
+    activations = [block.activation for block in net.blocks]
+    activations += [] if style.gated else [net.activation]
+    for function in activations:
+        if activation_of(function) is None:
+            return f"its activation {getattr(function, '__name__', function)} has no kernel"
+    return None
+
+
+_NAMES = ("MADE", "MaskedLinear", "MaskedFeedforwardBlock", "MaskedResidualBlock")
+
+
+def _comparisons(style, kind, module):
+    """A layer with such a structure against its fused forward, and its inverse against its forward.
+
+    The peer's inverse takes a pass for each feature; that its last pass undoes the forward is
+    enough, because the op's inverse undoes the op's forward.
+    """
+    copied = stranger(module)
+    inspection = Inspection(_linears, functools.partial(_inspect, style))
+    x = points(copied.autoregressive_net.initial_layer.in_features, **interval(copied))
+    contexts = [None]
+    if hasattr(copied.autoregressive_net, "context_layer"):
+        contexts.append(points(copied.autoregressive_net.context_layer.in_features))
+    for context in contexts:
+        wanted = type(module).forward(copied, x, context)
+        yield "forward", wanted, _call(style, kind, inspection, False, copied, x, context)
+        params = copied.autoregressive_net(x, context)
+        back, logabsdet = copied._elementwise_inverse(wanted[0], params)
+        yield "inverse", (back, -logabsdet), (x, wanted[1])

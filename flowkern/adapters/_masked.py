@@ -1,0 +1,183 @@
+"""Masked networks of peers: their degrees, worked out of their masks, and their state at a call."""
+
+from collections.abc import Hashable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from flowkern.ops import Activation, Degrees
+from flowkern.ops.masked_autoregressive import masks as masks_of
+
+_FUNCTIONS = {
+    F.relu: Activation.of("relu"),
+    torch.relu: Activation.of("relu"),
+    F.leaky_relu: Activation.of("leaky_relu"),
+    torch.tanh: Activation.of("tanh"),
+    F.tanh: Activation.of("tanh"),
+    F.elu: Activation.of("elu"),
+    F.silu: Activation.of("silu"),
+    F.gelu: Activation.of("gelu"),
+    torch.sigmoid: Activation.of("sigmoid"),
+    F.sigmoid: Activation.of("sigmoid"),
+}
+_MODULES = {
+    nn.ReLU: lambda module: _FUNCTIONS[F.relu],
+    nn.LeakyReLU: lambda module: Activation("leaky_relu", module.negative_slope),
+    nn.Tanh: lambda module: _FUNCTIONS[F.tanh],
+    nn.ELU: lambda module: Activation("elu", module.alpha),
+    nn.SiLU: lambda module: _FUNCTIONS[F.silu],
+    nn.GELU: lambda module: _FUNCTIONS[F.gelu] if module.approximate == "none" else None,
+    nn.Sigmoid: lambda module: _FUNCTIONS[F.sigmoid],
+    nn.Identity: lambda module: Activation("identity"),
+}
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+
+
+def activation_of(function):
+    """The `Activation` that a function or a module of torch computes, or None for any other."""
+    if isinstance(function, nn.Module):
+        read = _MODULES.get(type(function))
+        return read and read(function)
+    return _FUNCTIONS.get(function) if isinstance(function, Hashable) else None
+
+
+class Network(NamedTuple):
+    """What is known of a masked network as long as its masks stay.
+
+    degrees: its `Degrees`.
+    exact: for each layer, whether the degrees say all that its mask does; if not, its weight must
+        be multiplied by the mask.
+    hooks: the dictionaries of hooks of all its modules.
+    dropouts, norms: its dropout and batch normalisation modules.
+    """
+
+    degrees: Degrees
+    exact: tuple
+    hooks: tuple
+    dropouts: tuple
+    norms: tuple
+
+    def busy(self):
+        """Why the peer must compute, as the network's modules are now; None if it need not."""
+        if any(self.hooks):
+            return "its network has hooks"
+        if any(module.training and module.p > 0 for module in self.dropouts):
+            return "its dropout is active"
+        if any(norm.training or norm.running_mean is None for norm in self.norms):
+            return "its batch normalisation takes the statistics of the batch"
+        return None
+
+
+def network(net, masks, skips):
+    """The `Network` of net with such masks, or why they are not those of an autoregressive one.
+
+    masks: (units, inputs) of each layer; the outputs of the last belong to one feature after the
+        other.
+    skips: for each layer the number of the earlier one that is added to it, or None.
+    """
+    masks = [mask.detach().cpu().bool() for mask in masks]
+    degrees = _degrees(masks, skips)
+    if degrees is None:
+        return "its masks are not autoregressive"
+    said = masks_of(masks[0].shape[1], degrees.on("cpu")[2], masks)
+    exact = tuple(torch.equal(mask, by_degrees) for mask, by_degrees in zip(masks, said))
+    modules = list(net.modules())
+    hooks = [getattr(module, name) for module in modules for name in _HOOKS]
+    return Network(
+        degrees,
+        exact,
+        tuple(hooks),
+        tuple(m for m in modules if isinstance(m, nn.Dropout)),
+        tuple(m for m in modules if isinstance(m, nn.BatchNorm1d)),
+    )
+
+
+def _degrees(masks, skips):
+    """Degrees that put everyone after all that it depends on; None if that goes in circles."""
+    features = masks[0].shape[1]
+    reads, past = torch.eye(features, dtype=torch.float32, device="cpu"), []
+    for mask, skip in zip(masks, skips):
+        reads = (mask.float() @ reads).clamp(max=1)  # (units, features) 1 where it depends
+        if skip is not None:
+            reads = torch.maximum(reads, past[skip])
+        past.append(reads)
+    levels = _levels(reads.view(features, -1, features).amax(1))
+    if levels is None:
+        return None
+    return Degrees(levels, [(units * levels).amax(1).long() for units in past[:-1]])
+
+
+def _levels(depends):
+    """(D,) how long the longest chain of features is that ends at each; None if one is a circle."""
+    waiting = depends.sum(1)
+    levels = torch.zeros(len(depends), dtype=torch.long, device="cpu")
+    for level in range(1, len(depends) + 1):
+        ready = (waiting == 0) & (levels == 0)
+        levels[ready] = level
+        waiting -= depends[:, ready].sum(1)
+    return levels if levels.all() else None
+
+
+class Inspection:
+    """What a masked network is, looked at again whenever a mask is replaced or written to.
+
+    Nothing that depends on a parameter is kept. Copies and pickles together with the module whose
+    masks it knows.
+
+    Args:
+        linears: linears(module) gives the masked linear modules in order.
+        inspect: inspect(module, linears) gives a `Network`, or why the module is left to the peer.
+    """
+
+    def __init__(self, linears, inspect):
+        self.linears, self.inspect = linears, inspect
+        self.seen = (), (), None
+
+    def __call__(self, module):
+        """(linears, what inspect says of them)."""
+        linears = self.linears(module)
+        known, versions, found = self.seen
+        if torch.compiler.is_compiling():  # a graph takes the masks for constants
+            return linears, found
+        if any(map(has_own_forward, linears)):
+            return linears, "a layer of its network has a forward of its own"
+        if torch._C._are_functorch_transforms_active() and any(map(_is_mapped, linears)):
+            return linears, "torch.func.vmap maps over its weights"
+        masks = [linear._buffers.get("mask") for linear in linears]
+        if len(masks) != len(known) or not all(
+            mask is old and _version(mask) == version
+            for mask, old, version in zip(masks, known, versions)
+        ):
+            found = self.inspect(module, linears)
+            self.seen = masks, [_version(mask) for mask in masks], found
+        return linears, found
+
+    def left(self, module):
+        """Why the peer computes the module as it is now; None if it does not."""
+        found = self(module)[1]
+        return found if isinstance(found, str) else found.busy()
+
+
+def _version(tensor):
+    return None if tensor is None or tensor.is_inference() else tensor._version
+
+
+def has_own_forward(module):
+    """Whether another forward than that of its class was put on the module, as zuko's Bayesian
+    models do for a while."""
+    forward = module.__dict__.get("forward")
+    return forward is not None and getattr(forward, "__func__", None) is not type(module).forward
+
+
+def _is_mapped(linear):
+    return torch._C._functorch.is_batchedtensor(linear.weight)
+
+
+def normalisation(norm):
+    """(gain, offset) of a batch normalisation in evaluation."""
+    gain = (norm.running_var + norm.eps).rsqrt()
+    gain = gain if norm.weight is None else gain * norm.weight
+    offset = -norm.running_mean * gain
+    return gain, offset if norm.bias is None else offset + norm.bias

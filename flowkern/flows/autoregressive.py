@@ -1,0 +1,137 @@
+"""Masked and inverse autoregressive flows, affine and with splines."""
+
+from functools import partial
+
+import torch
+
+from flowkern.flows.flow import Flow
+from flowkern.nn import MADE
+from flowkern.nn._arguments import check_count
+from flowkern.transforms import AffineAutoregressive, Compose, Inverse, SplineAutoregressive
+
+
+class _AutoregressiveFlow(Flow):
+    """Autoregressive layers, every second one in descending order, or all in random orders."""
+
+    def __init__(
+        self, layer, features, context, transforms, passes, randperm, hidden_features, conditioner
+    ):
+        check_count("features", features, 1)
+        check_count("context", context, 0)
+        check_count("transforms", transforms, 1)
+        passes = features if passes is None else passes
+        check_count("passes", passes, 1)
+        layers = []
+        for i in range(transforms):
+            order = torch.randperm(features) if randperm else torch.arange(features)
+            order = order.flip(0) if i % 2 and not randperm else order
+            order = order // -(features // -min(passes, features))  # blocks of ⌈features/passes⌉
+            layers.append(
+                layer(
+                    features, context, order, conditioner=conditioner, hidden_features=hidden_features
+                )
+            )
+        super().__init__(Compose(*layers), features, context)
+
+
+class MAF(_AutoregressiveFlow):
+    """Masked autoregressive flow: z_i = s(u_i)·x_i + b_i, log s = u/(1 + |u|/ln 1000).
+
+    b_i and u_i depend on the features before x_i, in alternately ascending and descending order.
+    The density takes one dense pass of each conditioner, a sample one pass unit by unit. Every
+    layer starts as the identity, so a new flow is the standard normal.
+
+    Args:
+        features: number of features D.
+        context: number of context features; 0 for none.
+        transforms: number of autoregressive layers.
+        passes: in how many blocks of features the order is divided; features of one block do not
+            depend on each other. Default: D, fully autoregressive; 2 makes coupling layers.
+        randperm: whether each layer's order is random instead. It is saved in the state_dict.
+        hidden_features: widths of the conditioners' hidden layers.
+        conditioner: makes the conditioner of each layer, as for
+            `transforms.AffineAutoregressive`, for example `partial(nn.MADE, residual=True)`.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type or value; the error names it.
+
+    Source: Papamakarios et al., Masked Autoregressive Flow (2017).
+    """
+
+    def __init__(
+        self,
+        features,
+        context=0,
+        transforms=5,
+        passes=None,
+        randperm=False,
+        hidden_features=(64, 64),
+        conditioner=MADE,
+    ):
+        super().__init__(
+            AffineAutoregressive, features, context, transforms, passes, randperm, hidden_features,
+            conditioner,
+        )  # fmt: skip
+
+
+class IAF(_AutoregressiveFlow):
+    """Inverse autoregressive flow: x_i = s(u_i)·z_i + b_i, with parameters of the noise before z_i.
+
+    `MAF` the other way round: a sample takes one dense pass of each conditioner, a density one
+    pass unit by unit.
+
+    Args:
+        features, context, transforms, passes, randperm, hidden_features, conditioner: as for `MAF`.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type or value; the error names it.
+
+    Source: Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow (2016).
+    """
+
+    def __init__(
+        self,
+        features,
+        context=0,
+        transforms=5,
+        passes=None,
+        randperm=False,
+        hidden_features=(64, 64),
+        conditioner=MADE,
+    ):
+        super().__init__(
+            AffineAutoregressive, features, context, transforms, passes, randperm, hidden_features,
+            conditioner,
+        )  # fmt: skip
+        self.transform = Inverse(self.transform)
+
+
+class AutoregressiveNSF(_AutoregressiveFlow):
+    """Autoregressive neural spline flow: z_i = RQS(x_i; params_i) on [−bound, bound].
+
+    Args:
+        features, context, transforms, passes, randperm, hidden_features, conditioner: as for `MAF`.
+        bins, bound: as for `NSF`.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type or value; the error names it.
+
+    Source: Durkan et al., Neural Spline Flows (2019).
+    """
+
+    def __init__(
+        self,
+        features,
+        context=0,
+        bins=8,
+        bound=5.0,
+        transforms=5,
+        passes=None,
+        randperm=False,
+        hidden_features=(64, 64),
+        conditioner=MADE,
+    ):
+        super().__init__(
+            partial(SplineAutoregressive, bins=bins, bound=bound), features, context, transforms,
+            passes, randperm, hidden_features, conditioner,
+        )  # fmt: skip

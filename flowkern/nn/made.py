@@ -1,0 +1,147 @@
+"""The conditioner of autoregressive layers: a masked network."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from flowkern.nn._arguments import (
+    check_context,
+    check_count,
+    check_dtype,
+    check_features,
+    check_one_width,
+    check_sizes,
+)
+from flowkern.nn.mlp import InputLayer, zero
+from flowkern.ops import Degrees, MaskedLayer
+from flowkern.ops.masked_autoregressive import masks
+
+_ACTIVATIONS = {
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+    "tanh": torch.tanh,
+    "elu": F.elu,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "sigmoid": torch.sigmoid,
+}
+
+
+class MADE(nn.Module):
+    """params_i = f_i(x_j of lower order, context), an MLP with masked weights.
+
+    h₀ = W x + V c + b, hₖ = Wₖ a(hₖ₋₁) + bₖ, or in residual blocks hₖ = hₖ₋₁ + Bₖ a(Aₖ a(hₖ₋₁));
+    the last layer starts at zero. Each hidden unit has a degree, the highest order that it may see,
+    and the degrees of a layer's units are spread evenly over those that are of use. With a context
+    there are units that see nothing else, so that the first feature depends on it too.
+
+    Args:
+        features: number of features D.
+        outputs: number of parameters to return, a multiple of D.
+        context: number of features of the context; 0 for none.
+        hidden_features: widths of the hidden layers, also below D; of the blocks if residual.
+        activation: a; one of relu, leaky_relu, tanh, elu, silu, gelu, sigmoid.
+        residual: whether the hidden layers are residual blocks, all of one width.
+        order: integers (D,), of which only the order counts. Features of one order do not see each
+            other. Default: 0 … D − 1. It is saved in the state_dict.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape or value; the error names it.
+
+    Source: Germain et al., MADE (2015); residual: Durkan et al., Neural Spline Flows (2019), B.1.
+    """
+
+    def __init__(
+        self,
+        features,
+        outputs,
+        context=0,
+        hidden_features=(64, 64),
+        activation="relu",
+        residual=False,
+        order=None,
+    ):
+        super().__init__()
+        check_count("features", features, 1)
+        hidden = check_sizes(features, context, outputs, hidden_features)
+        if outputs % features:
+            raise ValueError(f"outputs: expected a multiple of {features} features, got {outputs}")
+        if activation not in _ACTIVATIONS:
+            names = ", ".join(_ACTIVATIONS)
+            raise ValueError(f"activation: expected one of {names}, got {activation!r}")
+        if residual:
+            check_one_width(hidden)
+            hidden = hidden[:1] * (1 + 2 * len(hidden))
+        widths = (*hidden, outputs)
+        self.activation, self.residual = activation, residual
+        self.register_buffer("order", _checked_order(order, features))
+        self.input = InputLayer(features, context, widths[0])
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:]))
+        zero(self.hidden[-1] if self.hidden else self.input)
+        self._degrees = None
+
+    def forward(self, x, context=None):
+        """x (…, D) and context (…, context) -> (…, outputs), those of one feature side by side."""
+        check_features("x", x, len(self.order))
+        check_dtype("x", x, self.input.bias)
+        layers = self.layers(context)
+        ranks = self.degrees.on(x.device)[2]
+        past, u = [], x
+        for layer, mask in zip(layers, masks(len(self.order), ranks, [w for w, *_ in layers])):
+            z = F.linear(u, layer.weight * mask) + layer.bias
+            past.append(z if layer.skip is None else z + past[layer.skip])
+            u = _ACTIVATIONS[self.activation](past[-1])
+        return past[-1]
+
+    def layers(self, context=None):
+        """The `MaskedLayer`s of `ops.masked_autoregressive` given the context (…, context)."""
+        first = self.input
+        check_context(context, first.context_features)
+        bias = first.bias
+        if context is not None:
+            check_dtype("context", context, bias)
+            bias = F.linear(context, first.context_weight, bias)
+        layers = [MaskedLayer(first.weight, bias, self.activation)]
+        for linear in self.hidden:
+            skip = len(layers) - 2 if self.residual and len(layers) % 2 == 0 else None
+            layers.append(MaskedLayer(linear.weight, linear.bias, self.activation, skip))
+        layers[-1] = layers[-1]._replace(activation="identity")
+        return layers
+
+    @property
+    def degrees(self):
+        """The `Degrees` of the features and of the hidden units."""
+        if self._degrees is None:
+            order = self.order.cpu()
+            low, high = (-1 if self.input.context_features else 0), int(order.max())
+            widths = [linear.in_features for linear in self.hidden]
+            self._degrees = Degrees(order, [_spread(low, high, width) for width in widths])
+        return self._degrees
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        super()._load_from_state_dict(*args, **kwargs)
+        self._degrees = None  # another order may have come
+
+    def extra_repr(self):
+        order = self.order.tolist() if len(self.order) <= 16 else f"of {len(self.order)} features"
+        return f"order={order}, activation={self.activation}, residual={self.residual}"
+
+
+def _checked_order(order, features):
+    """order as ranks 0, 1, …; that of the features by default."""
+    order = torch.arange(features) if order is None else torch.as_tensor(order)
+    if order.is_floating_point() or order.is_complex() or tuple(order.shape) != (features,):
+        raise ValueError(
+            f"order: expected integers of shape ({features},), got {order.dtype} {tuple(order.shape)}"
+        )
+    return torch.unique(order, return_inverse=True)[1]
+
+
+def _spread(low, high, width):
+    """(width,) degrees, evenly from low up to high − 1: who sees the highest order serves nobody.
+
+    Fewer units than degrees leave out the lower ones; no degree at all leaves units that see nothing.
+    """
+    count = max(high - low, 1)
+    degrees = low + ((torch.arange(width) + 1) * count - 1) // width
+    return degrees if high > low else degrees - 1

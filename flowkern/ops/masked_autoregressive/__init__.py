@@ -1,0 +1,189 @@
+"""y_i = h(x_i; parameters(x_<i)) with a masked conditioner, its inverse, and the log-det of both."""
+
+import math
+
+import torch
+
+from flowkern import backends
+from flowkern.ops._arguments import FLOATS
+from flowkern.ops.masked_autoregressive.conditioner import Activation, Degrees, MaskedLayer, masks
+from flowkern.ops.masked_autoregressive.element import AffineElement, SplineElement
+from flowkern.ops.masked_autoregressive.function import ROW_WISE, apply
+from flowkern.ops.masked_autoregressive.native import COMPILED
+from flowkern.ops.masked_autoregressive.reference import Spec
+
+__all__ = [
+    "Activation",
+    "AffineElement",
+    "Degrees",
+    "MaskedLayer",
+    "SplineElement",
+    "masked_autoregressive",
+    "masked_autoregressive_inverse",
+    "masks",
+]
+
+
+def masked_autoregressive(x, layers, degrees, element):
+    """y_i = h(x_i; p_i(x_<i)) and log|det J| = Σ_i log h'(x_i), in one pass of the conditioner.
+
+    Args:
+        x: (…, D), float32/float64, or float16/bfloat16 (computed in float32).
+        layers: the conditioner, a sequence of `MaskedLayer`; the last gives P parameters for each
+            feature, those of one feature next to each other. Batch dimensions of biases and gates
+            broadcast with those of x.
+        degrees: the `Degrees` of x's features and of the hidden layers' units.
+        element: h, an `AffineElement` or a `SplineElement`.
+
+    Returns:
+        y (…, D) of x's dtype, and logabsdet (…,) in float32 (float64 if any input is).
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, dtype, shape, device or value.
+        RuntimeError: the chosen backend cannot run here.
+
+    Source: Papamakarios et al., Masked Autoregressive Flow (2017), eqs. 3–5.
+    """
+    return _call("x", x, layers, degrees, element, False)
+
+
+def masked_autoregressive_inverse(y, layers, degrees, element):
+    """x_i = h⁻¹(y_i; p_i(x_<i)) and log|det ∂x/∂y|, feature after feature, each weight used once.
+
+    Args:
+        y: (…, D), as x for `masked_autoregressive`.
+        layers, degrees, element: as for `masked_autoregressive`.
+
+    Returns:
+        x (…, D) of y's dtype, and logabsdet (…,), the negative of the forward's.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as `masked_autoregressive`.
+
+    Source: Papamakarios et al., Masked Autoregressive Flow (2017), section 3.1.
+    """
+    return _call("y", y, layers, degrees, element, True)
+
+
+def _call(name, x, layers, degrees, element, inverse):
+    layers = tuple(layers)
+    _check_tensor(name, x, x)
+    _check_layers(x, layers, degrees)
+    if not isinstance(element, (AffineElement, SplineElement)):
+        raise TypeError(
+            f"element: expected an AffineElement or a SplineElement, got {type(element).__name__}"
+        )
+    element.parameters(layers[-1].weight.shape[0], x.shape[-1])
+    backend = backends.resolve(x.device.type, COMPILED)
+    flat, tensors, batch = _flattened(name, x, layers)
+    y, logabsdet = apply(
+        flat, backend, _spec(layers, element, inverse), *degrees.on(x.device), *tensors
+    )
+    return y.reshape(*batch, x.shape[-1]), logabsdet.reshape(batch)
+
+
+def _spec(layers, element, inverse):
+    activations = [Activation.of(layer.activation) for layer in layers]
+    return Spec(
+        tuple(a.code for a in activations),
+        tuple(a.slope for a in activations),
+        tuple(-1 if layer.skip is None else layer.skip for layer in layers),
+        inverse,
+        *element.numbers(),
+    )
+
+
+def _flattened(name, x, layers):
+    """x as (N, D), the layers' tensors with biases and gates (units,) or (N, units), the batch."""
+    tensors = [t for layer in layers for t in layer.tensors()]
+    rows = [i for i, t in enumerate(tensors) if ROW_WISE[i % 5] and t is not None and t.dim() > 1]
+    batch = x.shape[:-1]
+    if any(tensors[i].shape[:-1] != batch for i in rows):
+        batch = _broadcast(name, batch, [tensors[i].shape[:-1] for i in rows])
+    for i in rows:
+        tensors[i] = _flat(tensors[i], batch)
+    return _flat(x, batch), tensors, batch
+
+
+def _broadcast(name, batch, others):
+    try:
+        return torch.broadcast_shapes(batch, *others)
+    except RuntimeError:
+        raise ValueError(
+            f"layers: the batch shapes of biases and gates, {', '.join(map(str, map(tuple, others)))}, "
+            f"do not broadcast with that of {name}, {tuple(batch)}"
+        ) from None
+
+
+def _flat(tensor, batch):
+    if tensor.shape[:-1] != batch:
+        tensor = tensor.expand(*batch, tensor.shape[-1])
+    return tensor if len(batch) == 1 else tensor.reshape(math.prod(batch), tensor.shape[-1])
+
+
+def _check_tensor(name, tensor, x):
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in FLOATS:
+        raise TypeError(f"{name}: expected a floating-point dtype, got {tensor.dtype}")
+    if tensor.dim() < 1:
+        raise ValueError(f"{name}: expected shape (…, features), got {tuple(tensor.shape)}")
+    if tensor.device != x.device:
+        raise ValueError(f"{name}: expected device {x.device} as x has, got {tensor.device}")
+
+
+def _check_layers(x, layers, degrees):
+    if not isinstance(degrees, Degrees):
+        raise TypeError(f"degrees: expected a Degrees, got {type(degrees).__name__}")
+    if len(layers) != len(degrees.sizes):
+        raise ValueError(
+            f"layers: expected {len(degrees.sizes)}, one more than degrees has hidden layers, "
+            f"got {len(layers)}"
+        )
+    if x.shape[-1] != degrees.sizes[0]:
+        raise ValueError(f"degrees: of {degrees.sizes[0]} features, but x has {x.shape[-1]}")
+    for k, layer in enumerate(layers):
+        _check_layer(k, layer, layers, degrees, x)
+
+
+def _check_layer(k, layer, layers, degrees, x):
+    if not isinstance(layer, MaskedLayer):
+        raise TypeError(f"layers[{k}]: expected a MaskedLayer, got {type(layer).__name__}")
+    weight, *others = layer.tensors()
+    _check_tensor(f"layers[{k}].weight", weight, x)
+    last = k + 1 == len(layers)
+    units = weight.shape[0] if last else degrees.sizes[k + 1]
+    if weight.shape != (units, degrees.sizes[k]):
+        raise ValueError(
+            f"layers[{k}].weight: expected shape ({'outputs' if last else units}, "
+            f"{degrees.sizes[k]}), got {tuple(weight.shape)}"
+        )
+    for name, row, tensor in zip(("bias", "gate", "gain", "offset"), ROW_WISE[1:], others):
+        if tensor is not None:
+            _check_vector(f"layers[{k}].{name}", tensor, units, row, x)
+    if last:
+        _check_last(k, layer)
+    if layer.skip is not None:
+        _check_skip(k, layer.skip, layers, degrees)
+
+
+def _check_vector(name, tensor, units, row, x):
+    _check_tensor(name, tensor, x)
+    if tensor.shape[-1] != units or tensor.dim() > 1 and not row:
+        shape = f"(…, {units})" if row else f"({units},)"
+        raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
+
+
+def _check_last(k, layer):
+    plain = layer.skip is None and layer.gate is None and layer.gain is None and layer.offset is None
+    if not plain or Activation.of(layer.activation).kind != "identity":
+        raise ValueError(f"layers[{k}]: the last has a weight and a bias, and nothing else")
+
+
+def _check_skip(k, skip, layers, degrees):
+    if not 0 <= skip < k or layers[skip].weight.shape[0] != layers[k].weight.shape[0]:
+        raise ValueError(f"layers[{k}].skip: expected an earlier layer of the same width, got {skip}")
+    if not degrees.may_skip(skip, k):
+        raise ValueError(
+            f"layers[{k}].skip: a unit of layer {skip} has a higher degree than the one it is added to"
+        )

@@ -1,0 +1,166 @@
+"""The masked conditioner: its layers, and the degrees that make it autoregressive."""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+# kind: code, shared with csrc/masked_autoregressive/activation.h and triton.py
+_ACTIVATIONS = {
+    "identity": 0,
+    "leaky_relu": 1,
+    "tanh": 2,
+    "elu": 3,
+    "silu": 4,
+    "gelu": 5,
+    "sigmoid": 6,
+}
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation by name, with its constant.
+
+    `slope` is the derivative just below zero, of kinds leaky_relu (max(0, z) + slope·min(0, z)) and
+    elu (max(0, z) + slope·(exp(min(0, z)) − 1)). "relu" is leaky_relu with slope 0; gelu is the
+    exact one, z·Φ(z).
+
+    Raises:
+        ValueError: kind is unknown or slope is not finite.
+    """
+
+    kind: str
+    slope: float = 1.0
+
+    def __post_init__(self):
+        if self.kind not in _ACTIVATIONS:
+            names = ", ".join(("relu", *_ACTIVATIONS))
+            raise ValueError(f"activation: expected one of {names}, got {self.kind!r}")
+        if not math.isfinite(self.slope):
+            raise ValueError(f"activation: expected a finite slope, got {self.slope}")
+
+    @staticmethod
+    def of(activation):
+        """An Activation from one, or from its name, with the slope that torch.nn gives it."""
+        if isinstance(activation, Activation):
+            return activation
+        return _NAMED.get(activation) or Activation(activation)
+
+    @property
+    def code(self):
+        """The number by which kernels know the kind."""
+        return _ACTIVATIONS[self.kind]
+
+
+_NAMED = {kind: Activation(kind) for kind in _ACTIVATIONS}
+_NAMED |= {"relu": Activation("leaky_relu", 0.0), "leaky_relu": Activation("leaky_relu", 0.01)}
+
+
+class MaskedLayer(NamedTuple):
+    """One layer: z = gate·(W u + b) + z_skip, and u' = activation(gain·z + offset).
+
+    u is what the layer before gives, or x. Entries of W from a unit of higher degree than the one
+    they lead to are not read.
+
+    weight: W (units, inputs).
+    bias: b (units,), or (…, units) with one row per sample: where a context enters.
+    activation: an `Activation`, or its name.
+    skip: the number of an earlier layer as wide as this one, whose z is added; None for none.
+    gate: a factor (units,) or (…, units) per sample; None for 1.
+    gain, offset: (units,), such as a batch normalisation in evaluation; None for 1 and 0.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+    activation: Activation | str = "identity"
+    skip: int | None = None
+    gate: torch.Tensor | None = None
+    gain: torch.Tensor | None = None
+    offset: torch.Tensor | None = None
+
+    def tensors(self):
+        """(weight, bias, gate, gain, offset)."""
+        return self.weight, self.bias, self.gate, self.gain, self.offset
+
+
+class Degrees:
+    """Degrees of the features and of each hidden layer's units: who may depend on whom.
+
+    A hidden unit of degree m may depend on the features, and on earlier units, of degree ≤ m; the
+    parameters of a feature of degree d on the units of degree < d. Only the order of degrees
+    matters. Features of one degree do not depend on each other: D different degrees make a fully
+    autoregressive transform, two make a coupling.
+
+    Args:
+        features: (D,) integers.
+        hidden: for each hidden layer (units,) integers.
+
+    Raises:
+        ValueError: one of them is not a vector of integers, or there is no feature.
+
+    Source: Germain et al., MADE (2015), eqs. 13–14.
+    """
+
+    def __init__(self, features, hidden=()):
+        features = _vector("features", features)
+        if features.numel() == 0:
+            raise ValueError("features: expected at least one")
+        levels, ranks = torch.unique(features, return_inverse=True)
+        hidden = [_vector(f"hidden[{k}]", units) for k, units in enumerate(hidden)]
+        # The rank of a unit is the number of feature degrees that it may see.
+        seen = [torch.searchsorted(levels, units, right=True) for units in hidden]
+        ranks = [ranks + 1, *seen]
+        self.levels = len(levels)
+        self.sizes = tuple(len(r) for r in ranks)
+        self._ranks = ranks
+        self._skips = _skips(seen)
+        self._on = {}
+
+    def on(self, device):
+        """(order, ends, ranks) on `device`, as the kernels take them.
+
+        ranks: of the features, then of each hidden layer's units, 1 being the lowest feature's.
+        order: for each layer in turn, its units sorted by rank.
+        ends: (layers, levels + 1), how many units have rank ≤ r.
+        """
+        key = str(device)
+        if key not in self._on:
+            order = torch.cat([torch.argsort(r, stable=True) for r in self._ranks])
+            rank = torch.arange(self.levels + 1, device="cpu")
+            ends = [torch.searchsorted(r.sort().values, rank, right=True) for r in self._ranks]
+            tensors = order, torch.stack(ends), torch.cat(self._ranks)
+            self._on[key] = tuple(t.to(device) for t in tensors)
+        return self._on[key]
+
+    def may_skip(self, layer, to):
+        """Whether no unit of hidden layer `layer` has a higher degree than the same one of `to`."""
+        return (layer, to) in self._skips
+
+
+def masks(features, ranks, weights):
+    """For each weight (units, inputs), which of its entries are read: bool, of the same shape.
+
+    features: how many there are; ranks: as from `Degrees.on`. The outputs of the last weight belong
+    to one feature after the other, and see units of lower rank than their feature.
+    """
+    per_feature = weights[-1].shape[0] // features
+    sizes = [features, *(weight.shape[0] for weight in weights[:-1])]
+    before = ranks.split(sizes)
+    last = (before[0] - 1).repeat_interleave(per_feature, output_size=features * per_feature)
+    return [to.unsqueeze(-1) >= seen for to, seen in zip((*before[1:], last), before)]
+
+
+def _skips(ranks):
+    """The pairs of layers (earlier, later) between which a skip keeps the order of ranks."""
+    pairs = itertools.combinations(range(len(ranks)), 2)
+    as_wide = ((a, b) for a, b in pairs if len(ranks[a]) == len(ranks[b]))
+    return frozenset((a, b) for a, b in as_wide if bool((ranks[a] <= ranks[b]).all()))
+
+
+def _vector(name, values):
+    values = torch.as_tensor(values, device="cpu")
+    if values.dim() != 1 or values.is_floating_point():
+        raise ValueError(f"{name}: expected a vector of integers, got {values.dtype} {tuple(values.shape)}")
+    return values.detach().long()

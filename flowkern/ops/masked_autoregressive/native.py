@@ -1,0 +1,97 @@
+"""The C++ and CUDA kernels as dispatcher ops: schemas, fake kernels, calls."""
+
+import torch
+
+from flowkern import _library as libraries
+from flowkern.ops.masked_autoregressive import gradients
+from flowkern.ops.masked_autoregressive.reference import compute_dtype
+
+_ARGUMENTS = (
+    "Tensor?[] tensors, Tensor order, Tensor ends, int[] activations, float[] slopes, int[] skips, "
+    "bool inverse, int element, bool scale_first, int tails, float[] constants"
+)
+_SCHEMAS = {
+    "masked_autoregressive": f"(Tensor x, {_ARGUMENTS}) -> (Tensor, Tensor)",
+    "masked_autoregressive_backward": "(Tensor grad_y, Tensor grad_logabsdet, Tensor x, Tensor y, "
+    f"bool tape, {_ARGUMENTS}) -> (Tensor, Tensor)",
+}
+
+
+def _fake(x, *arguments):
+    return x.new_empty(x.shape), x.new_empty(x.shape[0])
+
+
+def _fake_backward(grad_y, grad_logabsdet, x, y, tape, tensors, *arguments):
+    rows = gradients.tape_rows(tensors) if tape else 0
+    return x.new_empty(x.shape), x.new_empty(rows, x.shape[0])
+
+
+def define(namespace):
+    """The library that holds the two ops of a namespace, defined, with their fake kernels."""
+    library = torch.library.Library(namespace, "FRAGMENT")
+    for (name, schema), fake in zip(_SCHEMAS.items(), (_fake, _fake_backward)):
+        library.define(name + schema)
+        torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
+    return library
+
+
+_library = define("flowkern")
+_library.define(
+    "masked_autoregressive_gradients(Tensor grad_y, Tensor grad_logabsdet, Tensor x, Tensor y, "
+    f"bool[] needs, {_ARGUMENTS}) -> (Tensor, Tensor[])"
+)
+COMPILED = libraries.compiled("masked_autoregressive")
+
+
+@torch.library.register_fake("flowkern::masked_autoregressive_gradients", lib=_library)
+def _(grad_y, grad_logabsdet, x, y, needs, tensors, *arguments):
+    wanted = [(i, t) for i, t in enumerate(tensors) if needs[i] and t is not None]
+    grads = [x.new_empty(t.shape if i % 5 == 0 or t.dim() == 1 else t.mT.shape) for i, t in wanted]
+    return x.new_empty(x.shape), grads
+
+
+def forward(x, spec, order, ends, ranks, *tensors, ops=torch.ops.flowkern):
+    """y (N, D), logabsdet (N,) by the kernel registered for x's device."""
+    x_k, *tensors = kernel_tensors(x, *tensors)
+    y, logabsdet = ops.masked_autoregressive(x_k, tensors, order, ends, *spec)
+    return y if y.dtype == x.dtype else y.to(x.dtype), logabsdet
+
+
+def backward(
+    grad_y, grad_logabsdet, x, y, needs, spec, order, ends, ranks, *tensors, ops=torch.ops.flowkern
+):
+    """grad_x (N, D) and the gradients of tensors that are needed."""
+    grad_y_k, x_k, y_k, *tensors_k = kernel_tensors(grad_y, x, y, *tensors)
+    kernel = grad_y_k, grad_logabsdet, x_k, y_k
+    if ops is torch.ops.flowkern and x.device.type == "cpu":
+        grad_x, grads = _summed(kernel, needs, tensors_k, order, ends, spec)
+    else:
+        grad_x, grads = _by_tape(ops, kernel, needs, tensors_k, order, ends, spec, ranks)
+    pairs = zip(grads, tensors)
+    return grad_x.to(x.dtype), *(g if g is None else g.to(t.dtype) for g, t in pairs)
+
+
+def _summed(kernel, needs, tensors, order, ends, spec):
+    """The CPU kernel sums the gradients itself, over the entries of weights that are read."""
+    op = torch.ops.flowkern.masked_autoregressive_gradients
+    grad_x, some = op(*kernel, needs, tensors, order, ends, *spec)
+    some = iter(some)
+    grads = [next(some) if need else None for need in needs]
+    rows = (i % 5 != 0 and g is not None and g.dim() == 2 for i, g in enumerate(grads))
+    return grad_x, [g.mT if row else g for g, row in zip(grads, rows)]
+
+
+def _by_tape(ops, kernel, needs, tensors, order, ends, spec, ranks):
+    """Elsewhere a kernel leaves a tape, from which matrix products form them."""
+    op = ops.masked_autoregressive_backward
+    grad_x, tape = op(*kernel, any(needs), tensors, order, ends, *spec)
+    if not any(needs):
+        return grad_x, [None] * len(tensors)
+    known = kernel[3] if spec.inverse else kernel[2]
+    return grad_x, gradients.of_tensors(known, tape, needs, ranks, tensors)
+
+
+def kernel_tensors(*tensors):
+    """The tensors in the one dtype that kernels take."""
+    dtype = compute_dtype(tensors[0], tensors)
+    return [t if t is None or t.dtype == dtype else t.to(dtype) for t in tensors]

@@ -1,0 +1,63 @@
+// Stands in for CUDA's header: kernels that are compiled as C++ run on the CPU, see scheduler.h.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <source_location>
+#include <tuple>
+#include <type_traits>
+
+#include "../memory.h"
+#include "../scheduler.h"
+#include "vector_types.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __constant__ const
+#define __restrict__ __restrict
+#define __align__(n) __attribute__((aligned(n)))
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+// One thread runs all blocks, one after the other, so a block's memory is the thread's. Arrays of
+// unknown size, `extern __shared__ …[]`, are given their place by build.py.
+#define __shared__ thread_local
+
+constexpr int warpSize = emulation::kWarp;
+
+// --- launches ------------------------------------------------------------------------------------
+
+using cudaStream_t = void*;
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error ? "invalid configuration argument" : "no error";
+}
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  std::size_t dynamicSmemBytes;
+  cudaStream_t stream;
+};
+
+namespace emulation {
+cudaError_t launch(const cudaLaunchConfig_t& config, const Call& call);
+cudaError_t allow_shared(const void* kernel, std::size_t bytes);
+}  // namespace emulation
+
+template <class... P, class... A>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(P...), A&&... arguments) {
+  using Values = std::tuple<P...>;
+  Values values(arguments...);
+  const auto once = [](void* kernel, void* values) {
+    std::apply(reinterpret_cast<void (*)(P...)>(kernel), *static_cast<Values*>(values));
+  };
+  return emulation::launch(*config, {reinterpret_cast<void*>(kernel), once, &values, sizeof values});
+}
+
+template <class... P> cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), cudaFuncAttribute, int bytes) {
+  return emulation::allow_shared(reinterpret_cast<void*>(kernel), std::size_t(bytes));
+}
+
+#include "cuda_synchronisation.h"

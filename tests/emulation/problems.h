@@ -1,0 +1,74 @@
+// What device.py passes: the tensors of a call, and from these the problem that an op's kernels take.
+#pragma once
+
+#include "affine_coupling/affine_coupling_cuda.h"
+#include "rational_quadratic_spline/rational_quadratic_spline_cuda.h"
+
+namespace {
+
+using flowkern::AffineProblem;
+using flowkern::Elements;
+using flowkern::SplineProblem;
+
+// A tensor as device.py passes it: its address, how much of the memory behind that is its own, and
+// three strides, missing ones 0.
+struct Tensor {
+  void* data;
+  std::int64_t bytes, stride[3];
+
+  template <class S> S* at(std::int64_t i = 0) const { return static_cast<S*>(data) + i * stride[2]; }
+  template <class S> Elements<S> elements(const std::int64_t* index, std::int64_t i = 0) const {
+    return {at<S>(i), stride[0], stride[1], index};
+  }
+};
+
+// Sizes N, D, T, P. y stands for grad_x in the backward.
+struct Call {
+  std::int64_t sizes[4];
+  Tensor x, params, index, bounds, y, logabsdet, grad_y, grad_logabsdet, grad_params;
+  std::int64_t integers[3];  // of the op, in the order of its schema
+  double numbers[9];
+};
+
+template <class S> SplineProblem<S> spline(const Call& c) {
+  SplineProblem<S> p{};
+  p.rows = c.sizes[0], p.width = c.sizes[1], p.features = c.sizes[2], p.parameters = c.sizes[3];
+  p.x = c.x.at<S>(), p.x_row = c.x.stride[0], p.x_feature = c.x.stride[1];
+  p.params = c.params.at<S>();
+  p.params_row = c.params.stride[0], p.params_feature = c.params.stride[1], p.params_one = c.params.stride[2];
+  p.index = c.index.at<std::int64_t>(), p.bounds = c.bounds.at<S>();
+  p.inverse = c.integers[0], p.tails = int(c.integers[1]);
+  const double* n = c.numbers;
+  p.left = n[0], p.right = n[1], p.bottom = n[2], p.top = n[3];
+  p.min_width = n[4], p.min_height = n[5], p.min_slope = n[6], p.softclip = n[7], p.scale = n[8];
+  p.y = c.y.at<S>(), p.logabsdet = c.logabsdet.at<S>();
+  p.grad_y = c.grad_y.at<S>(), p.grad_y_row = c.grad_y.stride[0], p.grad_y_feature = c.grad_y.stride[1];
+  p.grad_logabsdet = c.grad_logabsdet.at<S>(), p.grad_logabsdet_row = c.grad_logabsdet.stride[0];
+  p.grad_params = c.grad_params.at<S>(), p.grad_params_row = c.grad_params.stride[0];
+  p.grad_params_feature = c.grad_params.stride[1], p.grad_params_one = c.grad_params.stride[2];
+  return p;
+}
+
+template <class S> AffineProblem<S> affine(const Call& c) {
+  const auto* index = c.index.at<std::int64_t>();
+  const bool scale_first = c.integers[1], additive = c.integers[2] == 0;
+  const int shift = scale_first && !additive, raw = 1 - shift;
+  AffineProblem<S> p{};
+  p.rows = c.sizes[0], p.width = c.sizes[1], p.features = c.sizes[2];
+  p.x = c.x.elements<const S>(index), p.y = c.y.elements<S>(index);
+  p.shift = c.params.elements<const S>(nullptr, shift), p.raw = c.params.elements<const S>(nullptr, raw);
+  if (index) {
+    p.columns_in = (c.grad_y.data ? c.grad_y : c.x).elements<const S>(nullptr);
+    p.columns_out = c.y.elements<S>(nullptr);
+  }
+  p.inverse = c.integers[0], p.kind = int(c.integers[2]);
+  p.a = c.numbers[0], p.b = c.numbers[1], p.prefactor = c.numbers[2], p.shift_prefactor = c.numbers[3];
+  p.logabsdet = c.logabsdet.at<S>();
+  p.grad_y = c.grad_y.elements<const S>(index);
+  p.grad_logabsdet = c.grad_logabsdet.elements<const S>(nullptr);
+  p.grad_shift = c.grad_params.elements<S>(nullptr, shift);
+  p.grad_raw = c.grad_params.elements<S>(nullptr, raw);
+  return p;
+}
+
+}  // namespace

@@ -1,0 +1,249 @@
+"""Named conditioners and element transforms for the masked autoregressive op.
+
+    case = CASES["relu"]
+    check(case, "cpu", torch.float32, inverse=True)
+
+`check` compares values, log-dets and all gradients with the float64 reference, within
+`tests/tolerances.py`, in units of what the reference itself loses in the kernel's precision.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+import flowkern
+from flowkern.ops import (
+    Activation,
+    AffineElement,
+    Degrees,
+    KnotMap,
+    MaskedLayer,
+    ScaleMap,
+    SplineElement,
+    masked_autoregressive,
+    masked_autoregressive_inverse,
+)
+from flowkern.ops.affine_coupling import SCALE_MAPS
+from tests import tolerances
+
+
+@dataclass(frozen=True)
+class Case:
+    """D features in some order, hidden layers of some widths, and what the layers have.
+
+    order: natural | reversed | random, or the number of passes (features of equal degree).
+    rows: biases per sample; gate, norm: gates (per sample) and gains with offsets on hidden layers.
+    residual: pairs of hidden layers whose second adds the z from before.
+    """
+
+    name: str
+    features: int = 5
+    hidden: tuple = (12, 9)
+    element: AffineElement | SplineElement = AffineElement("softplus", True)
+    per_feature: int = 2
+    order: str | int = "natural"
+    activation: object = "tanh"
+    residual: bool = False
+    rows: bool = False
+    gate: bool = False
+    norm: bool = False
+    bias: bool = True
+    batch: int = 17
+    spread: float = 1.0
+
+    def degrees(self):
+        """Degrees of features and hidden units, the latter from seeing nothing to seeing all."""
+        return _degrees(self.features, self.hidden, self.order, self.residual)
+
+    def tensors(self, dtype=torch.float32, seed=0, device="cpu"):
+        """x (batch, D), and a list of five tensors or None for each layer."""
+        generator = _generator(seed)
+
+        def draw(*shape, scale=1.0):
+            values = scale * torch.randn(*shape, generator=generator, dtype=torch.float64)
+            return values.to(device, dtype)
+
+        x = 2 * draw(self.batch, self.features)
+        tensors, inputs = [], self.features
+        for k, units in enumerate((*self.hidden, self.features * self.per_feature)):
+            hidden = k < len(self.hidden)
+            rows = (self.batch,) if self.rows and hidden else ()
+            tensors += [
+                draw(units, inputs, scale=self.spread / math.sqrt(inputs)),
+                draw(*rows, units) if self.bias else None,
+                draw(self.batch, units).sigmoid() if self.gate and hidden else None,
+                1 + draw(units, scale=0.3) if self.norm and hidden else None,
+                draw(units) if self.norm and hidden else None,
+            ]
+            inputs = units
+        return x, tensors
+
+    def layers(self, tensors):
+        """The `MaskedLayer`s of so many tensors."""
+        layers = []
+        for k in range(len(self.hidden) + 1):
+            hidden = k < len(self.hidden)
+            skip = k - 2 if self.residual and hidden and k >= 2 and k % 2 == 0 else None
+            weight, bias, gate, gain, offset = tensors[5 * k : 5 * k + 5]
+            activation = self.activation if hidden else "identity"
+            layers.append(MaskedLayer(weight, bias, activation, skip, gate, gain, offset))
+        return layers
+
+    def __call__(self, x, tensors, inverse=False):
+        """(y, logabsdet), or x and its log-det, on the backend chosen outside."""
+        op = masked_autoregressive_inverse if inverse else masked_autoregressive
+        return op(x, self.layers(tensors), self.degrees(), self.element)
+
+
+@functools.cache
+def _degrees(features, hidden, order, residual):
+    generator = _generator(3)
+    degrees = torch.arange(1, features + 1)
+    if order == "reversed":
+        degrees = degrees.flip(0)
+    elif order == "random":
+        degrees = degrees[torch.randperm(features, generator=generator)]
+    elif order != "natural":
+        degrees = (degrees - 1) * order // features + 1
+    top = int(degrees.max())
+    units = [torch.randint(0, top + 1, (n,), generator=generator) for n in hidden]
+    return Degrees(degrees, [units[0]] * len(units) if residual else units)
+
+
+def _generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def _spline(name, bins=8, tails="identity", **arguments):
+    extra = {"identity": -1, "circular": 0, "none": 1}[tails]
+    options = {"bound": 3.0, "tails": tails, **arguments.pop("options", {})}
+    return Case(
+        name, element=SplineElement(**options), per_feature=3 * bins + extra, **arguments
+    )
+
+
+CASES = {
+    case.name: case
+    for case in (
+        *(Case(a, activation=a) for a in ("relu", "leaky_relu", "elu", "silu", "gelu", "sigmoid")),
+        Case("identity", activation="identity"),
+        *(
+            Case(kind, element=AffineElement(kind), per_feature=1 if kind == "additive" else 2)
+            for kind in SCALE_MAPS
+        ),
+        Case("constants", element=AffineElement(ScaleMap("tanh", a=1.5, prefactor=0.5))),
+        _spline("k8"),
+        _spline("k10", bins=10, activation="relu"),
+        _spline("k5_circular", bins=5, tails="circular"),
+        _spline("k4_softclip", bins=4, options={"bound": 5.0, "knot_map": KnotMap("softclip")}),
+        Case("reversed", order="reversed"),
+        Case("random", order="random", features=7),
+        Case("coupling", order=2),
+        Case("passes", order=3, features=8),
+        Case("one_pass", order=1),
+        Case("context", rows=True),
+        Case("residual", residual=True, hidden=(10, 10, 10, 10, 10), activation="elu"),
+        Case("everything", residual=True, hidden=(10, 10, 10), rows=True, gate=True, norm=True),
+        Case("no_bias", bias=False),
+        Case("linear", hidden=()),
+        Case("deep", hidden=(8, 6, 7, 5)),
+        Case("few_units", features=9, hidden=(3, 2)),
+        Case("one_feature", features=1, hidden=(4,)),
+        Case("two_features", features=2, hidden=(1, 4)),
+        Case("three_features", features=3, hidden=(40,)),
+        Case("many_features", features=40, hidden=(70, 90), batch=5, order="random"),
+        Case("wide", features=6, hidden=(150, 33), batch=40),
+        Case("one_row", batch=1),
+        Case("rows_63", batch=63, rows=True),
+        Case("rows_1023", batch=1023, features=3, hidden=(5,)),
+        Case("empty_batch", batch=0),
+    )
+}
+
+
+def raw_arguments(case, dtype=torch.float32, inverse=False):
+    """x and what else the dispatcher op takes."""
+    x, tensors = case.tensors(dtype)
+    order, ends, _ = case.degrees().on("cpu")
+    layers = case.layers(tensors)
+    codes = [Activation.of(layer.activation) for layer in layers]
+    skips = [-1 if layer.skip is None else layer.skip for layer in layers]
+    settings = [a.code for a in codes], [a.slope for a in codes], skips
+    return x, tensors, order, ends, *settings, inverse, *case.element.numbers()
+
+
+class Result(NamedTuple):
+    """What the op computes, and the gradients of <cotangents, (y, logabsdet)>, None without one."""
+
+    y: torch.Tensor
+    logabsdet: torch.Tensor
+    grad_x: torch.Tensor
+    grads: list
+
+
+def cotangents(y, logabsdet, seed=1):
+    """Fixed random gradients for y and logabsdet."""
+    generator = _generator(seed)
+    return tuple(
+        torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t)
+        for t in (y, logabsdet)
+    )
+
+
+def evaluate(case, x, tensors, *, backend, inverse=False, grads=None):
+    """The `Result` of case(x, tensors) on `backend`."""
+    x, *tensors = (t if t is None else t.detach().requires_grad_() for t in (x, *tensors))
+    given = [t for t in tensors if t is not None]
+    with flowkern.backend(backend):
+        y, logabsdet = case(x, tensors, inverse=inverse)
+        grad_y, grad_l = cotangents(y, logabsdet) if grads is None else grads
+        total = (grad_y * y).sum() + (grad_l * logabsdet).sum()
+        grad_x, *some = torch.autograd.grad(total, (x, *given))
+    some = iter(some)
+    return Result(
+        y.detach(), logabsdet.detach(), grad_x, [t if t is None else next(some) for t in tensors]
+    )
+
+
+def _flat(result):
+    """(quantity, tensor) for all that a Result holds."""
+    yield from (("y", result.y), ("logabsdet", result.logabsdet), ("grad_x", result.grad_x))
+    yield from (("grad_params", grad) for grad in result.grads if grad is not None)
+
+
+def check(case, backend, dtype, *, inverse=False, seed=0, device="cpu"):
+    """Raise AssertionError unless `backend` agrees with the float64 reference on `case`."""
+    x, tensors = case.tensors(dtype, seed, device)
+    got = evaluate(case, x, tensors, backend=backend, inverse=inverse)
+    wide = [t if t is None else t.double() for t in tensors]
+    grads = tuple(g.double() for g in cotangents(got.y, got.logabsdet))
+    want = evaluate(case, x.double(), wide, backend="reference", inverse=inverse, grads=grads)
+    strayed = [_strayed(case, x, tensors, want, inverse, grads, n) for n in range(8)]
+    label = f"{case.name} on {backend}, {dtype}, inverse={inverse}"
+    for (quantity, a), (_, b), *roundings in zip(_flat(got), _flat(want), *strayed):
+        most = getattr(tolerances.TABLE["masked_autoregressive"][dtype], quantity)
+        unit = torch.stack(roundings).amax(0)
+        worst = tolerances.errors(a, b, unit, by_row=quantity != "logabsdet")
+        worst = worst.max().item() if worst.numel() else 0.0
+        assert worst <= most, f"{label}: {quantity} is wrong by {worst:.3g} units, at most {most}"
+
+
+def _strayed(case, x, tensors, want, inverse, grads, seed):
+    """How far the reference strays from `want` when every input moves by one rounding."""
+    x, *tensors = (t if t is None else _moved(t, seed) for t in (x, *tensors))
+    grads = tuple(g.to(x.dtype) for g in grads)
+    got = evaluate(case, x, tensors, backend="reference", inverse=inverse, grads=grads)
+    pairs = zip(_flat(got), _flat(want))
+    return [(a.double() - b).abs().nan_to_num(0, 0) for (_, a), (_, b) in pairs]
+
+
+def _moved(tensor, seed):
+    """Each element moved by ± one rounding of the largest element of its row."""
+    size = tensor.abs()
+    if tensor.numel() > 0:
+        size = size.amax(-1, keepdim=True)
+    sign = torch.randint(0, 2, tensor.shape, generator=_generator(seed + 5)) * 2 - 1
+    return tensor + torch.finfo(tensor.dtype).eps / 2 * size * sign.to(tensor.device)

@@ -1,0 +1,313 @@
+"""The masked autoregressive transform: its reference, the dispatcher, compilers, bad arguments."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.func import grad, vmap
+
+import flowkern
+from flowkern.backends import unavailable
+from flowkern.ops import (
+    Activation,
+    AffineElement,
+    Degrees,
+    MaskedLayer,
+    SplineElement,
+    masked_autoregressive,
+    masked_autoregressive_inverse,
+)
+from tests.masked_autoregressive_cases import CASES, check, cotangents, evaluate, raw_arguments
+
+COMPILER = {"reference": "aot_eager", "cpu": "inductor"}
+CASE = CASES["context"]
+
+
+@pytest.fixture
+def on_backend(backend):
+    with flowkern.backend(backend):
+        yield
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_agrees_with_the_reference(backend, name):
+    for dtype in (torch.float32, torch.float64):
+        for inverse in (False, True):
+            check(CASES[name], backend, dtype, inverse=inverse)
+
+
+# --- dispatcher ops ------------------------------------------------------------------------------
+
+
+def test_opcheck(inverse):
+    if unavailable("cpu") is not None:
+        return  # test_backends.py decides whether that is allowed
+    op, gradients = torch.ops.flowkern.masked_autoregressive, torch.ops.flowkern.masked_autoregressive_gradients
+    for name in ("context", "everything"):
+        x, tensors, *rest = raw_arguments(replace(CASES[name], batch=3), torch.float64, inverse)
+        torch.library.opcheck(op, (x, tensors, *rest))
+        y, logabsdet = op(x, tensors, *rest)
+        given = [t is not None for t in tensors]
+        for needs in (given, [n and i % 2 == 0 for i, n in enumerate(given)], [False] * len(given)):
+            arguments = (*cotangents(y, logabsdet), x, y, needs, tensors, *rest)
+            torch.library.opcheck(gradients, arguments)
+
+
+def test_raw_op_refuses_what_it_cannot_read():
+    """The dispatcher op is public too: it checks shapes, dtypes and numbers itself."""
+    if unavailable("cpu") is not None:
+        return
+    x, tensors, order, ends, *rest = raw_arguments(CASE)
+    op = torch.ops.flowkern.masked_autoregressive
+    activations, slopes, skips, inverse, element, first, tails, constants = rest
+
+    def changed(at, tensor):
+        return [*tensors[:at], tensor, *tensors[at + 1 :]]
+
+    bad = (
+        (x[0], tensors, order, ends, *rest),
+        (x[:, :4], tensors, order, ends, *rest),
+        (x.double(), tensors, order, ends, *rest),
+        (x, tensors[:-1], order, ends, *rest),
+        (x, changed(0, None), order, ends, *rest),
+        (x, changed(0, tensors[0][:, :2]), order, ends, *rest),
+        (x, changed(1, tensors[1][:3]), order, ends, *rest),
+        (x, changed(1, tensors[1].double()), order, ends, *rest),
+        (x, tensors, order[1:], ends, *rest),
+        (x, tensors, order.int(), ends, *rest),
+        (x, tensors, order + 100, ends, *rest),
+        (x, tensors, order, ends[1:], *rest),
+        (x, tensors, order, ends + 100, *rest),
+        (x, tensors, order, ends, [9] * 3, *rest[1:]),
+        (x, tensors, order, ends, activations, slopes, [0, 5, 0], *rest[3:]),
+        (x, tensors, order, ends, *rest[:4], 9, first, tails, constants),
+        (x, tensors, order, ends, *rest[:4], element, first, tails, constants[:2]),
+    )
+    for arguments in bad:
+        with pytest.raises(RuntimeError):
+            op(*arguments)
+
+
+# --- compilers and torch.func --------------------------------------------------------------------
+
+
+def test_compile_is_one_graph(backend, inverse):
+    """Values and gradients under fullgraph=True, with the backend chosen inside the graph."""
+    degrees = CASE.degrees()
+    op = masked_autoregressive_inverse if inverse else masked_autoregressive
+
+    def values(x, tensors, inverse=None):
+        with flowkern.backend(backend):
+            return op(x, CASE.layers(tensors), degrees, CASE.element)
+
+    torch.compiler.reset()
+    compiled = torch.compile(values, fullgraph=True, backend=COMPILER[backend])
+    x, tensors = CASE.tensors()
+    want = evaluate(values, x, tensors, backend=backend)
+    got = evaluate(compiled, x, tensors, backend=backend)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_export(on_backend):
+    case = replace(CASES["relu"], batch=9)
+    degrees = case.degrees()
+
+    class Module(torch.nn.Module):
+        def forward(self, x, tensors):
+            return masked_autoregressive_inverse(x, case.layers(tensors), degrees, case.element)
+
+    x, tensors = case.tensors()
+    batch = {0: torch.export.Dim("batch", min=2)}
+    shapes = batch, [None if t is None else {} for t in tensors]
+    program = torch.export.export(Module(), (x, tensors), dynamic_shapes=shapes)
+    x = torch.randn(20, 5)
+    torch.testing.assert_close(program.module()(x, tensors), case(x, tensors, inverse=True))
+
+
+def test_vmap(on_backend, inverse):
+    """Over samples (x and their biases and gates), and over weights."""
+    case = replace(CASES["everything"], batch=12)
+    x, tensors = case.tensors(torch.float64)
+    want = case(x, tensors, inverse=inverse)
+    rows = [i for i, t in enumerate(tensors) if t is not None and len(t) == 12]
+
+    def mapped(x, *some):
+        every = list(tensors)
+        for i, tensor in zip(rows, some):
+            every[i] = tensor
+        return case(x, every, inverse=inverse)
+
+    some = [tensors[i].unflatten(0, (3, 4)) for i in rows]
+    got = vmap(mapped)(x.unflatten(0, (3, 4)), *some)
+    torch.testing.assert_close([g.flatten(0, 1) for g in got], list(want))
+    got = vmap(mapped, 1)(x.unsqueeze(0), *(tensors[i].unsqueeze(0) for i in rows))
+    torch.testing.assert_close([g.flatten(0, 1) for g in got], list(want))
+    weights = torch.stack((tensors[0], 2 * tensors[0]))
+    got = vmap(lambda w: case(x, [w, *tensors[1:]], inverse=inverse))(weights)
+    for n in (0, 1):
+        want = case(x, [weights[n], *tensors[1:]], inverse=inverse)
+        torch.testing.assert_close([g[n] for g in got], list(want))
+
+
+def test_per_sample_gradients(on_backend, inverse):
+    """In x and in a weight, as differential privacy and influence functions take them."""
+    case = CASES["relu"]
+    x, tensors = case.tensors(torch.float64)
+    case.degrees()  # drawn at random, which vmap refuses
+
+    def loss(x, weight):
+        y, logabsdet = case(x, [weight, *tensors[1:]], inverse=inverse)
+        return logabsdet.sum() - y.square().sum()
+
+    by_x, by_weight = vmap(grad(loss, (0, 1)), (0, None))(x.unsqueeze(1), tensors[0])
+    want_x, want_weight = grad(loss, (0, 1))(x, tensors[0])
+    torch.testing.assert_close(by_x.squeeze(1), want_x)
+    torch.testing.assert_close(by_weight.sum(0), want_weight)
+    torch.testing.assert_close(by_weight[3], grad(loss, 1)(x[3:4], tensors[0]))
+
+
+# --- autograd, dtypes, shapes --------------------------------------------------------------------
+
+
+def test_only_the_gradients_asked_for(backend, inverse):
+    x, tensors = CASE.tensors()
+    want = evaluate(CASE, x, tensors, backend=backend, inverse=inverse)
+    grads = cotangents(want.y, want.logabsdet)
+    for at in (-1, 0, 1):
+        inputs = [x, *tensors]
+        inputs[at + 1] = inputs[at + 1].detach().requires_grad_()
+        with flowkern.backend(backend):
+            outputs = CASE(inputs[0], inputs[1:], inverse=inverse)
+            (got,) = torch.autograd.grad(outputs, inputs[at + 1], grads)
+        assert torch.equal(got, want.grad_x if at < 0 else want.grads[at])
+    with flowkern.backend(backend):
+        assert not any(t.requires_grad for t in CASE(x, tensors, inverse=inverse))
+
+
+def test_gradient_of_one_output_only(on_backend, inverse):
+    x, tensors = CASE.tensors(torch.float64)
+    leaves = [t.requires_grad_() for t in (x, *tensors) if t is not None]
+    y, logabsdet = CASE(x, tensors, inverse=inverse)
+    total = torch.autograd.grad(y.sum() + logabsdet.sum(), leaves, retain_graph=True)
+    of_y = torch.autograd.grad(y.sum(), leaves, retain_graph=True)
+    of_logabsdet = torch.autograd.grad(logabsdet.sum(), leaves)
+    for parts in zip(total, of_y, of_logabsdet):
+        torch.testing.assert_close(parts[0], parts[1] + parts[2])
+
+
+def test_a_change_before_the_backward_is_noticed(on_backend, inverse):
+    x, tensors = CASE.tensors()
+    leaves = [t.requires_grad_() for t in (x, *tensors) if t is not None]
+    y, logabsdet = CASE(x, tensors, inverse=inverse)
+    with torch.no_grad():
+        leaves[1].mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        (y.sum() + logabsdet.sum()).backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(on_backend, dtype, inverse):
+    """Computed in float32, returned in x's dtype, gradients in that of their tensor."""
+    x, tensors = CASE.tensors()
+    halves = [t if t is None else t.to(dtype).requires_grad_() for t in (x, *tensors)]
+    y, logabsdet = CASE(halves[0], halves[1:], inverse=inverse)
+    wide = [t if t is None else t.detach().float() for t in halves]
+    want, want_l = CASE(wide[0], wide[1:], inverse=inverse)
+    assert (y.dtype, logabsdet.dtype) == (dtype, torch.float32)
+    assert torch.equal(y, want.to(dtype)) and torch.equal(logabsdet, want_l)
+    (y.sum() + logabsdet.sum()).backward()
+    assert all(t.grad.dtype == dtype for t in halves if t is not None)
+
+
+def test_memory_layouts_change_nothing(backend, inverse):
+    """Transposed, expanded and strided inputs and weights."""
+    case = replace(CASES["everything"], batch=20)
+    x, tensors = case.tensors()
+    want = evaluate(case, x, tensors, backend=backend, inverse=inverse)
+    grads = cotangents(want.y, want.logabsdet)
+    strided = [t if t is None else torch.stack((t, t), -1)[..., 0] for t in (x, *tensors)]
+    turned = [t if t is None or t.dim() < 2 else t.mT.contiguous().mT for t in (x, *tensors)]
+    for other in (strided, turned):
+        got = evaluate(case, other[0], other[1:], backend=backend, inverse=inverse, grads=grads)
+        for quantity, g, w in zip(got._fields, got, want):
+            assert quantity == "grads" or torch.equal(g, w), quantity
+        torch.testing.assert_close(got.grads, want.grads)
+
+
+def test_batch_dimensions_broadcast(on_backend, inverse):
+    x, tensors = CASE.tensors(torch.float64)
+    x, tensors[1], tensors[6] = x[:4].unsqueeze(1), tensors[1][:3], tensors[6][:3]
+    y, logabsdet = CASE(x, tensors, inverse=inverse)
+    assert (y.shape, logabsdet.shape) == ((4, 3, 5), (4, 3))
+    rows = [t.expand(4, *t.shape).flatten(0, 1) for t in (tensors[1], tensors[6])]
+    wide = [tensors[0], rows[0], *tensors[2:6], rows[1], *tensors[7:]]
+    want = CASE(x.expand(4, 3, 5).flatten(0, 1), wide, inverse=inverse)
+    torch.testing.assert_close((y.flatten(0, 1), logabsdet.flatten()), want)
+
+
+def test_degrees_of_many_features():
+    """Ten thousand features and forty thousand units are sorted in well under a second."""
+    degrees = Degrees(torch.arange(10_000), [torch.arange(40_000) % 9_999])
+    order, ends, ranks = degrees.on("cpu")
+    assert len(order) == len(ranks) == 50_000 and ends.shape == (2, 10_001)
+    assert degrees.on("cpu")[0] is order
+
+
+# --- bad arguments -------------------------------------------------------------------------------
+
+W, V, B = torch.zeros(4, 3), torch.zeros(6, 4), torch.zeros(4)
+LAYERS = [MaskedLayer(W, B, "relu"), MaskedLayer(V)]
+DEGREES = Degrees([1, 2, 3], [[1, 2, 1, 2]])
+X = torch.zeros(5, 3)
+# (how the message begins, x, layers, degrees, element)
+BAD = [
+    ("x: expected a tensor", [1.0], LAYERS, DEGREES, AffineElement()),
+    ("x: expected a floating", X.long(), LAYERS, DEGREES, AffineElement()),
+    ("x: expected shape", torch.zeros(()), LAYERS, DEGREES, AffineElement()),
+    ("degrees: of 3 features", X[:, :2], LAYERS, DEGREES, AffineElement()),
+    ("degrees: expected a Degrees", X, LAYERS, [1, 2, 3], AffineElement()),
+    ("layers: expected 2", X, LAYERS[:1], DEGREES, AffineElement()),
+    (r"layers\[0\]: expected a MaskedLayer", X, [W, V], DEGREES, AffineElement()),
+    (r"layers\[0\].weight: expected shape", X, [MaskedLayer(W.T), LAYERS[1]], DEGREES, AffineElement()),
+    (r"layers\[0\].weight: expected a float", X, [MaskedLayer(W.long()), LAYERS[1]], DEGREES, AffineElement()),
+    (r"layers\[0\].bias: expected shape", X, [MaskedLayer(W, B[:3]), LAYERS[1]], DEGREES, AffineElement()),
+    (r"layers\[0\].gain: expected shape", X, [MaskedLayer(W, gain=torch.zeros(5, 4)), LAYERS[1]], DEGREES, AffineElement()),
+    (r"layers\[0\].skip: expected an earlier", X, [MaskedLayer(W, skip=0), LAYERS[1]], DEGREES, AffineElement()),
+    (r"layers\[1\]: the last", X, [LAYERS[0], MaskedLayer(V, activation="tanh")], DEGREES, AffineElement()),
+    ("layers: the batch shapes", X, [MaskedLayer(W, torch.zeros(7, 4)), LAYERS[1]], DEGREES, AffineElement()),
+    ("layers: the last must have 1", X, LAYERS, DEGREES, AffineElement("additive")),
+    ("layers: tails", X, LAYERS, DEGREES, SplineElement(tails="circular")),
+    ("activation: expected one of", X, [MaskedLayer(W, B, "swish"), LAYERS[1]], DEGREES, AffineElement()),
+    ("element: expected", X, LAYERS, DEGREES, "affine"),
+    ("scale_map: expected one of", X, LAYERS, DEGREES, AffineElement("cube")),
+    ("bound: expected", X, LAYERS, DEGREES, SplineElement(bound=-1.0)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("message, x, layers, degrees, element", BAD, ids=[b[0] for b in BAD])
+def test_badraw_arguments(message, x, layers, degrees, element):
+    with pytest.raises((TypeError, ValueError), match=f"^{message}"):
+        masked_autoregressive(x, layers, degrees, element)
+
+
+def test_bad_skip():
+    """A unit may not receive from one that sees more than itself."""
+    layers = [MaskedLayer(W, B), MaskedLayer(torch.zeros(4, 4), skip=0), MaskedLayer(V)]
+    lower = Degrees([1, 2, 3], [[1, 2, 1, 2], [1, 1, 1, 2]])
+    with pytest.raises(ValueError, match=r"^layers\[1\].skip: a unit of layer 0"):
+        masked_autoregressive(X, layers, lower, AffineElement())
+
+
+@pytest.mark.parametrize(
+    "message, make",
+    [
+        ("features: expected a vector", lambda: Degrees([[1, 2]])),
+        ("features: expected a vector", lambda: Degrees(torch.zeros(3))),
+        ("features: expected at least one", lambda: Degrees(torch.zeros(0, dtype=torch.long))),
+        (r"hidden\[1\]: expected a vector", lambda: Degrees([1], [[1], 2])),
+        ("activation: expected a finite slope", lambda: Activation("elu", float("nan"))),
+    ],
+)
+def test_bad_degrees_and_activations(message, make):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        make()

@@ -1,0 +1,150 @@
+"""Plants faults in copies of the kernels, one at a time, and tells what catches each.
+
+`python -m tests.sanitizers.mutations [word …]` prints a table, of all faults or of those that a word
+occurs in, and fails if one is not caught.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.emulation import build as emulation
+from tests.sanitizers import build
+
+# The fault is looked for in these cases.
+AFFINE = ("affine-scale_first", "affine-wide", "affine-rows-257", "affine-index", "affine-sliced")
+SPLINE = ("spline-k8", "spline-k256-wide", "spline-wide-k3", "spline-index", "spline-sliced", "spline-circular")
+BOTH = ("affine-wide", "affine-rows-257", "spline-k8", "spline-wide-k3", "spline-k5", "affine-transposed")
+
+
+class Mutation(NamedTuple):
+    """One place in a file of csrc that is written differently, and the cases that are run then.
+
+    kind: "checked" (CUDA, the emulation's own checks and the reference), "address" or "thread" (the
+    CPU loops under that sanitizer).
+    """
+
+    fault: str
+    file: str
+    old: str
+    new: str
+    cases: tuple
+    kind: str = "checked"
+
+
+def _affine(fault, old, new, file="affine_coupling_cuda.cu", **more):
+    return Mutation(fault, f"affine_coupling/{file}", old, new, AFFINE, **more)
+
+
+def _spline(fault, old, new, file="rational_quadratic_spline_cuda.cu", **more):
+    return Mutation(fault, f"rational_quadratic_spline/{file}", old, new, SPLINE, **more)
+
+
+def _common(fault, old, new, file="cuda.cuh", cases=BOTH, **more):
+    return Mutation(fault, f"common/{file}", old, new, cases, **more)
+
+
+_SYNC = "__syncthreads();"
+_ADDRESS, _THREAD = {"kind": "address"}, {"kind": "thread"}
+MUTATIONS = (
+    _affine("log-det stored one element on", "l[threadIdx.x + i * blockDim.x] =", "l[threadIdx.x + 1 + i * blockDim.x] ="),
+    _affine("x read one column on", "at.row * e.row + at.column * e.feature", "at.row * e.row + (at.column + 1) * e.feature"),
+    _affine("a byte of shared memory too few", "* plan.rows * plan.features, stream", "* plan.rows * plan.features - 1, stream"),
+    _affine("no barrier after the columns are copied", f"int(p.width), rows);\n  {_SYNC}", "int(p.width), rows);"),
+    _affine("no barrier before the log-dets are summed", f"{_SYNC}\n      total +=", "total +="),
+    _affine("no barrier after the log-dets are summed", f"plan.lanes);\n      {_SYNC}", "plan.lanes);"),
+    _affine("backward: g_logabsdet with the wrong sign", "f.q * centred, g_logabsdet)", "f.q * centred, -g_logabsdet)", "affine_coupling_math.h"),
+    _affine("backward: g_shift with the wrong sign", "{g_x, (inverse ? zero - g_x : g_out)", "{g_x, (inverse ? g_x : g_out)", "affine_coupling_math.h"),
+    _spline("y written one column on", "at.row * p.width + at.column] = out.y", "at.row * p.width + at.column + 1] = out.y"),
+    _spline("log-dets begin inside the stage", "? int(blockDim.x) * stage.stride : 0)", "? int(blockDim.x - 1) * stage.stride : 0)"),
+    _spline("a row too many in a pass", "count = left < int(blockDim.x) ? left :", "count = left < int(blockDim.x) ? left + 1 :"),
+    _spline("no barrier after the columns are copied", f"int(p.width), rows);\n  {_SYNC}", "int(p.width), rows);"),
+    _spline("no barrier after a pass", f"    {_SYNC}  // the stage is free again, and the log-dets are there\n", ""),
+    _spline("no barrier after the log-dets are summed", f"plan.lanes);\n      {_SYNC}", "plan.lanes);"),
+    _spline("a barrier behind the threads that have left", "if (staged<S, K>(p.parameters)) load_stage(stage, params, at, count, rows, features);\n        if (!at.used) return;", "if (!at.used) return;\n        if (staged<S, K>(p.parameters)) load_stage(stage, params, at, count, rows, features);"),
+    _spline("backward: the left knot with the wrong sign", "g.x_k = select(bin.last, zero, zero - g.x)", "g.x_k = select(bin.last, zero, g.x)", "rational_quadratic_spline_math.h"),
+    _spline("backward of the inverse: g_logabsdet with the wrong sign", "g_l = zero - g_logabsdet", "g_l = g_logabsdet", "rational_quadratic_spline_math.h"),
+    _spline("backward: the right slope's cotangent in the wrong bin", "next = bin.index + T(S(1))", "next = bin.index", "rational_quadratic_spline_math.h"),
+    _common("a parameter's offset one on", "stage.offsets[e] + i * p.one", "stage.offsets[e] + (i + 1) * p.one", "stage.cuh"),
+    _common("the rest of a copy begins one on", "for (int i = whole * each + int(threadIdx.x)", "for (int i = whole * each + 1 + int(threadIdx.x)", "stage.cuh"),
+    _common("sixteen bytes at a time, aligned or not", "ends % sizeof(uint4) ? 0 :", "ends == 1 ? 0 :", "stage.cuh", ("spline-misaligned",)),
+    _common("no barrier after the offsets are noted", f"at.feature * p.feature;\n  {_SYNC}", "at.feature * p.feature;", "stage.cuh"),
+    _common("no barrier after the stage is loaded", f"= from.base[main]; }});\n  {_SYNC}", "= from.base[main]; });", "stage.cuh"),
+    _common("an element per thread too few in the stage", "return threads * (sizeof(int64_t)", "return (threads - 1) * (sizeof(int64_t)", "stage.cuh"),
+    _common("a walk steps into the next row too late", "if (inner >= size)", "if (inner > size)"),
+    _common("the last step of a sum is left out", "step > 0; step /= 2", "step > 1; step /= 2"),
+    _common("threads leave before the shuffles", "store_sums(S total, int rows, int lanes, S* sums) {\n", "store_sums(S total, int rows, int lanes, S* sums) {\n  if (int(threadIdx.x) / lanes >= rows) return;\n"),
+    _common("rows are copied one on", "to[int64_t(at.outer) * width + at.inner] =", "to[int64_t(at.outer) * width + at.inner + 1] =", cases=("affine-index",)),
+    _affine("CPU: the wrong one of two parameters", "return load_pairs(pairs.raw, r, i, raw, shift)", "return load_pairs(pairs.raw, r, i, shift, raw)", "affine_coupling_simd.cpp", **_ADDRESS),
+    _affine("CPU: one buffer for all threads", "Buffer<S> x_buffer, y_buffer, l;", "static Buffer<S> x_buffer, y_buffer, l;", "affine_coupling_simd.cpp", **_THREAD),
+    _spline("CPU: a tile beyond the last element", "e + lanes <= at.count()", "e <= at.count()", "rational_quadratic_spline_simd.cpp", **_ADDRESS),
+    _spline("CPU: values written one column on", "row[p.index[at.feature + f]] = values[f]", "row[p.index[at.feature + f] + 1] = values[f]", "rational_quadratic_spline_simd.cpp", **_ADDRESS),
+    _common("CPU: the last vector of a run passes its end", "body(run, i < last ? i : last)", "body(run, i < last ? i : last + 1)", "coupling.h", AFFINE, **_ADDRESS),
+    _common("CPU: log-dets of a segment one row on", "S* out = sums + at.row;", "S* out = sums + at.row + 1;", "coupling.h", AFFINE, **_ADDRESS),
+)  # fmt: skip
+
+
+def planted(mutation, folder):
+    """A copy of csrc with the fault in it."""
+    csrc = Path(folder) / "csrc"
+    shutil.copytree(emulation.ROOT / "csrc", csrc)
+    file = csrc / mutation.file
+    text = file.read_text()
+    assert text.count(mutation.old) == 1, f"{mutation.fault}: not one place in {mutation.file}"
+    file.write_text(text.replace(mutation.old, mutation.new))
+    return csrc
+
+
+def library(mutation, csrc):
+    if mutation.kind == "checked":
+        return emulation.built(emulation.CHECKED, emulation.kernels(csrc), csrc)
+    flags = {"address": build.ADDRESS, "thread": build.THREAD}[mutation.kind]
+    return build.loops_library(flags, build.runnable()[-1], csrc)
+
+
+def caught_by(mutation):
+    """What the run says of the fault, or None."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = library(mutation, planted(mutation, folder))
+    script = ("-m", "tests.sanitizers.run", "kernels", path, *mutation.cases)
+    command = [sys.executable, *script]
+    if mutation.kind != "checked":
+        command = build.command(mutation.kind, *script)
+    done = subprocess.run(
+        command, env=build.environment(), capture_output=True, text=True, timeout=300
+    )
+    return _said(done.stderr) if done.returncode else None
+
+
+def _said(text):
+    """The line that names the fault, without what differs from run to run."""
+    for pattern in (
+        r"AddressSanitizer: (?!CHECK)\S+", r"ThreadSanitizer: data race", r"runtime error: .*",
+        r"RuntimeError: kernel (.*)", r"AssertionError: (.*)",
+    ):  # fmt: skip
+        found = re.search(pattern, text)
+        if found:
+            return found[found.lastindex or 0]
+    return text[-300:]
+
+
+def main(*words):
+    chosen = [m for m in MUTATIONS if not words or any(word in str(m) for word in words)]
+    if not build.thread_sanitizer_starts():
+        chosen = [m for m in chosen if m.kind != "thread"]
+    missed = 0
+    with ThreadPoolExecutor(2) as pool:
+        for mutation, said in zip(chosen, pool.map(caught_by, chosen)):
+            missed += said is None
+            op = mutation.file.split("/")[0].replace("_", " ")
+            print(f"{op}: {mutation.fault} -> {said or 'NOT CAUGHT'}", flush=True)
+    return missed
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]) > 0)
