@@ -11,7 +11,7 @@ namespace flowkern {
 // Makes x's device the current one while it lives. `stream` is the cudaStream_t that torch uses there.
 struct OnDevice {
   explicit OnDevice(const Tensor& x) : guard(x.get_device_index()) {
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
   }
   torch::stable::accelerator::DeviceGuard guard;
   void* stream = nullptr;
