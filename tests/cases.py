@@ -73,7 +73,7 @@ class Case:
         self, dtype=torch.float32, *, params_dtype=None, inverse=False, seed=0, device="cpu"
     ):
         """x (*batch, D), over the interval and a little beyond, and params (*batch, T, P)."""
-        generator = _generator(seed)
+        generator = generator_of(seed)
         low, high = self._range(inverse)
         x = torch.rand(*self.batch, self.width, generator=generator, dtype=torch.float64)
         params = torch.randn(
@@ -95,7 +95,7 @@ class Case:
         )
 
 
-def _generator(seed):
+def generator_of(seed):
     return torch.Generator().manual_seed(seed)
 
 
@@ -219,7 +219,7 @@ class Result(NamedTuple):
 
 def cotangents(y, logabsdet, seed=1):
     """Fixed random gradients for y and logabsdet."""
-    generator = _generator(seed)
+    generator = generator_of(seed)
     return tuple(
         torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t)
         for t in (y, logabsdet)
@@ -251,18 +251,18 @@ def roundings(case, x, params, want, *, inverse=False, grads, samples=8):
     It runs in the precision that kernels compute in, on a stack of `samples` perturbed copies.
     """
     dtype = compute_dtype(x, params)
-    moved = (_moved(t.to(dtype), samples) for t in (x, params))
+    strays = (moved(t.to(dtype), samples) for t in (x, params))
     grads = tuple(g.to(dtype).expand(samples, *g.shape) for g in grads)
-    strayed = evaluate(case, *moved, backend="reference", inverse=inverse, grads=grads)
+    strayed = evaluate(case, *strays, backend="reference", inverse=inverse, grads=grads)
     return Result(*((s.double() - w).abs().nan_to_num(0, 0).amax(0) for s, w in zip(strayed, want)))
 
 
-def _moved(tensor, samples):
+def moved(tensor, samples, seed=5):
     """Copies with each element moved by ± one rounding of the largest element of its row."""
     size = tensor.abs()
     if tensor.numel() > 0:
         size = size.amax(-1, keepdim=True)
-    sign = torch.randint(0, 2, (samples, *tensor.shape), generator=_generator(5)) * 2 - 1
+    sign = torch.randint(0, 2, (samples, *tensor.shape), generator=generator_of(seed)) * 2 - 1
     return tensor + torch.finfo(tensor.dtype).eps / 2 * size * sign.to(tensor.device)
 
 

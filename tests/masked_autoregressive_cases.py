@@ -28,6 +28,7 @@ from flowkern.ops import (
 )
 from flowkern.ops.affine_coupling import SCALE_MAPS
 from tests import tolerances
+from tests.cases import cotangents, generator_of, moved
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Case:
 
     def tensors(self, dtype=torch.float32, seed=0, device="cpu"):
         """x (batch, D), and a list of five tensors or None for each layer."""
-        generator = _generator(seed)
+        generator = generator_of(seed)
 
         def draw(*shape, scale=1.0):
             values = scale * torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -100,7 +101,7 @@ class Case:
 
 @functools.cache
 def _degrees(features, hidden, order, residual):
-    generator = _generator(3)
+    generator = generator_of(3)
     degrees = torch.arange(1, features + 1)
     if order == "reversed":
         degrees = degrees.flip(0)
@@ -111,10 +112,6 @@ def _degrees(features, hidden, order, residual):
     top = int(degrees.max())
     units = [torch.randint(0, top + 1, (n,), generator=generator) for n in hidden]
     return Degrees(degrees, [units[0]] * len(units) if residual else units)
-
-
-def _generator(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def _spline(name, bins=8, tails="identity", **arguments):
@@ -184,15 +181,6 @@ class Result(NamedTuple):
     grads: list
 
 
-def cotangents(y, logabsdet, seed=1):
-    """Fixed random gradients for y and logabsdet."""
-    generator = _generator(seed)
-    return tuple(
-        torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t)
-        for t in (y, logabsdet)
-    )
-
-
 def evaluate(case, x, tensors, *, backend, inverse=False, grads=None):
     """The `Result` of case(x, tensors) on `backend`."""
     x, *tensors = (t if t is None else t.detach().requires_grad_() for t in (x, *tensors))
@@ -233,17 +221,8 @@ def check(case, backend, dtype, *, inverse=False, seed=0, device="cpu"):
 
 def _strayed(case, x, tensors, want, inverse, grads, seed):
     """How far the reference strays from `want` when every input moves by one rounding."""
-    x, *tensors = (t if t is None else _moved(t, seed) for t in (x, *tensors))
+    x, *tensors = (t if t is None else moved(t, 1, seed + 5)[0] for t in (x, *tensors))
     grads = tuple(g.to(x.dtype) for g in grads)
     got = evaluate(case, x, tensors, backend="reference", inverse=inverse, grads=grads)
     pairs = zip(_flat(got), _flat(want))
     return [(a.double() - b).abs().nan_to_num(0, 0) for (_, a), (_, b) in pairs]
-
-
-def _moved(tensor, seed):
-    """Each element moved by ± one rounding of the largest element of its row."""
-    size = tensor.abs()
-    if tensor.numel() > 0:
-        size = size.amax(-1, keepdim=True)
-    sign = torch.randint(0, 2, tensor.shape, generator=_generator(seed + 5)) * 2 - 1
-    return tensor + torch.finfo(tensor.dtype).eps / 2 * size * sign.to(tensor.device)

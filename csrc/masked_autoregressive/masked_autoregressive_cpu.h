@@ -21,7 +21,7 @@ template <class S> struct Panels {
 // Where the gradient of a vector of a layer (bias, gate, gain, offset) goes: to a sum over samples
 // for each unit in a chunk's memory, or to rows (units, N), or nowhere.
 template <class S> struct VectorGradient {
-  int sums;  // −1: none
+  std::int64_t sums;  // −1: none
   S* rows;
 };
 enum VectorOf { kBias = 0, kGate = 1, kGain = 2, kOffset = 3 };
@@ -55,7 +55,7 @@ template <class S> struct MaskedProblem {
   const MaskedUnits<S>* units;
   const int* counts;  // [layer][rank + 1]: how many units have at most this rank, −1 … levels
   int memory;         // rows of a tile's memory
-  int other;          // where the tile keeps y of the inverse, or the cotangent of x
+  int other;          // where the tile keeps y: given in the inverse, computed in the forward
   // Element transform.
   int parameters, element, tails;
   bool inverse, scale_first;

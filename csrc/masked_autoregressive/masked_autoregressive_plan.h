@@ -42,7 +42,7 @@ template <class S> class MaskedPlan {
       const MaskedUnits<S>& layer = units[k];
       if (layer.groups) finish_weight(k, sums, chunks);
       for (int i = 0; i < 4; ++i) {
-        const int from = layer.vectors[i].sums;
+        const std::int64_t from = layer.vectors[i].sums;
         if (from < 0) continue;
         S* to = static_cast<S*>((*call.grads)[5 * (k - 1) + 1 + i]->mutable_data_ptr());
         for (int r = 0; r < layer.used; ++r) to[unit(k, r)] = total(sums + from + r, chunks);
@@ -197,7 +197,7 @@ template <class S> class MaskedPlan {
         if (const auto& grad = grads[i + 1]; grad && grad->dim() == 2)
           units[k].vectors[i].rows = static_cast<S*>(grad->mutable_data_ptr());
         else if (grad)
-          units[k].vectors[i].sums = int(chunk_size), chunk_size += units[k].used;
+          units[k].vectors[i].sums = chunk_size, chunk_size += units[k].used;
     }
   }
 

@@ -25,9 +25,8 @@ struct MaskedSettings {
   std::vector<double> constants;
 };
 
-// One call. The backward has grad_out and grad_logabsdet, and computes `out` as the cotangent of what
-// was given. For the gradients of the tensors it writes the tape (see gradients.py) unless that has
-// no rows, or these gradients themselves, those of tensors (N, units) as (units, N).
+// One call. The backward has grad_out, grad_logabsdet and grads: it computes `out` as the cotangent of
+// what was given, and the gradients of the tensors, those of tensors (N, units) as (units, N).
 struct MaskedCall {
   const Tensor& x;  // what the conditioner sees; in the inverse's forward what is given
   const Tensor* y;  // in the backward what the transform maps x to
@@ -37,7 +36,6 @@ struct MaskedCall {
   const MaskedSettings& set;
   Tensor& out;
   Tensor* logabsdet;
-  Tensor* tape;
   Tensors* grads;
 
   std::int64_t layers() const { return std::int64_t(tensors.size()) / 5; }
@@ -105,17 +103,6 @@ inline void check(const MaskedCall& c) {
   check_device("ends", c.ends, c.x);
 }
 
-inline std::int64_t tape_rows(const MaskedCall& c) {
-  std::int64_t rows = 0;
-  for (std::int64_t k = 0; k < c.layers(); ++k) {
-    const bool last = k + 1 == c.layers();
-    const int parts = (last ? 1 : 2) + c.tensors[5 * k + 2].has_value() +
-                      2 * (c.tensors[5 * k + 3].has_value() || c.tensors[5 * k + 4].has_value());
-    rows += parts * c.units(k);
-  }
-  return rows;
-}
-
 template <class Device> struct MaskedOp {
   static std::tuple<Tensor, Tensor> forward(
       Tensor x, Tensors tensors, Tensor order, Tensor ends, std::vector<std::int64_t> activations,
@@ -124,32 +111,13 @@ template <class Device> struct MaskedOp {
     const MaskedSettings set{activations, slopes, skips, inverse, element, scale_first, tails, constants};
     Tensor y = torch::stable::new_empty(x, {x.size(0), x.size(1)});
     Tensor logabsdet = torch::stable::new_empty(x, {x.size(0)});
-    const MaskedCall call{x, nullptr, nullptr, nullptr, tensors, order, ends, set, y, &logabsdet, nullptr, nullptr};
+    const MaskedCall call{x, nullptr, nullptr, nullptr, tensors, order, ends, set, y, &logabsdet, nullptr};
     check(call);
     Device(x).run(call);
     return {y, logabsdet};
   }
 
-  // With the tape.
-  static std::tuple<Tensor, Tensor> backward(
-      Tensor grad_y, Tensor grad_logabsdet, Tensor x, Tensor y, bool wants_tape, Tensors tensors, Tensor order,
-      Tensor ends, std::vector<std::int64_t> activations, std::vector<double> slopes,
-      std::vector<std::int64_t> skips, bool inverse, std::int64_t element, bool scale_first,
-      std::int64_t tails, std::vector<double> constants) {
-    check_cotangents(grad_y, grad_logabsdet, x);
-    check_cotangents(y, grad_logabsdet, x);
-    const MaskedSettings set{activations, slopes, skips, inverse, element, scale_first, tails, constants};
-    Tensor grad_x = torch::stable::new_empty(x, {x.size(0), x.size(1)}), tape;
-    // The inverse is given what the forward computes.
-    const MaskedCall call{inverse ? y : x, inverse ? &x : &y, &grad_y, &grad_logabsdet, tensors, order, ends, set, grad_x,
-                          nullptr, &tape, nullptr};
-    check(call);
-    tape = torch::stable::new_empty(x, {wants_tape ? tape_rows(call) : 0, x.size(0)});
-    Device(x).run(call);
-    return {grad_x, tape};
-  }
-
-  // With the gradients of the tensors that need one, in order.
+  // The cotangent of what was given, and the gradients of the tensors that need one, in order.
   static std::tuple<Tensor, std::vector<Tensor>> gradients(
       Tensor grad_y, Tensor grad_logabsdet, Tensor x, Tensor y, std::vector<bool> needs, Tensors tensors, Tensor order,
       Tensor ends, std::vector<std::int64_t> activations, std::vector<double> slopes,
@@ -160,8 +128,9 @@ template <class Device> struct MaskedOp {
     const MaskedSettings set{activations, slopes, skips, inverse, element, scale_first, tails, constants};
     Tensor grad_x = torch::stable::new_empty(x, {x.size(0), x.size(1)});
     Tensors grads(tensors.size());
+    // The inverse is given what the forward computes.
     const MaskedCall call{inverse ? y : x, inverse ? &x : &y, &grad_y, &grad_logabsdet, tensors, order, ends, set, grad_x,
-                          nullptr, nullptr, &grads};
+                          nullptr, &grads};
     check(call);
     FLOWKERN_CHECK(needs.size() == tensors.size(), "needs: expected one for each of ", tensors.size(), " tensors");
     for (std::size_t i = 0; i < needs.size(); ++i) {

@@ -99,7 +99,7 @@ template <class Element> struct Parameters {
     return {stage, count};
   }
   FLOWKERN_HD bool streamed(const Segment& at, const S* tile) const {
-    const bool aligned = reinterpret_cast<std::uintptr_t>(tile) % sizeof(Vec<S>) == 1000;
+    const bool aligned = reinterpret_cast<std::uintptr_t>(tile) % sizeof(Vec<S>) == 0;
     return streams && in_place(at) && feature == count && aligned;
   }
   FLOWKERN_HD Tile<S> to_write(const Segment& at, int run, int i) {

@@ -4,8 +4,8 @@ A backend is a module with
     forward(x, params, *arguments) -> (y, logabsdet)
     backward(grad_y, grad_logabsdet, x, params, *arguments) -> (grad_x, grad_params)
 where x is (N, D), params (N, T, P), and `arguments` are the op's index and bounds (tensors or None)
-and then plain numbers. Only x and params are differentiable. Second derivatives and forward mode go through the op's
-reference implementation, which is plain PyTorch.
+and then plain numbers. Only x and params are differentiable. Second derivatives and forward mode go
+through the op's reference implementation, which is plain PyTorch.
 """
 
 import torch

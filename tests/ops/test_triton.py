@@ -46,11 +46,6 @@ def interpreted():
             yield
 
 
-@pytest.fixture(params=[False, True], ids=["forward", "inverse"])
-def inverse(request):
-    return request.param
-
-
 @pytest.fixture(params=TYPICAL)
 def case(request):
     return TYPICAL[request.param]

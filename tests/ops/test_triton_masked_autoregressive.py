@@ -33,11 +33,6 @@ def interpreted():
             yield
 
 
-@pytest.fixture(params=[False, True], ids=["forward", "inverse"])
-def inverse(request):
-    return request.param
-
-
 # In float64 with an activation that does not saturate: 1 − tanh² is then all rounding, of the
 # reference too, and no better value is at hand.
 IN_FLOAT64 = ("exp", "k8", "coupling", "passes", "everything", "linear", "deep")

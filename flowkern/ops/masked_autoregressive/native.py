@@ -1,4 +1,4 @@
-"""The C++ and CUDA kernels as dispatcher ops: schemas, fake kernels, calls."""
+"""The kernels as dispatcher ops: schemas, fake kernels, calls."""
 
 import torch
 
@@ -10,11 +10,7 @@ _ARGUMENTS = (
     "Tensor?[] tensors, Tensor order, Tensor ends, int[] activations, float[] slopes, int[] skips, "
     "bool inverse, int element, bool scale_first, int tails, float[] constants"
 )
-_SCHEMAS = {
-    "masked_autoregressive": f"(Tensor x, {_ARGUMENTS}) -> (Tensor, Tensor)",
-    "masked_autoregressive_backward": "(Tensor grad_y, Tensor grad_logabsdet, Tensor x, Tensor y, "
-    f"bool tape, {_ARGUMENTS}) -> (Tensor, Tensor)",
-}
+_COTANGENTS = "Tensor grad_y, Tensor grad_logabsdet, Tensor x, Tensor y"
 
 
 def _fake(x, *arguments):
@@ -26,28 +22,38 @@ def _fake_backward(grad_y, grad_logabsdet, x, y, tape, tensors, *arguments):
     return x.new_empty(x.shape), x.new_empty(rows, x.shape[0])
 
 
-def define(namespace):
-    """The library that holds the two ops of a namespace, defined, with their fake kernels."""
+def _fake_gradients(grad_y, grad_logabsdet, x, y, needs, tensors, *arguments):
+    wanted = [(i, t) for i, t in enumerate(tensors) if needs[i] and t is not None]
+    grads = [x.new_empty(t.shape if i % 5 == 0 or t.dim() == 1 else t.mT.shape) for i, t in wanted]
+    return x.new_empty(x.shape), grads
+
+
+# name: (schema, fake kernel). The backward leaves a tape, the other sums the gradients itself.
+_OPS = {
+    "masked_autoregressive": (f"(Tensor x, {_ARGUMENTS}) -> (Tensor, Tensor)", _fake),
+    "masked_autoregressive_backward": (
+        f"({_COTANGENTS}, bool tape, {_ARGUMENTS}) -> (Tensor, Tensor)",
+        _fake_backward,
+    ),
+    "masked_autoregressive_gradients": (
+        f"({_COTANGENTS}, bool[] needs, {_ARGUMENTS}) -> (Tensor, Tensor[])",
+        _fake_gradients,
+    ),
+}
+
+
+def define(namespace, *names):
+    """The library that holds these ops in a namespace, defined, with their fake kernels."""
     library = torch.library.Library(namespace, "FRAGMENT")
-    for (name, schema), fake in zip(_SCHEMAS.items(), (_fake, _fake_backward)):
+    for name in names:
+        schema, fake = _OPS[name]
         library.define(name + schema)
         torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
     return library
 
 
-_library = define("flowkern")
-_library.define(
-    "masked_autoregressive_gradients(Tensor grad_y, Tensor grad_logabsdet, Tensor x, Tensor y, "
-    f"bool[] needs, {_ARGUMENTS}) -> (Tensor, Tensor[])"
-)
+_library = define("flowkern", "masked_autoregressive", "masked_autoregressive_gradients")
 COMPILED = libraries.compiled("masked_autoregressive")
-
-
-@torch.library.register_fake("flowkern::masked_autoregressive_gradients", lib=_library)
-def _(grad_y, grad_logabsdet, x, y, needs, tensors, *arguments):
-    wanted = [(i, t) for i, t in enumerate(tensors) if needs[i] and t is not None]
-    grads = [x.new_empty(t.shape if i % 5 == 0 or t.dim() == 1 else t.mT.shape) for i, t in wanted]
-    return x.new_empty(x.shape), grads
 
 
 def forward(x, spec, order, ends, ranks, *tensors, ops=torch.ops.flowkern):
@@ -63,7 +69,7 @@ def backward(
     """grad_x (N, D) and the gradients of tensors that are needed."""
     grad_y_k, x_k, y_k, *tensors_k = kernel_tensors(grad_y, x, y, *tensors)
     kernel = grad_y_k, grad_logabsdet, x_k, y_k
-    if ops is torch.ops.flowkern and x.device.type == "cpu":
+    if ops is torch.ops.flowkern:
         grad_x, grads = _summed(kernel, needs, tensors_k, order, ends, spec)
     else:
         grad_x, grads = _by_tape(ops, kernel, needs, tensors_k, order, ends, spec, ranks)
@@ -82,7 +88,7 @@ def _summed(kernel, needs, tensors, order, ends, spec):
 
 
 def _by_tape(ops, kernel, needs, tensors, order, ends, spec, ranks):
-    """Elsewhere a kernel leaves a tape, from which matrix products form them."""
+    """A GPU kernel leaves a tape, from which matrix products form them."""
     op = ops.masked_autoregressive_backward
     grad_x, tape = op(*kernel, any(needs), tensors, order, ends, *spec)
     if not any(needs):

@@ -159,6 +159,8 @@ def _vectors(tensors):
     return shared, torch.cat([empty, *(t.mT.flatten() for t in vectors if t.dim() == 2)])
 
 
-_library = native.define("flowkern_triton")
+_library = native.define(
+    "flowkern_triton", "masked_autoregressive", "masked_autoregressive_backward"
+)
 _library.impl("masked_autoregressive", _launch_forward, "CompositeExplicitAutograd")
 _library.impl("masked_autoregressive_backward", _launch_backward, "CompositeExplicitAutograd")
