@@ -87,13 +87,14 @@ def _launch(kernel, x, tensors, order, ends, spec, variant, arguments):
     planes = (4 if variant.backward else 2) * sum(sizes) * _ROWS
     programs = min(triton.cdiv(rows, _ROWS), _PROGRAMS, max(_WORKSPACE // (planes * x.itemsize), 1))
     levels, widest = ends.shape[1] - 1, max(sizes[1:-1], default=sizes[0])
+    # In float64, four warps would spill: a value takes two registers.
     with torch.cuda.device_of(x):
         kernel[(programs,)](
             rows, sum(sizes), levels, max(_WIDE * levels // widest, 1), len(sizes) - 1,
             ranks.shape[1], table, slopes, order.contiguous(), ends.contiguous(), ranks,
             _weights(tensors[::5], order.split(sizes[:-1])), *_vectors(tensors),
-            x.new_empty(programs * planes), *arguments, SPEC=variant, num_warps=4,
-            enable_fp_fusion=True,
+            x.new_empty(programs * planes), *arguments, SPEC=variant,
+            num_warps=8 if variant.compute == tl.float64 else 4, enable_fp_fusion=True,
         )  # fmt: skip
 
 
