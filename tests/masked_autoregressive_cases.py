@@ -196,7 +196,7 @@ def evaluate(case, x, tensors, *, backend, inverse=False, grads=None):
     )
 
 
-def _flat(result):
+def flat(result):
     """(quantity, tensor) for all that a Result holds."""
     yield from (("y", result.y), ("logabsdet", result.logabsdet), ("grad_x", result.grad_x))
     yield from (("grad_params", grad) for grad in result.grads if grad is not None)
@@ -211,7 +211,7 @@ def check(case, backend, dtype, *, inverse=False, seed=0, device="cpu"):
     want = evaluate(case, x.double(), wide, backend="reference", inverse=inverse, grads=grads)
     strayed = [_strayed(case, x, tensors, want, inverse, grads, n) for n in range(8)]
     label = f"{case.name} on {backend}, {dtype}, inverse={inverse}"
-    for (quantity, a), (_, b), *roundings in zip(_flat(got), _flat(want), *strayed):
+    for (quantity, a), (_, b), *roundings in zip(flat(got), flat(want), *strayed):
         most = getattr(tolerances.TABLE["masked_autoregressive"][dtype], quantity)
         unit = torch.stack(roundings).amax(0)
         worst = tolerances.errors(a, b, unit, by_row=quantity != "logabsdet")
@@ -224,5 +224,5 @@ def _strayed(case, x, tensors, want, inverse, grads, seed):
     x, *tensors = (t if t is None else moved(t, 1, seed + 5)[0] for t in (x, *tensors))
     grads = tuple(g.to(x.dtype) for g in grads)
     got = evaluate(case, x, tensors, backend="reference", inverse=inverse, grads=grads)
-    pairs = zip(_flat(got), _flat(want))
+    pairs = zip(flat(got), flat(want))
     return [(a.double() - b).abs().nan_to_num(0, 0) for (_, a), (_, b) in pairs]
