@@ -1,0 +1,223 @@
+"""A whole ODE solve of a network field in one kernel, with ∫ Tr ∂f/∂y and its gradients."""
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from flowkern import backends
+from flowkern.ops._arguments import FLOATS
+from flowkern.ops.neural_ode.field import FieldLayer, TimeEmbedding
+from flowkern.ops.neural_ode.function import apply
+from flowkern.ops.neural_ode.native import COMPILED
+from flowkern.ops.neural_ode.reference import Spec
+from flowkern.ops.neural_ode.tableau import TABLEAUX, tableau
+
+__all__ = ["FieldLayer", "Solution", "TABLEAUX", "TimeEmbedding", "neural_ode"]
+
+
+class Solution(NamedTuple):
+    """What `neural_ode` returns at each of its times; None where it was not asked for.
+
+    y: (T, …, D).  logabsdet: log|det ∂y(t)/∂y(t₀)| = ∫ Tr ∂f/∂y dt, (T, …).
+    kinetic: ∫ ‖f‖² dt, (T, …).  jacobian: ∫ ‖∂f/∂y‖² dt (Frobenius), or its estimate, (T, …).
+    """
+
+    y: torch.Tensor
+    logabsdet: torch.Tensor | None
+    kinetic: torch.Tensor | None
+    jacobian: torch.Tensor | None
+
+
+def neural_ode(
+    y, layers, t, *, method="rk4", steps=1, time=None, trace=None, kinetic=False, jacobian=False,
+    gradient="discrete", checkpoint=1,
+):  # fmt: skip
+    """Solve dy/dt = f(t, y) for a network f by a Runge–Kutta method with given steps.
+
+    Along d ln p/dt = −Tr ∂f/∂y, so ln p(y(t), t) = ln p(y(t₀), t₀) − logabsdet.
+
+    Args:
+        y: y(t₀) (…, D), float32/float64, or float16/bfloat16 (computed in float32).
+        layers: f, a sequence of `FieldLayer`. Batch dimensions of the first bias broadcast with y's.
+        t: the times (T,) at which the solution is wanted, ascending or descending; t[0] is t₀.
+        method: a name of `TABLEAUX`; as in torchdiffeq, "rk4" is the 3/8 rule.
+        steps: how many equal steps lead from each time to the next.
+        time: the `TimeEmbedding` added in the first layer; None for an autonomous field.
+        trace: None, "exact", or noise ε (…, D) or (M, …, D) with E εεᵀ = 1 for Hutchinson's estimate
+            εᵀ ∂f/∂y ε, the mean over M.
+        kinetic, jacobian: integrate ‖f‖² and ‖∂f/∂y‖² too (with noise ‖∂f/∂y ε‖²); the latter needs
+            a trace.
+        gradient: "discrete", the gradient of the steps as they were taken, from one state in
+            `checkpoint` steps; or "adjoint", the continuous adjoint equation solved backwards from each
+            time, in memory that does not depend on steps. They differ by the error of the method.
+        checkpoint: a divisor of steps; the states between are computed a second time.
+
+    Returns:
+        A `Solution`; y in y's dtype, the rest in float32 (float64 if any input is).
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, dtype, shape, device or value.
+        RuntimeError: the chosen backend cannot run here.
+
+    Source: Chen et al., Neural Ordinary Differential Equations (2018), eq. 8 and algorithm 1;
+        Grathwohl et al., FFJORD (2019), eq. 8; Finlay et al., How to Train Your Neural ODE (2020).
+    """
+    layers = tuple(layers)
+    _check(y, layers, t, time, steps, checkpoint, gradient, jacobian and trace is None)
+    table = tableau(method)
+    dtype = _compute_dtype(y, layers)
+    batch = _batch(y, layers[0].bias)
+    rows = math.prod(batch)
+    weights = [layer.weight.to(dtype) for layer in layers]
+    directions = _directions(trace, y, batch, weights, jacobian, dtype)
+    closed = _closed(weights) if trace is not None and directions is None else None
+    sizes, first, first_back = _times(t, steps, table, time, layers[0], gradient == "adjoint", dtype)
+    inputs = (
+        sizes, first, _row_bias(layers[0], batch, dtype), closed, directions, *weights,
+        *(None if layer.bias is None else layer.bias.to(dtype) for layer in layers[1:]),
+    )  # fmt: skip
+    start = y.to(dtype).expand(*batch, y.shape[-1]).reshape(rows, y.shape[-1])
+    every = checkpoint if gradient == "discrete" and _needs_gradient(start, inputs) else steps
+    kinds = [layer.kind() for layer in layers[:-1]]
+    spec = Spec(
+        tuple(k for k, _ in kinds), tuple(s for _, s in kinds), *table.flat(), every,
+        1.0 if directions is None or isinstance(trace, str) else 1.0 / directions.shape[0],
+        kinetic, jacobian,
+    )  # fmt: skip
+    backend = backends.resolve(y.device.type, COMPILED)
+    path, sums = apply(start, backend, first_back, spec, *inputs)
+    return _solution(start, path, sums, steps // every, batch, y.dtype, (trace is not None, kinetic, jacobian))
+
+
+def _solution(start, path, sums, stride, batch, dtype, wanted):
+    path, sums = path[stride - 1 :: stride], sums[stride - 1 :: stride]
+    path = torch.cat((start.unsqueeze(0), path)).to(dtype)
+    sums = torch.cat((sums.new_zeros(1, *sums.shape[1:]), sums))
+    some = (sums[:, i].reshape(-1, *batch) if want else None for i, want in enumerate(wanted))
+    return Solution(path.reshape(-1, *batch, path.shape[-1]), *some)
+
+
+def _times(t, steps, table, time, layer, adjoint, dtype):
+    """The step sizes (S,), and what is added in the first layer at each stage, forward and back."""
+    ends = t.to(torch.promote_types(t.dtype, dtype))
+    sizes = ((ends[1:] - ends[:-1]) / steps).unsqueeze(-1)
+    starts = ends[:-1].unsqueeze(-1) + sizes * torch.arange(steps, device=t.device)
+    sizes = sizes.expand_as(starts).reshape(-1)
+    starts = starts.reshape(-1)
+    c = torch.tensor(table.c, dtype=ends.dtype, device=t.device)
+    forward = starts.unsqueeze(-1) + sizes.unsqueeze(-1) * c
+    first = _first(forward, time, layer, dtype)
+    back = None
+    if adjoint:
+        back = _first(starts.unsqueeze(-1) + sizes.unsqueeze(-1) * (1 - c), time, layer, dtype)
+    return sizes.to(dtype), first, back
+
+
+def _first(times, time, layer, dtype):
+    first = layer.weight.new_zeros((), dtype=dtype)
+    if layer.bias is not None and layer.bias.dim() == 1:
+        first = first + layer.bias
+    if time is not None:
+        first = first + time(times.to(dtype))
+    return first.to(dtype).expand(*times.shape, layer.weight.shape[0])
+
+
+def _row_bias(layer, batch, dtype):
+    if layer.bias is None or layer.bias.dim() == 1:
+        return None
+    units = layer.weight.shape[0]
+    return layer.bias.to(dtype).expand(*batch, units).reshape(-1, units)
+
+
+def _directions(trace, y, batch, weights, jacobian, dtype):
+    """ε (M, N, D): the noise, or for an exact trace without a closed form the unit vectors."""
+    rows, features = math.prod(batch), y.shape[-1]
+    if trace is None:
+        return None
+    if isinstance(trace, torch.Tensor):
+        noise = trace if trace.dim() > y.dim() else trace.unsqueeze(0)
+        noise = noise.detach().to(dtype)
+        return noise.expand(noise.shape[0], *batch, features).reshape(-1, rows, features)
+    if len(weights) in (2, 3) and not jacobian:
+        return None
+    return torch.eye(features, dtype=dtype, device=y.device).unsqueeze(1).expand(-1, rows, -1)
+
+
+def _closed(weights):
+    """m_j = (W₂)_ij (W₁)_ji summed over i, or M = W₂ ∘ (W₁W₃)ᵀ: see the README."""
+    if len(weights) == 2:
+        return (weights[0] * weights[1].mT).sum(1)
+    return weights[1] * (weights[0] @ weights[2]).mT
+
+
+def _needs_gradient(y, inputs):
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (y, *inputs))
+
+
+def _compute_dtype(y, layers):
+    tensors = [y, *(t for layer in layers for t in (layer.weight, layer.bias) if t is not None)]
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def _batch(y, bias):
+    if bias is None or bias.dim() == 1:
+        return y.shape[:-1]
+    try:
+        return torch.broadcast_shapes(y.shape[:-1], bias.shape[:-1])
+    except RuntimeError:
+        raise ValueError(
+            f"layers[0].bias: batch shape {tuple(bias.shape[:-1])} does not broadcast with that of y, "
+            f"{tuple(y.shape[:-1])}"
+        ) from None
+
+
+def _check(y, layers, t, time, steps, checkpoint, gradient, jacobian_alone):
+    _check_tensor("y", y, y, None)
+    if y.shape[-1] == 0:
+        raise ValueError("y: expected at least one feature")
+    if not isinstance(t, torch.Tensor) or t.dim() != 1 or t.shape[0] < 1 or not t.is_floating_point():
+        raise ValueError("t: expected a floating-point tensor (T,) of at least one time")
+    if t.device != y.device:
+        raise ValueError(f"t: expected device {y.device} as y has, got {t.device}")
+    for name, value in (("steps", steps), ("checkpoint", checkpoint)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+    if steps % checkpoint:
+        raise ValueError(f"checkpoint: expected a divisor of steps = {steps}, got {checkpoint}")
+    if gradient not in ("discrete", "adjoint"):
+        raise ValueError(f"gradient: expected 'discrete' or 'adjoint', got {gradient!r}")
+    if jacobian_alone:
+        raise ValueError("jacobian: needs a trace, 'exact' or noise")
+    _check_layers(y, layers, time)
+
+
+def _check_layers(y, layers, time):
+    if not layers:
+        raise ValueError("layers: expected at least one")
+    inputs = y.shape[-1]
+    for k, layer in enumerate(layers):
+        if not isinstance(layer, FieldLayer):
+            raise TypeError(f"layers[{k}]: expected a FieldLayer, got {type(layer).__name__}")
+        units = layer.weight.shape[0] if k + 1 < len(layers) else y.shape[-1]
+        _check_tensor(f"layers[{k}].weight", layer.weight, y, (units, inputs))
+        if layer.bias is not None:
+            leading = layer.bias.shape[:-1] if k == 0 else ()
+            _check_tensor(f"layers[{k}].bias", layer.bias, y, (*leading, units))
+        inputs = units
+    if layers[-1].activation != "identity":
+        raise ValueError("layers: the last one's activation must be 'identity'")
+    if time is not None:
+        _check_tensor("time.weight", time.weight, y, (layers[0].weight.shape[0], time.weight.shape[-1]))
+
+
+def _check_tensor(name, tensor, y, shape):
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in FLOATS:
+        raise TypeError(f"{name}: expected a floating-point dtype, got {tensor.dtype}")
+    if tensor.device != y.device:
+        raise ValueError(f"{name}: expected device {y.device} as y has, got {tensor.device}")
+    if tensor.dim() < 1 or shape is not None and tuple(tensor.shape) != tuple(shape):
+        expected = "(…, D)" if shape is None else tuple(shape)
+        raise ValueError(f"{name}: expected shape {expected}, got {tuple(tensor.shape)}")
