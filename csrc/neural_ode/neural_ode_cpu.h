@@ -40,7 +40,7 @@ template <class S> struct OdeProblem {
   const S *grad_path, *grad_sums, *kept;  // kept: the path in the backward
   S *grad_y, *grad_row_bias;
   // Rows of the tile.
-  int of_y, of_k, of_rate, of_sums, of_bias, of_epsilon, of_frames, of_states, memory;
+  int of_y, of_k, of_rate, of_sums, of_bias, of_epsilon, of_directions, apart, of_frames, of_states, memory;
   int of_lambda, of_mu, of_cot, of_fbar, of_ybar, of_g, of_q, of_grad_bias;
   // Rows of a frame.
   int frame, at_x, at_f, at_s, at_directions, per_direction, at_j;

@@ -99,6 +99,9 @@ template <class S> class OdePlan {
     p.of_rate = places.take(3 * p.stages), p.of_sums = places.take(3);
     p.of_bias = places.take(p.row_bias ? ode_padded(layers[0].units) : 0);
     p.of_epsilon = places.take(p.directions * width);
+    p.apart = ode_padded(layers[0].units) + ode_padded(layers.back().inputs);
+    if (p.backward) p.apart *= 2;
+    p.of_directions = places.take(p.directions * p.apart);
     place_frame(width);
     p.of_frames = places.take(p.frame * (p.backward && !p.adjoint ? p.stages : 1));
     if (p.backward) {
@@ -123,7 +126,7 @@ template <class S> class OdePlan {
       layer.u = frame.take(units);
       layer.d = frame.take(p.backward || p.trace != kNoTrace ? units : 0);
       layer.e = frame.take(p.backward && p.trace != kNoTrace ? units : 0);
-      layer.w = direction.take(units), layer.v = direction.take(units);
+      layer.w = direction.take(l > 0 ? units : 0), layer.v = direction.take(units);
     }
     p.at_s = frame.take(p.trace == kClosedMatrix ? ode_padded(layers[1].units) : 0);
     p.per_direction = direction.end;
@@ -163,10 +166,10 @@ template <class S> class OdePlan {
     if (p.trace == kClosedMatrix) pack(p.closed, layers[1].units, layers[1].inputs, p.closed, p.closed_back, to);
   }
 
-  // A matrix and, for the backward, its transpose in panels; advances `to`.
+  // A matrix and, where it is needed, its transpose in panels; advances `to`.
   void pack(const S* matrix, int rows, int columns, const S*& into, const S*& back, S*& to) const {
     into = pack(matrix, rows, columns, columns, 1, to);
-    if (problem.backward) back = pack(matrix, columns, rows, 1, columns, to);
+    if (problem.backward || problem.directions) back = pack(matrix, columns, rows, 1, columns, to);
   }
   const S* pack(const S* matrix, int rows, int columns, std::int64_t of_row, std::int64_t of_column, S*& to) const {
     const S* begin = to;

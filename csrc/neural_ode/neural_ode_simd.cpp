@@ -134,22 +134,38 @@ template <class S, int V> struct Tile {
     }
   }
 
+  int epsilon(int m) const { return p.of_epsilon + m * ode_padded(p.features); }
   int direction(int at_frame, int m) const { return at_frame + p.at_directions + m * p.per_direction; }
+  // W₁ε, and what ε meets after the last layer, W_Lᵀε: the same in all evaluations.
+  int first_tangent(int m) const { return p.of_directions + m * p.apart; }
+  int last_cotangent(int m) const { return first_tangent(m) + ode_padded(p.layer[0].units); }
+  int tangent(int own, int m, int l) const { return l == 0 ? first_tangent(m) : own + p.layer[l].w; }
+  int pushed(int own, int m, int l) const { return l == 0 ? epsilon(m) : own + p.layer[l - 1].v; }
 
-  // Pushes direction m through the network.
+  void read_directions() const {
+    for (int m = 0; m < p.directions; ++m) {
+      const OdeLayer<S>&one = p.layer[0], &last = p.layer[hidden()];
+      read(p.epsilon + m * p.epsilon_stride[0], p.epsilon_stride[1], p.epsilon_stride[2], p.features, epsilon(m));
+      multiply(one.into, one.units, one.inputs, epsilon(m), nullptr, first_tangent(m));
+      multiply(last.back, last.inputs, last.units, epsilon(m), nullptr, last_cotangent(m));
+    }
+  }
+
+  // Pushes direction m through the network; J ε itself is formed for its norm only.
   void push(int at_frame, int m, int to) const {
-    const int own = direction(at_frame, m), epsilon = p.of_epsilon + m * ode_padded(p.features);
-    int v = epsilon;
+    const int own = direction(at_frame, m);
     for (int l = 0; l < hidden(); ++l) {
       const OdeLayer<S>& layer = p.layer[l];
-      multiply(layer.into, layer.units, layer.inputs, v, nullptr, own + layer.w);
-      scale(own + layer.w, at_frame + layer.d, layer.units, own + layer.v);
-      v = own + layer.v;
+      const int w = tangent(own, m, l);
+      if (l > 0) multiply(layer.into, layer.units, layer.inputs, pushed(own, m, l), nullptr, w);
+      scale(w, at_frame + layer.d, layer.units, own + layer.v);
     }
     const OdeLayer<S>& last = p.layer[hidden()];
+    const int v = pushed(own, m, hidden());
+    add_dot(last_cotangent(m), v, last.inputs, p.weight, to);
+    if (!p.jacobian) return;
     multiply(last.into, last.units, last.inputs, v, nullptr, own + p.at_j);
-    add_dot(epsilon, own + p.at_j, p.features, p.weight, to);
-    if (p.jacobian) add_dot(own + p.at_j, own + p.at_j, p.features, p.weight, to + 2);
+    add_dot(own + p.at_j, own + p.at_j, p.features, p.weight, to + 2);
   }
 
   void scale(int a, int b, int count, int to) const {
@@ -178,9 +194,7 @@ template <class S, int V> struct Tile {
 
   void read_inputs() const {
     if (p.row_bias) read(p.row_bias, p.layer[0].units, 1, p.layer[0].units, p.of_bias);
-    for (int m = 0; m < p.directions; ++m)
-      read(p.epsilon + m * p.epsilon_stride[0], p.epsilon_stride[1], p.epsilon_stride[2], p.features,
-           p.of_epsilon + m * ode_padded(p.features));
+    read_directions();
   }
 
   void forward() const {
@@ -281,31 +295,59 @@ template <class S, int V> struct Tile {
     scale(p.of_g, at_frame + one.e, one.units, one.extra);
   }
 
-  // Pulls the cotangent of J ε back through the network's derivative.
+  // Pulls the cotangents of εᵀJε and ‖Jε‖² back through the network's derivative.
   void push_back(int at_frame, int m, int cot, S factor) const {
-    const int own = direction(at_frame, m), epsilon = p.of_epsilon + m * ode_padded(p.features);
+    const int own = direction(at_frame, m), v = pushed(own, m, hidden());
+    const OdeLayer<S>& last = p.layer[hidden()];
     int g = p.of_q, next = p.of_g;
-    for (int r = 0; r < p.features; ++r)
+    for (int r = 0; r < last.inputs; ++r)
       each_vector([&](int i) FLOWKERN_INLINE {
-        T sum = load(at(cot) + i) * load(at(epsilon + r) + i);
-        if (p.jacobian) sum = fma(load(at(cot + 2) + i) * T(S(2)), load(at(own + p.at_j + r) + i), sum);
-        store(at(g + r) + i, T(p.weight) * sum);
+        const T tau = T(p.weight) * load(at(cot) + i);
+        S* sum = at(last_sum(m) + r) + i;
+        store(sum, fma(T(factor) * tau, load(at(v + r) + i), load(sum)));
+        store(at(g + r) + i, tau * load(at(last_cotangent(m) + r) + i));
       });
-    for (int l = hidden(); l >= 0; --l) {
+    if (p.jacobian) norm_back(own, v, cot, factor, g, next);
+    for (int l = hidden() - 1; l >= 0; --l) {
       const OdeLayer<S>& layer = p.layer[l];
-      if (l < hidden())
-        for (int r = 0; r < layer.units; ++r)
-          each_vector([&](int i) FLOWKERN_INLINE {
-            const T of_v = load(at(g + r) + i);
-            const T more = of_v * load(at(own + layer.w + r) + i) * load(at(at_frame + layer.e + r) + i);
-            store(at(layer.extra + r) + i, load(at(layer.extra + r) + i) + more);
-            store(at(g + r) + i, of_v * load(at(at_frame + layer.d + r) + i));
-          });
-      add_weight(layer, g, l == 0 ? epsilon : own + p.layer[l - 1].v, factor);
+      const int w = tangent(own, m, l);
+      for (int i = 0; i < layer.units * R; i += lanes) {
+        const T of_v = load(at(g) + i), of_w = of_v * load(at(at_frame + layer.d) + i);
+        const T more = of_v * load(at(w) + i) * load(at(at_frame + layer.e) + i);
+        store(at(layer.extra) + i, load(at(layer.extra) + i) + more);
+        store(at(g) + i, of_w);
+        S* sum = at(first_sum(m)) + i;
+        if (l == 0) store(sum, fma(T(factor), of_w, load(sum)));
+      }
       if (l == 0) return;
+      add_weight(layer, g, pushed(own, m, l), factor);
       multiply(layer.back, layer.inputs, layer.units, g, nullptr, next);
       const int swap = g;
       g = next, next = swap;
+    }
+  }
+
+  // Adds to the rows g what comes back from the cotangent 2 weight ρ J ε of J ε; `next` is changed.
+  void norm_back(int own, int v, int cot, S factor, int g, int next) const {
+    const OdeLayer<S>& last = p.layer[hidden()];
+    for (int r = 0; r < p.features; ++r)
+      each_vector([&](int i) FLOWKERN_INLINE {
+        S* j = at(own + p.at_j + r) + i;
+        store(j, T(2 * p.weight) * load(at(cot + 2) + i) * load(j));
+      });
+    add_weight(last, own + p.at_j, v, factor);
+    multiply(last.back, last.inputs, last.units, own + p.at_j, nullptr, next);
+    add(next, last.inputs, g);
+  }
+
+  // Sums over the whole solve: of v̄ before W₁'s gradient, and of τ v before W_L's.
+  int first_sum(int m) const { return last_cotangent(m) + ode_padded(p.layer[hidden()].inputs); }
+  int last_sum(int m) const { return first_sum(m) + ode_padded(p.layer[0].units); }
+
+  void finish_directions() const {
+    for (int m = 0; m < p.directions; ++m) {
+      if (hidden() > 0) add_weight(p.layer[0], first_sum(m), epsilon(m), S(1));
+      add_weight(p.layer[hidden()], epsilon(m), last_sum(m), S(1));
     }
   }
 
@@ -420,6 +462,7 @@ template <class S, int V> struct Tile {
     fill(p.of_lambda, p.features, S(0));
     fill(p.of_mu, 3, S(0));
     if (p.row_bias) fill(p.of_grad_bias, p.layer[0].units, S(0));
+    for (int m = 0; m < p.directions; ++m) fill(first_sum(m), p.apart - (first_sum(m) - first_tangent(m)), S(0));
     for (int n = p.steps - 1; n >= 0; --n) {
       if ((n + 1) % p.every == 0) {
         const int64_t kept = n / p.every;
@@ -431,6 +474,7 @@ template <class S, int V> struct Tile {
       if (p.adjoint) adjoint_step(n, p.of_y);
       else step_back(n, state(n % p.every));
     }
+    finish_directions();
     write(p.of_lambda, p.features, p.grad_y, p.features, 1);
     if (p.row_bias) write(p.of_grad_bias, p.layer[0].units, p.grad_row_bias, p.layer[0].units, 1);
   }
