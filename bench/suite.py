@@ -4,11 +4,12 @@ from bench import (
     affine_coupling,
     flows,
     masked_autoregressive,
+    neural_ode,
     posterior_maf,
     rational_quadratic_spline,
 )
 
-_MODULES = (rational_quadratic_spline, affine_coupling, masked_autoregressive, flows, posterior_maf)
+_MODULES = (rational_quadratic_spline, affine_coupling, masked_autoregressive, neural_ode, flows, posterior_maf)
 
 
 def tables(quick):
@@ -19,6 +20,7 @@ def tables(quick):
         *rational_quadratic_spline.tables(batches=(1, 64), compiled=()),
         *affine_coupling.tables(batches=(1, 64), compiled=()),
         *masked_autoregressive.tables(batches=(4,), costs=(8, 16), compiled=()),
+        *neural_ode.tables(batches=(3,), compiled=()),
         *flows.tables(training=(8,), inference=(8,), compiled=()),
         *posterior_maf.tables(batches=(4,)),
     ]

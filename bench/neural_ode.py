@@ -1,0 +1,163 @@
+"""Tables of the neural ODE solve: 8 features, two hidden layers of 64 tanh units, 16 steps of four stages.
+
+The field sees time as one more input. All candidates take the steps of the 3/8 rule, which is
+torchdiffeq's "rk4", but "closed form", which takes those of the classical tableau, as hand-written loops
+do: as many evaluations, another result, checked against its own float64. Trace "exact" is that of
+each candidate's own making: one vector-Jacobian product for each feature with torchdiffeq, the closed
+form d₂ᵀ (W₂ ∘ (W₁W₃)ᵀ) d₁ with flowkern and by hand. "hutchinson" is one Rademacher vector.
+
+No candidate can be faster than the multiplications of its evaluations, which "limit: matmul" takes as
+one `torch.mm` of as many: 2DH + 2H² for each sample and stage, and four times that with gradients.
+"""
+
+import itertools
+from functools import partial
+
+import torch
+
+import flowkern
+from bench import ops, peers
+from bench.harness import Candidate, Table
+from flowkern.ops import FieldLayer, TimeEmbedding, neural_ode
+
+torchdiffeq = peers.optional("torchdiffeq")
+FEATURES, HIDDEN, STEPS = 8, 64, 16
+TRACES = ("exact", "hutchinson")
+WORKS = ("forward", "forward+backward")
+
+
+def tables(batches=(1, 32, 1024), compiled=("compile",)):
+    """One Table for each trace, work and batch size."""
+    for batch, trace, work in itertools.product(batches, TRACES, WORKS):
+        candidates = [*_candidates(trace, work, compiled), _limit(trace, batch, work)]
+        yield Table(
+            f"neural_ode-{trace}-{work}-{batch}",
+            f"neural_ode, {trace} trace, {work}, N={batch}, D={FEATURES}, H={HIDDEN}×2, {STEPS} steps",
+            partial(_inputs, batch),
+            tuple(candidates),
+        )
+
+
+def _inputs(batch):
+    """y, noise, cotangents of y(1) and of the log-det."""
+    y, noise, grad_y = torch.randn(3, batch, FEATURES).unbind()
+    return [[y.requires_grad_(), noise.sign(), grad_y, torch.randn(batch)]]
+
+
+def _candidates(trace, work, compiled):
+    plain = partial(_make, _by_torchdiffeq, trace, work)
+    yield Candidate("flowkern", lambda inputs: _make(_fused, trace, work, torch.float32), plain)
+    if work == "forward+backward":
+        yield Candidate("flowkern[adjoint]", lambda inputs: _adjoint(trace, torch.float32), partial(_adjoint, trace))
+    yield Candidate("torchdiffeq", lambda inputs: _make(_by_torchdiffeq, trace, work, torch.float32), plain)
+    if trace == "exact":
+        own = partial(_make, _by_hand, trace, work)
+        yield Candidate("closed form", lambda inputs: _make(_by_hand, trace, work, torch.float32), own)
+        for compiler in compiled:
+            name = f"{compiler}(closed form)"
+            yield Candidate(name, partial(_compiled, name, trace, work), own)
+
+
+def _make(solve, trace, work, dtype):
+    """call(y, noise, grad_y, grad_logabsdet) with the parameters of `_parameters`."""
+    parameters = [p.requires_grad_("backward" in work) for p in _parameters(dtype)]
+
+    def call(y, noise, grad_y, grad_logabsdet):
+        if "backward" not in work:
+            with torch.no_grad():
+                return solve(y, noise if trace == "hutchinson" else None, *parameters)
+        outputs = solve(y, noise if trace == "hutchinson" else None, *parameters)
+        grad, *grads = torch.autograd.grad(outputs, (y, *parameters), (grad_y, grad_logabsdet))
+        return *outputs, grad, grads
+
+    return call
+
+
+def _compiled(name, trace, work, inputs):
+    return _make(ops.compile_(_by_hand, ops.compiler(name)), trace, work, torch.float32)
+
+
+def _adjoint(trace, dtype):
+    """flowkern's adjoint; in float64, which is its own truth, by the reference."""
+    backend = "reference" if dtype == torch.float64 else flowkern.backends.resolve("cpu")
+
+    def solve(*arguments):
+        with flowkern.backend(backend):
+            return _fused(*arguments, gradient="adjoint")
+
+    return _make(solve, trace, "forward+backward", dtype)
+
+
+def _parameters(dtype):
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((HIDDEN, FEATURES + 1), (HIDDEN,), (HIDDEN, HIDDEN), (HIDDEN,), (FEATURES, HIDDEN), (FEATURES,))
+    return [(torch.randn(s, generator=generator) / s[-1] ** 0.5).to(dtype) for s in shapes]
+
+
+def _fused(y, noise, w1, b1, w2, b2, w3, b3, gradient="discrete"):
+    layers = [FieldLayer(w1[:, :-1], b1, "tanh"), FieldLayer(w2, b2, "tanh"), FieldLayer(w3, b3)]
+    solution = neural_ode(
+        y, layers, torch.tensor([0.0, 1.0]), steps=STEPS, time=TimeEmbedding(w1[:, -1:]),
+        trace="exact" if noise is None else noise, gradient=gradient,
+    )  # fmt: skip
+    return solution.y[-1], solution.logabsdet[-1]
+
+
+def _by_torchdiffeq(y, noise, w1, b1, w2, b2, w3, b3):
+    """What users of torchdiffeq write: the trace by autograd inside the field."""
+    needs_grad = torch.is_grad_enabled()
+
+    def field(t, state):
+        with torch.enable_grad():
+            x = state[0] if needs_grad else state[0].detach().requires_grad_()
+            u = torch.tanh(torch.addmm(b1, torch.cat((x, t.expand(len(x), 1)), 1), w1.mT))
+            f = torch.addmm(b3, torch.tanh(torch.addmm(b2, u, w2.mT)), w3.mT)
+            trace = _trace(f, x, noise, needs_grad)
+        return (f, trace) if needs_grad else (f.detach(), trace.detach())
+
+    grid = torch.linspace(0, 1, STEPS + 1, dtype=y.dtype)
+    path, sums = torchdiffeq.odeint(field, (y, y.new_zeros(len(y))), grid, method="rk4")
+    return path[-1], sums[-1]
+
+
+def _trace(f, x, noise, create):
+    if noise is not None:
+        return (torch.autograd.grad(f, x, noise, create_graph=create)[0] * noise).sum(-1)
+    columns = (
+        torch.autograd.grad(f[:, i].sum(), x, create_graph=create, retain_graph=True)[0][:, i]
+        for i in range(FEATURES)
+    )
+    return sum(columns)
+
+
+def _by_hand(y, noise, w1, b1, w2, b2, w3, b3):
+    """Classical steps with the trace in closed form."""
+    m = w2 * (w1[:, :-1] @ w3).mT
+    h, logabsdet = 1 / STEPS, y.new_zeros(len(y))
+
+    def field(t, x):
+        u = torch.tanh(torch.addmm(b1 + t * w1[:, -1], x, w1[:, :-1].mT))
+        v = torch.tanh(torch.addmm(b2, u, w2.mT))
+        return torch.addmm(b3, v, w3.mT), ((1 - v * v) * ((1 - u * u) @ m.mT)).sum(-1)
+
+    for n in range(STEPS):
+        t = n * h
+        k1, r1 = field(t, y)
+        k2, r2 = field(t + h / 2, y + h / 2 * k1)
+        k3, r3 = field(t + h / 2, y + h / 2 * k2)
+        k4, r4 = field(t + h, y + h * k3)
+        y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        logabsdet = logabsdet + h / 6 * (r1 + 2 * r2 + 2 * r3 + r4)
+    return y, logabsdet
+
+
+def _limit(trace, batch, work):
+    per_sample = 2 * FEATURES * HIDDEN + 2 * HIDDEN**2
+    rows = batch * STEPS * 4 * (4 if "backward" in work else 1) * per_sample // HIDDEN**2
+
+    def make(inputs):
+        a, b = torch.randn(max(1, rows), HIDDEN), torch.randn(HIDDEN, HIDDEN)
+        out = torch.empty(len(a), HIDDEN)
+        return lambda *_: torch.mm(a, b, out=out)
+
+    return Candidate("limit: matmul", make, None)
