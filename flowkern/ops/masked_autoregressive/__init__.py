@@ -74,11 +74,19 @@ def _call(name, x, layers, degrees, element, inverse):
             f"element: expected an AffineElement or a SplineElement, got {type(element).__name__}"
         )
     element.parameters(layers[-1].weight.shape[0], x.shape[-1])
+    return evaluate(x, layers, degrees, element, inverse)
+
+
+def evaluate(x, layers, degrees, element, inverse):
+    """The op, or its inverse, for callers whose arguments are known to fit: it checks no more than
+    the kernel does."""
     backend = backends.resolve(x.device.type, COMPILED)
-    flat, tensors, batch = _flattened(name, x, layers)
-    y, logabsdet = apply(
-        flat, backend, _spec(layers, element, inverse), *degrees.on(x.device), *tensors
-    )
+    tensors = [t for layer in layers for t in layer.tensors()]
+    flat, batch = _flattened(x, tensors)
+    spec = _spec(layers, element, inverse)
+    y, logabsdet = apply(flat, backend, spec, *degrees.on(x.device), *tensors)
+    if len(batch) == 1:
+        return y, logabsdet
     return y.reshape(*batch, x.shape[-1]), logabsdet.reshape(batch)
 
 
@@ -93,25 +101,24 @@ def _spec(layers, element, inverse):
     )
 
 
-def _flattened(name, x, layers):
-    """x as (N, D), the layers' tensors with biases and gates (units,) or (N, units), the batch."""
-    tensors = [t for layer in layers for t in layer.tensors()]
-    rows = [i for i, t in enumerate(tensors) if ROW_WISE[i % 5] and t is not None and t.dim() > 1]
+def _flattened(x, tensors):
+    """x as (N, D), and the batch; biases and gates among tensors become (units,) or (N, units)."""
+    rows = [i for i, t in enumerate(tensors) if t is not None and ROW_WISE[i % 5] and t.dim() > 1]
     batch = x.shape[:-1]
     if any(tensors[i].shape[:-1] != batch for i in rows):
-        batch = _broadcast(name, batch, [tensors[i].shape[:-1] for i in rows])
+        batch = _broadcast(batch, [tensors[i].shape[:-1] for i in rows])
     for i in rows:
         tensors[i] = _flat(tensors[i], batch)
-    return _flat(x, batch), tensors, batch
+    return _flat(x, batch), batch
 
 
-def _broadcast(name, batch, others):
+def _broadcast(batch, others):
     try:
         return torch.broadcast_shapes(batch, *others)
     except RuntimeError:
         raise ValueError(
             f"layers: the batch shapes of biases and gates, {', '.join(map(str, map(tuple, others)))}, "
-            f"do not broadcast with that of {name}, {tuple(batch)}"
+            f"do not broadcast with that of the features, {tuple(batch)}"
         ) from None
 
 
