@@ -35,8 +35,8 @@ template <class S> class MaskedPlan {
   }
   MaskedPlan(const MaskedPlan&) = delete;  // the problem points into it
 
-  // Numbers that a chunk of tiles sums up.
-  std::int64_t chunk_size = 0;
+  // Numbers that a chunk of tiles sums up, and entries of the packed weights.
+  std::int64_t chunk_size = 0, packed = 0;
 
   // The gradients out of the sums of `chunks` chunks.
   void finish(const S* sums, int chunks) const {
@@ -260,16 +260,15 @@ template <class S> class MaskedPlan {
     const int last = first[b + 1] - 1;
     return {nullptr, upto(k, first[b] - 1), upto(k, last), 0, upto(k - 1, last)};
   }
-  std::size_t size(const Panels<S>& m) const {
+  std::int64_t size(const Panels<S>& m) const {
     const int count = (m.end - m.row + shape.panel - 1) / shape.panel;
-    return std::size_t(count) * shape.panel * m.columns;
+    return std::int64_t(count) * shape.panel * m.columns;
   }
 
   void pack() {
-    std::size_t total = 0;
     for (int k = 1; k <= outputs; ++k)
-      for (int b = 0; b < blocks(); ++b) panels.push_back(into(k, b)), total += size(panels.back());
-    S* to = scratch<S, 0>(total);
+      for (int b = 0; b < blocks(); ++b) panels.push_back(into(k, b)), packed += size(panels.back());
+    S* to = scratch<S, 0>(packed);
     for (int k = 1; k <= outputs; ++k) {
       Panels<S>* into = &panels[(k - 1) * blocks()];
       units[k].into = into;
