@@ -124,9 +124,15 @@ def _first(style, net, weight, bias, context):
     if style.gated:
         return MaskedLayer(weight, bias if context is None else _added(bias, net, context))
     if context is not None:
-        bias = bias + net.activation(net.context_layer(context))
+        bias = _plus(net.activation(net.context_layer(context)), bias)
     activation = "identity" if net.use_residual_blocks else activation_of(net.activation)
     return MaskedLayer(weight, bias, activation)
+
+
+def _plus(rows, bias):
+    """rows + bias, into the memory of rows where no graph needs them: large ones leave the cache."""
+    plain = not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
+    return rows.add_(bias) if plain else rows + bias
 
 
 def _added(bias, module, context):

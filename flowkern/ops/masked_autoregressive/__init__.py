@@ -12,6 +12,8 @@ from flowkern.ops.masked_autoregressive.function import ROW_WISE, apply
 from flowkern.ops.masked_autoregressive.native import COMPILED
 from flowkern.ops.masked_autoregressive.reference import Spec
 
+_ROW_WISE = tuple(kind for kind, by_row in enumerate(ROW_WISE) if by_row)
+
 __all__ = [
     "Activation",
     "AffineElement",
@@ -103,7 +105,8 @@ def _spec(layers, element, inverse):
 
 def _flattened(x, tensors):
     """x as (N, D), and the batch; biases and gates among tensors become (units,) or (N, units)."""
-    rows = [i for i, t in enumerate(tensors) if t is not None and ROW_WISE[i % 5] and t.dim() > 1]
+    places = (i for kind in _ROW_WISE for i in range(kind, len(tensors), 5))
+    rows = [i for i in places if tensors[i] is not None and tensors[i].dim() > 1]
     batch = x.shape[:-1]
     if any(tensors[i].shape[:-1] != batch for i in rows):
         batch = _broadcast(batch, [tensors[i].shape[:-1] for i in rows])
