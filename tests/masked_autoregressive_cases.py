@@ -155,6 +155,7 @@ CASES = {
         Case("wide", features=6, hidden=(150, 33), batch=40),
         Case("one_row", batch=1),
         Case("rows_63", batch=63, rows=True),
+        Case("rows_of_many_units", features=19, hidden=(50, 21), batch=33, rows=True),
         Case("rows_1023", batch=1023, features=3, hidden=(5,)),
         Case("empty_batch", batch=0),
     )

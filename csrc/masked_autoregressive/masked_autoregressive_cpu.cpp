@@ -26,7 +26,10 @@ struct MaskedOnCpu {
     const std::int64_t chunks = plan.chunk_size > 0 ? chunk_count<S>(tiles, plan.chunk_size) : tiles;
     S* sums = scratch<S, 2>(plan.chunk_size * chunks);
     std::fill_n(sums, plan.chunk_size * chunks, S(0));
-    torch::stable::parallel_for(0, chunks, 1, [&](std::int64_t begin, std::int64_t end) {
+    // Waking a thread costs as much as so many multiplications.
+    const std::int64_t tiles_at_least = kMultiplications / (plan.packed * width + 1) + 1;
+    const std::int64_t grain = (tiles_at_least * chunks + tiles - 1) / tiles;
+    torch::stable::parallel_for(0, chunks, grain, [&](std::int64_t begin, std::int64_t end) {
       S* memory = scratch<S, 1>(p.memory * width);
       for (std::int64_t chunk = begin; chunk < end; ++chunk)
         for (std::int64_t tile = tiles * chunk / chunks; tile < tiles * (chunk + 1) / chunks; ++tile) {
@@ -39,6 +42,8 @@ struct MaskedOnCpu {
     });
     if (call.grads) plan.finish(sums, int(chunks));
   }
+
+  static constexpr std::int64_t kMultiplications = 1 << 18;
 
   // Eight tiles or more to a chunk, but two chunks wherever there are two tiles; 32 MiB at the most.
   template <class S> static std::int64_t chunk_count(std::int64_t tiles, std::int64_t size) {

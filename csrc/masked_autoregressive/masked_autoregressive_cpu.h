@@ -28,13 +28,13 @@ enum VectorOf { kBias = 0, kGate = 1, kGain = 2, kOffset = 3 };
 
 template <class S> struct MaskedUnits {
   const std::int64_t* order;  // number of the unit at each place; of features for the outputs
+  const int* place;           // where each unit stands; likewise
   int units;                  // of the layer
   int used;                   // units that some output sees; the rest is at the end
   // Of the linear map into the layer (none for the features), and of what follows it.
   Elements<const S> bias, gate;  // base null: none; row 0: the same for all samples
   Elements<const S> gain, offset;
-  const int* skip_place;  // where each unit's partner in layer `skip` is
-  int skip;               // −1: none
+  int skip;                      // layer whose z is added, unit by unit; −1: none
   int activation;
   S slope;
   bool keeps_z;  // whether z is needed after u
@@ -45,7 +45,6 @@ template <class S> struct MaskedUnits {
   const std::int64_t* groups;  // where each begins, and the end
   VectorGradient<S> vectors[4];
   const Panels<S>* into;  // for each block, from the layer before
-  const Panels<S>* back;  // for each block, from the layer behind, for cotangents
 };
 
 template <class S> struct MaskedProblem {

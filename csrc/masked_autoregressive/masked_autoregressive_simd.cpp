@@ -21,6 +21,8 @@ constexpr int kPanel = 4, kWide = 2, kNarrow = 1;
 constexpr int kPanel = 4, kWide = 8, kNarrow = 8;  // "vectors" of one number
 #endif
 
+constexpr int kTile = 16;  // columns transposed at a time
+
 template <class S, int V> struct Tile {
   using T = Vec<S>;
   static constexpr int lanes = Lanes<T>::count, R = V * lanes;
@@ -35,6 +37,10 @@ template <class S, int V> struct Tile {
   FLOWKERN_HD int64_t unit(int layer, int place) const {
     const int64_t* order = p.units[layer].order;
     return layer < outputs() ? order[place] : order[place / p.parameters] * p.parameters + place % p.parameters;
+  }
+  FLOWKERN_HD int place(int layer, int unit) const {
+    const int* places = p.units[layer].place;
+    return layer < outputs() ? places[unit] : places[unit / p.parameters] * p.parameters + unit % p.parameters;
   }
 
   template <class F> FLOWKERN_HD void each_vector(const F& body) const {
@@ -51,19 +57,53 @@ template <class S, int V> struct Tile {
     for (int n = 0; n < samples; ++n) to[n] = base[(first + n) * from.row];
     for (int n = samples; n < R; ++n) to[n] = to[samples - 1];
   }
-  // The same of cotangents: lanes without a sample add nothing to sums.
-  void read_cotangent(const Elements<const S>& from, int64_t column, S* to) const {
-    read(from, column, to);
-    for (int n = samples; n < R; ++n) to[n] = S(0);
-  }
   void write(const S* from, const Elements<S>& to, int64_t column) const {
     for (int n = 0; n < samples; ++n) to.base[(first + n) * to.row + column * to.feature] = from[n];
   }
-  void read_features(const Elements<const S>& from, int to) const {
-    for (int f = 0; f < p.units[0].used; ++f) read(from, unit(0, f), at(to + f));
+
+  // Calls body(u, n, v) for columns [u, u + n) of a matrix with `count` and vectors v of samples; the
+  // last overlap those before.
+  template <class F> static void each_tile(int count, const F& body) {
+    for (int u = 0; u < count; u += kTile) {
+      const int begin = count < kTile || u + kTile <= count ? u : count - kTile;
+      for (int v = 0; v < V; ++v) body(begin, count < kTile ? count : kTile, v);
+    }
   }
+  bool is_tiled(int64_t feature) const { return feature == 1 && samples == R; }
+
+  // All columns of a matrix for layer k, each to the row of its unit.
+  void read_layer(int k, const Elements<const S>& from, int to) const {
+    const MaskedUnits<S>& layer = p.units[k];
+    if (from.row == 0 || !is_tiled(from.feature)) {
+      for (int r = 0; r < layer.used; ++r) read(from, unit(k, r), at(to + r));
+      return;
+    }
+    each_tile(layer.units, [&](int u, int n, int v) {
+      T columns[kTile];
+      load_tile<0>(from.base + (first + v * lanes) * from.row + u, from.row, n, columns);
+      for (int i = 0; i < n; ++i)
+        if (const int r = place(k, u + i); r < layer.used) store(at(to + r) + v * lanes, columns[i]);
+    });
+  }
+  // The same of the features' cotangents: lanes without a sample add nothing to sums.
+  void read_cotangents(const Elements<const S>& from, int to) const {
+    read_layer(0, from, to);
+    for (int f = 0; f < p.units[0].used; ++f) clear_rest(at(to + f));
+  }
+  void clear_rest(S* row) const {
+    for (int n = samples; n < R; ++n) row[n] = S(0);
+  }
+
   void write_features(int from) const {
-    for (int f = 0; f < p.units[0].used; ++f) write(at(from + f), p.out, unit(0, f));
+    if (!is_tiled(p.out.feature)) {
+      for (int f = 0; f < p.units[0].used; ++f) write(at(from + f), p.out, unit(0, f));
+      return;
+    }
+    each_tile(p.units[0].used, [&](int f, int n, int v) {
+      T columns[kTile];
+      for (int i = 0; i < n; ++i) columns[i] = load(at(from + place(0, f + i)) + v * lanes);
+      store_tile<0>(p.out.base + (first + v * lanes) * p.out.row + f, p.out.row, n, columns);
+    });
   }
 
   // sums[j] += Σ_c w[c][j]·u[c] for c < count. Few rows have several partial sums each, so that one
@@ -96,30 +136,53 @@ template <class S, int V> struct Tile {
     });
   }
 
-  // Adds the products of rows [row, end) of a block with columns [column, stop) to the rows at `to`.
-  void multiply(const Panels<S>& m, int row, int end, int column, int stop, int from, int to) const {
-    if (stop <= column) return;
+  // sums[c] += Σ_j w[c][j]·v[j] for c < count: what the rows of a panel send back.
+  template <int rows> static void multiply_back(const S* w, const S* v, int count, S* sums) {
+    T of_v[rows][V];
+    each<rows>(rows, [&](int j) FLOWKERN_INLINE {
+      each<V>(V, [&](int i) FLOWKERN_INLINE { of_v[j][i] = load(v + j * R + i * lanes); });
+    });
+    for (int c = 0; c < count; ++c, w += kPanel, sums += R) {
+      T sum[V];
+      each<V>(V, [&](int i) FLOWKERN_INLINE { sum[i] = load(sums + i * lanes); });
+      each<rows>(rows, [&](int j) FLOWKERN_INLINE {
+        const T of_w = T(w[j]);
+        each<V>(V, [&](int i) FLOWKERN_INLINE { sum[i] = fma(of_w, of_v[j][i], sum[i]); });
+      });
+      each<V>(V, [&](int i) FLOWKERN_INLINE { store(sums + i * lanes, sum[i]); });
+    }
+  }
+
+  template <int n> struct Rows {};
+
+  // Calls body(Rows<n>, row, w) for groups of n rows of a block that lie in one panel, until they
+  // are those from `row` to `end`; w is where their column 0 lies.
+  template <class F> static void each_group(const Panels<S>& m, int row, int end, const F& body) {
     for (int done; row < end; row += done) {
       const int panel = (row - m.row) / kPanel, lane = (row - m.row) % kPanel;
       const int left = end - row < kPanel - lane ? end - row : kPanel - lane;
-      const S* w = m.values + (int64_t(panel) * m.columns + column - m.column) * kPanel + lane;
-      const S* u = at(from + column);
-      S* sums = at(to + row);
-      if (left >= 8 && kPanel >= 8) multiply<kPanel>(w, u, stop - column, sums), done = kPanel;
-      else if (left >= 4) multiply<4>(w, u, stop - column, sums), done = 4;
-      else if (left >= 2) multiply<2>(w, u, stop - column, sums), done = 2;
-      else multiply<1>(w, u, stop - column, sums), done = 1;
+      const S* w = m.values + int64_t(panel) * m.columns * kPanel + lane;
+      if (left >= 8 && kPanel >= 8) body(Rows<kPanel>(), row, w), done = kPanel;
+      else if (left >= 4) body(Rows<4>(), row, w), done = 4;
+      else if (left >= 2) body(Rows<2>(), row, w), done = 2;
+      else body(Rows<1>(), row, w), done = 1;
     }
+  }
+
+  // Adds the products of rows [row, end) of a block with columns [column, stop) to the rows at `to`.
+  void multiply(const Panels<S>& m, int row, int end, int column, int stop, int from, int to) const {
+    if (stop <= column) return;
+    each_group(m, row, end, [&]<int n>(Rows<n>, int row, const S* w) FLOWKERN_INLINE {
+      multiply<n>(w + int64_t(column) * kPanel, at(from + column), stop - column, at(to + row));
+    });
   }
 
   // Forward through the conditioner.
 
   void start(int k) const {
     const MaskedUnits<S>& layer = p.units[k];
-    for (int r = 0; r < layer.used; ++r) {
-      if (layer.bias.base) read(layer.bias, unit(k, r), at(layer.z + r));
-      else fill(at(layer.z + r), S(0));
-    }
+    if (layer.bias.base) return read_layer(k, layer.bias, layer.z);
+    for (int r = 0; r < layer.used; ++r) fill(at(layer.z + r), S(0));
   }
 
   // From W u + b to u' in the rows [row, end) of a hidden layer.
@@ -127,9 +190,9 @@ template <class S, int V> struct Tile {
     const MaskedUnits<S>& layer = p.units[k];
     alignas(64) S gate[R];
     for (int r = row; r < end; ++r) {
-      const int64_t unit = layer.order[r];
+      const int unit = int(layer.order[r]);
       S *z = at(layer.z + r), *u = at(layer.u + r);
-      const S* past = layer.skip < 0 ? nullptr : at(p.units[layer.skip].z + layer.skip_place[r]);
+      const S* past = layer.skip < 0 ? nullptr : at(p.units[layer.skip].z + place(layer.skip, unit));
       if (layer.gate.base) read(layer.gate, unit, gate);
       const S gain = layer.gain.base ? layer.gain.base[unit * layer.gain.feature] : S(1);
       const S offset = layer.offset.base ? layer.offset.base[unit * layer.offset.feature] : S(0);
@@ -193,11 +256,11 @@ template <class S, int V> struct Tile {
     fill(logabsdet, S(0));
     const int u = p.units[0].u;
     if (p.inverse) {
-      read_features(p.y, p.other);
+      read_layer(0, p.y, p.other);
       solve(logabsdet);
       write_features(u);
     } else {
-      read_features(p.x, u);
+      read_layer(0, p.x, u);
       evaluate();
       elements(u, p.other, logabsdet);
       write_features(p.other);
@@ -213,10 +276,10 @@ template <class S, int V> struct Tile {
     const MaskedUnits<S>& layer = p.units[k];
     alignas(64) S gate[R], more[2][R];
     for (int r = row; r < end; ++r) {
-      const int64_t unit = layer.order[r];
+      const int unit = int(layer.order[r]);
       const S *z = at(layer.z + r), *skipped = layer.grad_skip < 0 ? nullptr : at(layer.grad_skip + r);
       S* grad = at(layer.grad + r);
-      S* past = layer.skip < 0 ? nullptr : at(p.units[layer.skip].grad_skip + layer.skip_place[r]);
+      S* past = layer.skip < 0 ? nullptr : at(p.units[layer.skip].grad_skip + place(layer.skip, unit));
       if (layer.gate.base) read(layer.gate, unit, gate);
       const S gain = layer.gain.base ? layer.gain.base[unit * layer.gain.feature] : S(1);
       const S offset = layer.offset.base ? layer.offset.base[unit * layer.offset.feature] : S(0);
@@ -293,9 +356,13 @@ template <class S, int V> struct Tile {
       add_vector(last, kBias, i, unit(outputs(), i), at(last.grad + i));
   }
 
-  // Adds to rows [row, end) of layer k what comes back from the units [column, stop) behind it.
-  void multiply_back(int k, int b, int row, int end, int column, int stop) const {
-    multiply(p.units[k].back[b], row, end, column, stop, p.units[k + 1].grad, p.units[k].grad);
+  // Adds to units [begin, stop) of layer k what units [row, end) of block b behind them send back.
+  void send_back(int k, int b, int begin, int stop, int row, int end) const {
+    if (stop <= begin) return;
+    each_group(p.units[k + 1].into[b], row, end, [&]<int n>(Rows<n>, int row, const S* w) FLOWKERN_INLINE {
+      multiply_back<n>(w + int64_t(begin) * kPanel, at(p.units[k + 1].grad + row), stop - begin,
+                       at(p.units[k].grad + begin));
+    });
   }
 
   // Every element first, then layer by layer.
@@ -303,30 +370,29 @@ template <class S, int V> struct Tile {
     for (int f = 0; f < p.units[0].used; ++f) element_back(f, g_logabsdet);
     for (int k = outputs() - 1; k >= 0; --k) {
       for (int b = 0; b < p.blocks; ++b) {
-        const Panels<S>& m = p.units[k].back[b];
-        multiply_back(k, b, m.row, m.end, m.column, m.column + m.columns);
+        const Panels<S>& m = p.units[k + 1].into[b];
+        send_back(k, b, 0, m.columns, m.row, m.end);
       }
       if (k > 0) finish_back(k, 0, p.units[k].used);
     }
   }
 
-  // The transposed solve, ranks descending.
+  // The transposed solve: block after block rank by rank, descending, and then what its units send to
+  // earlier ones.
   void solve_back(const S* g_logabsdet) const {
     for (int b = p.blocks - 1; b >= 0; --b) {
-      const int last = p.first[b + 1] - 1;
-      for (int k = outputs() - 1; k >= 0; --k) {
-        const Panels<S>& m = p.units[k].back[b];
-        multiply_back(k, b, m.row, m.end, upto(k + 1, last), p.units[k + 1].used);
-      }
-      for (int rank = last; rank >= p.first[b]; --rank) {
-        multiply_back(0, b, upto(0, rank), upto(0, rank + 1), upto(1, rank), upto(1, last));
+      const int begin = p.first[b], last = p.first[b + 1] - 1;
+      for (int rank = last; rank >= begin; --rank) {
+        send_back(0, b, upto(0, rank), upto(0, rank + 1), upto(1, rank), upto(1, last));
         for (int f = upto(0, rank); f < upto(0, rank + 1); ++f) element_back(f, g_logabsdet);
         for (int k = outputs() - 1; k > 0; --k) {
           const int row = upto(k, rank - 1), end = upto(k, rank);
-          multiply_back(k, b, row, end, upto(k + 1, rank - 1), upto(k + 1, last));
+          send_back(k, b, row, end, upto(k + 1, rank - 1), upto(k + 1, last));
           finish_back(k, row, end);
         }
       }
+      for (int k = outputs() - 1; k >= 0; --k)
+        send_back(k, b, 0, upto(k, begin - (k > 0)), upto(k + 1, begin - 1), upto(k + 1, last));
     }
   }
 
@@ -342,10 +408,11 @@ template <class S, int V> struct Tile {
 
   void backward() const {
     alignas(64) S g_logabsdet[R];
-    read_cotangent(p.grad_logabsdet, 0, g_logabsdet);
-    read_features(p.x, p.units[0].u);
-    if (p.inverse) read_features(p.y, p.other);
-    for (int f = 0; f < p.units[0].used; ++f) read_cotangent(p.grad_out, unit(0, f), at(p.units[0].grad + f));
+    read(p.grad_logabsdet, 0, g_logabsdet);
+    clear_rest(g_logabsdet);
+    read_layer(0, p.x, p.units[0].u);
+    if (p.inverse) read_layer(0, p.y, p.other);
+    read_cotangents(p.grad_out, p.units[0].grad);
     evaluate();
     clear_grads();
     if (p.inverse) solve_back(g_logabsdet);

@@ -22,13 +22,8 @@ from flowkern.adapters._masked import (
     normalisation,
 )
 from flowkern.adapters._plan import Plan, disagreement, interval, overridden, points, stranger
-from flowkern.ops import (
-    KnotMap,
-    MaskedLayer,
-    SplineElement,
-    masked_autoregressive,
-    masked_autoregressive_inverse,
-)
+from flowkern.ops import KnotMap, MaskedLayer, SplineElement
+from flowkern.ops.masked_autoregressive import evaluate
 
 _RELIES_ON = (
     "forward",
@@ -75,25 +70,25 @@ class Kind(NamedTuple):
 def _call(style, kind, inspection, inverse, module, inputs, context=None):
     """y or x, and the log-det, in one pass; by the peer's own method where the op does not fit."""
     linears, found = inspection(module)
-    if isinstance(found, str) or found.busy() or not _fits(module, linears, inputs, context):
+    net = module._modules["autoregressive_net"]
+    if isinstance(found, str) or found.busy() or not _fits(net, linears, inputs, context):
         peers = type(module).inverse if inverse else type(module).forward
         return peers(module, inputs, context)
     if kind.check is not None:
         kind.check(module, inputs)
     context = _one_row(context)
-    layers = _layers(style, module.autoregressive_net, linears, found.exact, context)
-    op = masked_autoregressive_inverse if inverse else masked_autoregressive
-    return op(inputs, layers, found.degrees, kind.element(module))
+    layers = _layers(style, net, linears, found.exact, context)
+    return evaluate(inputs, layers, found.degrees, kind.element(module), inverse)
 
 
-def _fits(module, linears, inputs, context):
+def _fits(net, linears, inputs, context):
     """Whether inputs and context are such that the peer would not raise an error."""
     weight = linears[0].weight
     return (
         inputs.dim() == 2
         and inputs.shape[1] == weight.shape[1]
         and inputs.dtype == weight.dtype
-        and (context is None or "context_layer" in module.autoregressive_net._modules)
+        and (context is None or "context_layer" in net._modules)
     )
 
 
@@ -129,9 +124,15 @@ def _first(style, net, weight, bias, context):
     if style.gated:
         return MaskedLayer(weight, bias if context is None else _added(bias, net, context))
     if context is not None:
-        bias = bias + net.activation(net.context_layer(context))
+        bias = _plus(net.activation(net.context_layer(context)), bias)
     activation = "identity" if net.use_residual_blocks else activation_of(net.activation)
     return MaskedLayer(weight, bias, activation)
+
+
+def _plus(rows, bias):
+    """rows + bias, into the memory of rows where no graph needs them: large ones leave the cache."""
+    plain = not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
+    return rows.add_(bias) if plain else rows + bias
 
 
 def _added(bias, module, context):

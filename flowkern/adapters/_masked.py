@@ -1,6 +1,5 @@
 """Masked networks of peers: their degrees, worked out of their masks, and their state at a call."""
 
-from collections.abc import Hashable
 from typing import NamedTuple
 
 import torch
@@ -40,7 +39,10 @@ def activation_of(function):
     if isinstance(function, nn.Module):
         read = _MODULES.get(type(function))
         return read and read(function)
-    return _FUNCTIONS.get(function) if isinstance(function, Hashable) else None
+    try:
+        return _FUNCTIONS.get(function)
+    except TypeError:  # it cannot be hashed
+        return None
 
 
 class Network(NamedTuple):

@@ -56,7 +56,6 @@ _COUPLING_METHODS = (
 )
 _NET_WIDTHS = ("hidden_features", "hidden_channels")
 _SIGMOID = ScaleMap("sigmoid", a=2.0, b=1e-3)
-_ADDITIVE = ScaleMap("additive")
 
 
 # The coupling layer (nflows CouplingTransform): x is (B, D), or (B, D, H, W) for images.
@@ -95,8 +94,10 @@ def _identity_half(module, inputs):
 
 
 def _additive(module, inputs, params, inverse):
-    params = _split(params, module.transform_features.shape[0], 1)
-    return _on_half(affine_coupling, module, inputs, params, scale_map=_ADDITIVE, inverse=inverse)
+    # This one op of PyTorch is faster than a kernel of ours, from one sample to thousands.
+    shift = _split(params, module.transform_features.shape[0], 1).squeeze(2).to(inputs.dtype)
+    y = inputs.index_add(1, module.transform_features, shift, alpha=-1 if inverse else 1)
+    return _in_format_of(inputs, y), inputs.new_zeros(inputs.shape[0])
 
 
 def _affine(module, inputs, params, inverse):

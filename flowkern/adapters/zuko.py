@@ -20,9 +20,8 @@ from flowkern.ops import (
     MaskedLayer,
     ScaleMap,
     SplineElement,
-    masked_autoregressive,
-    masked_autoregressive_inverse,
 )
+from flowkern.ops.masked_autoregressive import evaluate
 
 HANDLES = "zuko: MaskedAutoregressiveTransform (MAF, NSF) with affine, additive or spline univariate"
 _PACKAGE = re.compile(r"(?:.*\.)?zuko\.")
@@ -40,8 +39,8 @@ def _forward(inspection, module, c=None):
         return type(module).forward(module, c)
     from flowkern.adapters._zuko_transform import FusedAutoregressiveTransform
 
-    evaluate = functools.partial(_evaluate, inspection, module, c)
-    return FusedAutoregressiveTransform(evaluate, functools.partial(module.meta, c), module.passes)
+    call = functools.partial(_evaluate, inspection, module, c)
+    return FusedAutoregressiveTransform(call, functools.partial(module.meta, c), module.passes)
 
 
 def _evaluate(inspection, module, c, x, inverse):
@@ -53,8 +52,7 @@ def _evaluate(inspection, module, c, x, inverse):
     if x.dim() < 1 or x.shape[-1] != features or x.dtype != linears[0].weight.dtype:
         return None
     layers = _layers(module.hyper, features, linears, found.exact, c)
-    op = masked_autoregressive_inverse if inverse else masked_autoregressive
-    return op(x, layers, found.degrees, _element(module))
+    return evaluate(x, layers, found.degrees, _element(module), inverse)
 
 
 def _features(module):

@@ -12,6 +12,8 @@ from flowkern.ops.masked_autoregressive.function import ROW_WISE, apply
 from flowkern.ops.masked_autoregressive.native import KERNELS
 from flowkern.ops.masked_autoregressive.reference import Spec
 
+_ROW_WISE = tuple(kind for kind, by_row in enumerate(ROW_WISE) if by_row)
+
 __all__ = [
     "Activation",
     "AffineElement",
@@ -74,11 +76,19 @@ def _call(name, x, layers, degrees, element, inverse):
             f"element: expected an AffineElement or a SplineElement, got {type(element).__name__}"
         )
     element.parameters(layers[-1].weight.shape[0], x.shape[-1])
+    return evaluate(x, layers, degrees, element, inverse)
+
+
+def evaluate(x, layers, degrees, element, inverse):
+    """The op, or its inverse, for callers whose arguments are known to fit: it checks no more than
+    the kernel does."""
     backend = backends.resolve(x.device.type, KERNELS)
-    flat, tensors, batch = _flattened(name, x, layers)
-    y, logabsdet = apply(
-        flat, backend, _spec(layers, element, inverse), *degrees.on(x.device), *tensors
-    )
+    tensors = [t for layer in layers for t in layer.tensors()]
+    flat, batch = _flattened(x, tensors)
+    spec = _spec(layers, element, inverse)
+    y, logabsdet = apply(flat, backend, spec, *degrees.on(x.device), *tensors)
+    if len(batch) == 1:
+        return y, logabsdet
     return y.reshape(*batch, x.shape[-1]), logabsdet.reshape(batch)
 
 
@@ -93,25 +103,25 @@ def _spec(layers, element, inverse):
     )
 
 
-def _flattened(name, x, layers):
-    """x as (N, D), the layers' tensors with biases and gates (units,) or (N, units), the batch."""
-    tensors = [t for layer in layers for t in layer.tensors()]
-    rows = [i for i, t in enumerate(tensors) if ROW_WISE[i % 5] and t is not None and t.dim() > 1]
+def _flattened(x, tensors):
+    """x as (N, D), and the batch; biases and gates among tensors become (units,) or (N, units)."""
+    places = (i for kind in _ROW_WISE for i in range(kind, len(tensors), 5))
+    rows = [i for i in places if tensors[i] is not None and tensors[i].dim() > 1]
     batch = x.shape[:-1]
     if any(tensors[i].shape[:-1] != batch for i in rows):
-        batch = _broadcast(name, batch, [tensors[i].shape[:-1] for i in rows])
+        batch = _broadcast(batch, [tensors[i].shape[:-1] for i in rows])
     for i in rows:
         tensors[i] = _flat(tensors[i], batch)
-    return _flat(x, batch), tensors, batch
+    return _flat(x, batch), batch
 
 
-def _broadcast(name, batch, others):
+def _broadcast(batch, others):
     try:
         return torch.broadcast_shapes(batch, *others)
     except RuntimeError:
         raise ValueError(
             f"layers: the batch shapes of biases and gates, {', '.join(map(str, map(tuple, others)))}, "
-            f"do not broadcast with that of {name}, {tuple(batch)}"
+            f"do not broadcast with that of the features, {tuple(batch)}"
         ) from None
 
 

@@ -99,5 +99,8 @@ def _by_tape(ops, kernel, needs, tensors, order, ends, spec, ranks):
 
 def kernel_tensors(*tensors):
     """The tensors in the one dtype that kernels take."""
+    dtype = tensors[0].dtype
+    if dtype.itemsize > 2 and all(t is None or t.dtype == dtype for t in tensors):
+        return tensors
     dtype = compute_dtype(tensors[0], tensors)
     return [t if t is None or t.dtype == dtype else t.to(dtype) for t in tensors]
