@@ -78,19 +78,18 @@ def _launch_backward(
 
 
 def _launch(kernel, programs, y, p, params, header, layers, variant, *rest):
-    places = _on_device(header + sum(layers, ()), torch.int64, y.device)
+    places = _on_device(header + sum(layers, ()), torch.int32, y.device)
     slopes = _on_device((1.0, *p.spec.slopes), y.dtype, y.device)
     tableau = _on_device(_tableau(p.spec), y.dtype, y.device)
     workspace = y.new_empty(programs * header.rows * _ROWS)
     count, strides = 0, (0, 0, 0)
     if p.directions is not None:
         count, strides = len(p.directions), p.directions.stride()
-    # In float64, four warps would spill: a value takes two registers.
     with torch.cuda.device_of(y):
         kernel[(programs,)](
             y.shape[0], len(p.steps), p.spec.every, p.layers, p.spec.stages, count, places, slopes,
             tableau, params, workspace, p.row_bias, p.directions, *strides, y, *rest, SPEC=variant,
-            num_warps=8 if variant.compute == tl.float64 else 4, enable_fp_fusion=True,
+            num_warps=variant.wide // 8, enable_fp_fusion=True,
         )  # fmt: skip
 
 

@@ -116,7 +116,7 @@ def of(net, k, COLUMN: tl.constexpr):
 @triton.jit
 def plane(net, tile, NUMBER: tl.constexpr):
     """Where a plane begins."""
-    return tile.base + header(net, NUMBER) * ROWS
+    return tile.base + tl.load(net.table + NUMBER) * ROWS
 
 
 @triton.jit
@@ -128,7 +128,7 @@ def rows(base, row):
 @triton.jit
 def layer(net, base, k):
     """Where the rows of layer k begin in a plane."""
-    return base + of(net, k, ROW) * ROWS
+    return base + tl.load(net.table + HEADER + k * COLUMNS + ROW) * ROWS
 
 
 @triton.jit

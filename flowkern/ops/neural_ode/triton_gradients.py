@@ -182,8 +182,8 @@ def field_back(
         _kinetic_back(kinetic_bar, stage, net, of_f, SPEC)
     if SPEC.trace:
         total += _trace_back(trace_bar, jacobian_bar, share, stage, net, tile, SPEC)
-    at = net.grads + header(net, STEPS) + n
-    tl.store(at, tl.load(at) + share_of_step * tl.sum(total, 0))
+    of_step = net.grads + header(net, STEPS) + n
+    tl.store(of_step, tl.load(of_step) + share_of_step * tl.sum(total, 0))
     for j in range(0, last - 1):
         k = last - j
         _add_weight(k, share, g, stage.u, net, SPEC)

@@ -39,7 +39,7 @@ from flowkern.ops.neural_ode.triton_gradients import field_back
 def _tile(first, N, workspace, net, row_bias, directions, count, m_stride, n_stride, d_stride):
     """The tile of samples from `first` on, with the program's own part of the workspace."""
     n = tl.cast(first, tl.int64) + tl.arange(0, ROWS)
-    base = workspace + tl.program_id(0) * header(net, WORKSPACE) * ROWS
+    base = workspace + tl.cast(tl.program_id(0), tl.int64) * header(net, WORKSPACE) * ROWS
     last = tl.minimum(n, N - 1)
     return Tile(last, n < N, base, row_bias, directions, count, m_stride, n_stride, d_stride)
 
