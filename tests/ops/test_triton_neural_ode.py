@@ -25,6 +25,11 @@ with mock.patch.dict(os.environ, INTERPRETED):
 
 # Few stages, because each is slow here.
 QUICK = Case(hidden=(5, 4), method="midpoint", steps=1, times=(0.0, 0.4), batch=3)
+SMALLER = {
+    "exact three hidden": {"features": 2},
+    "jacobian exact": {"features": 2},
+    "two directions": {"hidden": (33, 5)},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -35,11 +40,29 @@ def interpreted():
             yield
 
 
-def small(case):
-    """The case with few steps, of which more than one are kept where it has more."""
-    method = case.method if case.method in ("euler", "heun2") else "midpoint"
-    steps = 2 * case.checkpoint if case.checkpoint > 1 else min(case.steps, 2 if len(case.times) < 3 else 1)
-    return replace(case, method=method, steps=steps)
+def small(name):
+    """The case with few steps and stages, but more than one of each."""
+    case = CASES[name] if name == "wide" else replace(CASES[name], batch=min(CASES[name].batch, 17))
+    case = replace(case, **SMALLER.get(name, {}))
+    times = case.times if len(case.times) != 3 else case.times[:2]
+    method = "midpoint" if case.method not in ("euler", "heun2") else case.method
+    steps = case.steps if case.checkpoint > 1 else min(case.steps, 2 if len(times) < 3 else 1)
+    return replace(case, times=times, method=method, steps=steps)
+
+
+def raw_arguments(case):
+    """What the dispatcher op takes, as the public one makes it."""
+    calls = []
+    with mock.patch.object(solver.native, "forward", lambda *arguments, ops: calls.append(arguments)):
+        with pytest.raises(TypeError):  # the call gives nothing back
+            case.solve(*case.tensors())
+    y, spec, *tensors = calls[0]
+    return y, *tensors[:5], tensors[5:], *map(list, spec[:4]), *spec[4:]
+
+
+def equal(got, want):
+    assert got.keys() == want.keys()
+    return all(torch.equal(value, want[name]) for name, value in got.items())
 
 
 def test_kernels_are_interpreted():
@@ -50,11 +73,90 @@ def test_kernels_are_interpreted():
 
 @pytest.mark.parametrize("name", CASES)
 def test_agrees_with_the_reference(name):
-    check(small(CASES[name]), "triton", torch.float32)
+    check(small(name), "triton", torch.float32)
 
 
-@pytest.mark.parametrize("gradient", ("discrete", "adjoint"))
 @pytest.mark.parametrize("method", TABLEAUX)
-def test_every_method(method, gradient):
-    case = replace(QUICK, method=method, gradient=gradient, hidden=(5,), activations=("tanh",))
+def test_every_method(method):
+    for gradient in ("discrete", "adjoint"):
+        case = replace(QUICK, hidden=(5,), activations=("tanh",), method=method, gradient=gradient)
+        check(replace(case, trace=None, kinetic=True), "triton", torch.float64)
+
+
+@pytest.mark.parametrize("kind", ("relu", *ACTIVATIONS))
+def test_every_activation(kind):
+    """Their second derivatives too, in the gradient of the trace."""
+    for trace in ("exact", 1):
+        case = replace(QUICK, method="euler", activations=(kind, kind), trace=trace)
+        check(case, "triton", torch.float64)
+
+
+@pytest.mark.parametrize(
+    "layers, features, batch",
+    ((1, 1, 17), (1, 8, 63), (2, 2, 17), (2, 3, 1), (3, 1, 3), (3, 3, 63), (4, 2, 1), (4, 8, 17)),
+)
+def test_sizes(layers, features, batch):
+    hidden = (5, 33, 4)[: layers - 1]
+    case = Case(
+        features, hidden, ("silu",) * len(hidden), batch, "euler", 1, kinetic=True, rows=True,
+        times=(0.0, 0.3), trace="exact" if layers < 4 else 1, jacobian=layers == 4,
+    )  # fmt: skip
     check(case, "triton", torch.float64)
+
+
+def test_programs_take_several_tiles(monkeypatch):
+    """They use the same memory again, and nothing of the tile before is left in what belongs to samples."""
+    case = replace(QUICK, method="euler", batch=70, rows=True, trace=1, kinetic=True, jacobian=True)
+    want = evaluate(case, *case.tensors(), "triton")
+    monkeypatch.setattr(solver, "_PROGRAMS", 1)
+    got = evaluate(case, *case.tensors(), "triton")
+    for name in ("y", "logabsdet", "kinetic", "jacobian", "grad y", "grad bias0"):
+        assert torch.equal(got[name], want[name]), name
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+
+
+def test_same_bits_twice():
+    case = replace(QUICK, method="euler", batch=35)
+    assert equal(*(evaluate(case, *case.tensors(torch.float32), "triton") for _ in range(2)))
+
+
+def test_nan_and_infinity_stay_in_their_row():
+    case = replace(QUICK, method="euler", batch=35, trace=1)
+    tensors, noise = case.tensors()
+    clean = case.solve(tensors, noise)
+    tensors["y"][3, 1], tensors["y"][34, 0] = torch.nan, torch.inf
+    dirty = case.solve(tensors, noise)
+    rows = [n for n in range(35) if n not in (3, 34)]
+    assert torch.equal(dirty.y[:, rows], clean.y[:, rows])
+    assert torch.equal(dirty.logabsdet[:, rows], clean.logabsdet[:, rows])
+    assert dirty.y[-1, 3].isnan().all()
+
+
+def test_opcheck():
+    """Schemas are honest, and the fake kernels agree with the real ones."""
+    ops = torch.ops.flowkern_triton
+    case = replace(QUICK, hidden=(3,), activations=("tanh",), method="euler", features=2)
+    for case in (replace(case, rows=True), replace(case, trace=1, jacobian=True, bias=False)):
+        arguments = raw_arguments(case)
+        torch.library.opcheck(ops.neural_ode, arguments)
+        path, sums = ops.neural_ode(*arguments)
+        for adjoint in (False, True):
+            call = (torch.ones_like(path), torch.ones_like(sums), path, adjoint, *arguments)
+            torch.library.opcheck(ops.neural_ode_backward, call)
+
+
+def test_compile_is_one_graph():
+    case = replace(QUICK, method="euler")
+    tensors, noise = case.tensors()
+
+    def loss(*values):
+        solution = case.solve(dict(zip(tensors, values)), noise)
+        return solution.y.square().sum() + solution.logabsdet.sum()
+
+    torch.compiler.reset()
+    results = []
+    for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        values = [v.clone().requires_grad_() for v in tensors.values()]
+        value = function(*values)
+        results.append([value, *torch.autograd.grad(value, values)])
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
