@@ -48,7 +48,7 @@ class Header(NamedTuple):
     dd: int
     t: int  # tangents
     v: int  # tangents before the activations
-    states: int  # those at the start of each step since one was kept
+    states: int  # those before and after each step since one was kept
     lam: int  # cotangents of y
     l: int  # fᵀ of each stage: the cotangents of its y
     g: int  # cotangents of what the activations are applied to

@@ -119,10 +119,8 @@ def _forward_kernel(
 
 
 @triton.jit
-def _discrete_back(y, n, trace_bar, kinetic_bar, jacobian_bar, net, tile, SPEC: tl.constexpr):
-    """The transpose of step n, taken from the state in `y`: lam becomes the cotangent before it."""
-    zero = tl.zeros((ROWS,), SPEC.compute)
-    _advance(y, plane(net, tile, PLANE_Y), n, zero, zero, zero, net, tile, False, SPEC)
+def _transpose(n, trace_bar, kinetic_bar, jacobian_bar, net, tile, SPEC: tl.constexpr):
+    """The transpose of step n, which was just taken: lam becomes the cotangent before it."""
     h, stages = tl.load(net.params + header(net, STEPS) + n), net.stages
     lam, slopes = plane(net, tile, PLANE_LAM), plane(net, tile, PLANE_L)
     g = layer(net, plane(net, tile, PLANE_G), net.layers)
@@ -138,7 +136,30 @@ def _discrete_back(y, n, trace_bar, kinetic_bar, jacobian_bar, net, tile, SPEC: 
 
 
 @triton.jit
-def _adjoint_back(y, n, trace_bar, kinetic_bar, jacobian_bar, net, tile, SPEC: tl.constexpr):
+def _discrete_back(
+    kept, every, y, path, N, trace_bar, kinetic_bar, jacobian_bar, net, tile, SPEC: tl.constexpr
+):  # fmt: skip
+    """The transposes of the steps since the last state that was kept, the last step first.
+
+    The workspace holds the stages of one step only, so all but the last step are taken twice.
+    """
+    states, features = plane(net, tile, PLANE_STATES), of(net, 0, UNITS)
+    source = y
+    if kept > 0:
+        source = path + tl.cast(kept - 1, tl.int64) * N * features
+    read(states, source, features, 1, tile.n, tile.n >= 0, features, False)
+    tl.debug_barrier()
+    zero = tl.zeros((ROWS,), SPEC.compute)
+    for i in range(0, 2 * every - 1):
+        j = tl.minimum(i, 2 * every - 2 - i)
+        n, state = kept * every + j, states + j * features * ROWS
+        _advance(state, state + features * ROWS, n, zero, zero, zero, net, tile, False, SPEC)
+        if i >= every - 1:
+            _transpose(n, trace_bar, kinetic_bar, jacobian_bar, net, tile, SPEC)
+
+
+@triton.jit
+def _adjoint_step(y, n, trace_bar, kinetic_bar, jacobian_bar, net, tile, SPEC: tl.constexpr):
     """Step n of the adjoint equation: y and lam, solved back from the step's end."""
     h, stages = tl.load(net.params + header(net, STEPS) + n), net.stages
     lam, slopes = plane(net, tile, PLANE_LAM), plane(net, tile, PLANE_L)
@@ -159,21 +180,16 @@ def _adjoint_back(y, n, trace_bar, kinetic_bar, jacobian_bar, net, tile, SPEC: t
 
 
 @triton.jit
-def _states(kept, every, N, y, path, net, tile, SPEC: tl.constexpr):
-    """The states at the starts of the `every` steps before the one that was kept."""
-    states, features = plane(net, tile, PLANE_STATES), of(net, 0, UNITS)
-    source = y
-    if kept > 0:
-        source = path + tl.cast(kept - 1, tl.int64) * N * features
-    read(states, source, features, 1, tile.n, tile.n >= 0, features, False)
+def _adjoint_back(
+    kept, every, end, trace_bar, kinetic_bar, jacobian_bar, net, tile, SPEC: tl.constexpr
+):  # fmt: skip
+    """The adjoint equation over the steps before the state `end` that was kept."""
+    y, features = plane(net, tile, PLANE_Y), of(net, 0, UNITS)
+    read(y, end, features, 1, tile.n, tile.n >= 0, features, False)
     tl.debug_barrier()
-    zero = tl.zeros((ROWS,), SPEC.compute)
-    for j in range(0, every - 1):
-        state = states + j * features * ROWS
-        _advance(
-            state, state + features * ROWS, kept * every + j, zero, zero, zero, net, tile, False, SPEC
-        )
-    return states
+    for j in range(0, every):
+        n = kept * every + every - 1 - j
+        _adjoint_step(y, n, trace_bar, kinetic_bar, jacobian_bar, net, tile, SPEC)
 
 
 @triton.jit(do_not_specialize=["N", "steps", "every", "layers", "stages", "count", "total"])
@@ -202,19 +218,12 @@ def _backward_kernel(
             kinetic += tl.load(at + N, mask=tile.here, other=0.0)
             jacobian += tl.load(at + 2 * N, mask=tile.here, other=0.0)
             read(lam, grad_path + before * features, features, 1, tile.n, tile.here, features, True)
-            state = plane(net, tile, PLANE_Y)
             if SPEC.adjoint:
-                read(state, path + before * features, features, 1, tile.n, tile.n >= 0, features, False)
-                tl.debug_barrier()
+                _adjoint_back(
+                    kept, every, path + before * features, trace, kinetic, jacobian, net, tile, SPEC
+                )
             else:
-                state = _states(kept, every, N, y, path, net, tile, SPEC)
-            for j in range(0, every):
-                n = kept * every + every - 1 - j
-                if SPEC.adjoint:
-                    _adjoint_back(state, n, trace, kinetic, jacobian, net, tile, SPEC)
-                else:
-                    start = state + (every - 1 - j) * features * ROWS
-                    _discrete_back(start, n, trace, kinetic, jacobian, net, tile, SPEC)
+                _discrete_back(kept, every, y, path, N, trace, kinetic, jacobian, net, tile, SPEC)
         _write(lam, grad_y, tile.n, tile.here, features)
         if SPEC.row_bias:
             _write(each, grad_row_bias, tile.n, tile.here, hidden)

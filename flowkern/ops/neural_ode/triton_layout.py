@@ -45,14 +45,14 @@ def _plane_rows(p, units, backward, adjoint):
     held = stages * network if backward and not adjoint else network
     tangents, trace = p.directions is not None, p.directions is not None or p.closed is not None
     return (
-        state,  # y
+        state * (adjoint or not backward),  # y
         stages * state,  # k
         held,  # u
         held * (backward or trace),  # d
         held * (backward and trace),  # dd
         network * tangents,  # t
         network * (backward and tangents),  # v
-        p.spec.every * state * (backward and not adjoint),  # states
+        (p.spec.every + 1) * state * (backward and not adjoint),  # states
         state * backward,  # lam
         stages * state * backward,  # l
         network * backward,  # g
