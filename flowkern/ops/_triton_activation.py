@@ -1,4 +1,4 @@
-"""Activations in Triton: value and derivatives by the codes of neural_ode's field.py."""
+"""Activations in Triton, by the codes of csrc/common/activation.h: values and derivatives."""
 
 import triton
 import triton.language as tl
