@@ -33,6 +33,7 @@ class Variant:
     trace: bool
     closed: int  # its dimensions, 0: none
     kinetic: bool
+    jacobian: bool
     wide: int  # hidden units of a tile
 
 
@@ -74,7 +75,7 @@ def _launch_backward(
         )  # fmt: skip
     of_steps, of_first, *others = unpack(grads.sum(0), p)
     some = (grad_y, of_steps, of_first, grad_row_bias, *others)
-    return [grad.clone() for grad in some if grad is not None]
+    return [grad for grad in some if grad is not None]
 
 
 def _launch(kernel, programs, y, p, params, header, layers, variant, *rest):
@@ -100,7 +101,7 @@ def _variant(p, layers, backward, adjoint):
     widest = max((layer.units for layer in layers[1:-1]), default=1)
     return Variant(
         compute, backward, adjoint, p.row_bias is not None, trace, closed, p.spec.kinetic,
-        64 if widest > 32 else 32,
+        p.spec.jacobian, 64 if widest > 32 else 32,
     )  # fmt: skip
 
 

@@ -201,18 +201,19 @@ def _bias(k, unit, used, stage, net, tile, SPEC: tl.constexpr):
 def field(stage, net, tile, SPEC: tl.constexpr):
     """f of the state in the stage's planes, and there all that a trace or a backward needs."""
     for k in range(1, net.layers):
-        units, slope = of(net, k, UNITS), tl.load(net.slopes + k)
+        units, row, source = of(net, k, UNITS), of(net, k, ROW), layer(net, stage.u, k - 1)
+        kind, slope = of(net, k, ACTIVATION), tl.load(net.slopes + k)
         for i in range(0, units, SPEC.wide):
             unit = i + tl.arange(0, SPEC.wide)
             used = unit < units
-            z = forth(net, k, i, layer(net, stage.u, k - 1), SPEC.wide, SPEC)
+            z = forth(net, k, i, source, SPEC.wide, SPEC)
             z += _bias(k, unit, used, stage, net, tile, SPEC)
-            u, d, dd = _triton_activation.activate(of(net, k, ACTIVATION), slope, z)
-            tl.store(rows(layer(net, stage.u, k), unit), u, mask=used[:, None])
+            u, d, dd = _triton_activation.activate(kind, slope, z)
+            tl.store(rows(stage.u, row + unit), u, mask=used[:, None])
             if SPEC.trace or SPEC.backward:
-                tl.store(rows(layer(net, stage.d, k), unit), d, mask=used[:, None])
+                tl.store(rows(stage.d, row + unit), d, mask=used[:, None])
             if SPEC.trace and SPEC.backward:
-                tl.store(rows(layer(net, stage.dd, k), unit), dd, mask=used[:, None])
+                tl.store(rows(stage.dd, row + unit), dd, mask=used[:, None])
         tl.debug_barrier()
     k, units = net.layers, of(net, 0, UNITS)
     for i in range(0, units, NARROW):
@@ -239,31 +240,33 @@ def read(base, source, n_stride, d_stride, n, here, count, ADD: tl.constexpr):
 
 @triton.jit
 def push(m, stage, net, tile, SPEC: tl.constexpr):
-    """The tangents of direction m through all layers: εᵀ ∂f/∂y ε and ‖∂f/∂y ε‖² (ROWS,)."""
-    t, features = plane(net, tile, PLANE_T), of(net, 0, UNITS)
-    source = tile.directions + m * tile.m_stride
-    read(t, source, tile.n_stride, tile.d_stride, tile.n, tile.n >= 0, features, False)
+    """The tangents of direction m through all layers: εᵀ ∂f/∂y ε, and ‖∂f/∂y ε‖² or 0 (ROWS,)."""
+    t, v, features = plane(net, tile, PLANE_T), plane(net, tile, PLANE_V), of(net, 0, UNITS)
+    direction = tile.directions + tl.cast(m, tl.int64) * tile.m_stride
+    read(t, direction, tile.n_stride, tile.d_stride, tile.n, tile.n >= 0, features, False)
     tl.debug_barrier()
     for k in range(1, net.layers):
-        units = of(net, k, UNITS)
+        units, row, source = of(net, k, UNITS), of(net, k, ROW), layer(net, t, k - 1)
         for i in range(0, units, SPEC.wide):
             unit = i + tl.arange(0, SPEC.wide)
             used = (unit < units)[:, None]
-            v = forth(net, k, i, layer(net, t, k - 1), SPEC.wide, SPEC)
-            d = tl.load(rows(layer(net, stage.d, k), unit), mask=used, other=0.0)
-            tl.store(rows(layer(net, t, k), unit), v * d, mask=used)
+            tangent = forth(net, k, i, source, SPEC.wide, SPEC)
+            d = tl.load(rows(stage.d, row + unit), mask=used, other=0.0)
+            tl.store(rows(t, row + unit), tangent * d, mask=used)
             if SPEC.backward:
-                at = rows(layer(net, plane(net, tile, PLANE_V), k), unit)
-                tl.store(at, v, mask=used)
+                tl.store(rows(v, row + unit), tangent, mask=used)
         tl.debug_barrier()
     k = net.layers
     last = layer(net, t, k)
     for i in range(0, features, NARROW):
         row = i + tl.arange(0, NARROW)
-        v = forth(net, k, i, layer(net, t, k - 1), NARROW, SPEC)
-        tl.store(rows(last, row), v, mask=(row < features)[:, None])
+        tangent = forth(net, k, i, layer(net, t, k - 1), NARROW, SPEC)
+        tl.store(rows(last, row), tangent, mask=(row < features)[:, None])
     tl.debug_barrier()
-    return inner(t, last, features, SPEC), inner(last, last, features, SPEC)
+    square = tl.zeros((ROWS,), SPEC.compute)
+    if SPEC.jacobian:
+        square = inner(last, last, features, SPEC)
+    return inner(t, last, features, SPEC), square
 
 
 @triton.jit
@@ -281,7 +284,7 @@ def closed_terms(first, stage, net, SPEC: tl.constexpr):
 
 @triton.jit
 def rates(stage, net, tile, SPEC: tl.constexpr):
-    """Tr ∂f/∂y, ‖f‖² and Σ weight·‖∂f/∂y ε‖² (ROWS,)."""
+    """Tr ∂f/∂y, ‖f‖² and Σ weight·‖∂f/∂y ε‖² (ROWS,), zeros for what is not integrated."""
     trace, kinetic = tl.zeros((ROWS,), SPEC.compute), tl.zeros((ROWS,), SPEC.compute)
     jacobian = tl.zeros((ROWS,), SPEC.compute)
     if SPEC.kinetic:

@@ -13,6 +13,7 @@ from flowkern.ops.neural_ode.triton_field import (
     PLANE_ROW_BIAS,
     PLANE_T,
     PLANE_V,
+    ROW,
     ROWS,
     SQUARE,
     STEPS,
@@ -78,29 +79,29 @@ def _pull(m, trace_bar, jacobian_bar, share, stage, net, tile, SPEC: tl.constexp
     t, v = plane(net, tile, PLANE_T), plane(net, tile, PLANE_V)
     g, gt = plane(net, tile, PLANE_G), plane(net, tile, PLANE_GT)
     k, features = net.layers, of(net, 0, UNITS)
+    last, to = layer(net, t, k), layer(net, gt, k)
     for i in range(0, features, NARROW):
         row = i + tl.arange(0, NARROW)
         used = (row < features)[:, None]
-        e = tl.load(rows(t, row), mask=used, other=0.0)
-        last = tl.load(rows(layer(net, t, k), row), mask=used, other=0.0)
-        grad = trace_bar[None, :] * e + 2 * jacobian_bar[None, :] * last
-        tl.store(rows(layer(net, gt, k), row), grad, mask=used)
+        grad = trace_bar[None, :] * tl.load(rows(t, row), mask=used, other=0.0)
+        if SPEC.jacobian:
+            grad += 2 * jacobian_bar[None, :] * tl.load(rows(last, row), mask=used, other=0.0)
+        tl.store(rows(to, row), grad, mask=used)
     tl.debug_barrier()
     _add_weight(k, share, gt, t, net, SPEC)
     for j in range(1, net.layers):
         k = net.layers - j
-        units = of(net, k, UNITS)
+        units, first, source = of(net, k, UNITS), of(net, k, ROW), layer(net, gt, k + 1)
         for i in range(0, units, SPEC.wide):
             unit = i + tl.arange(0, SPEC.wide)
-            used = (unit < units)[:, None]
-            grad = back(net, k, i, layer(net, gt, k + 1), SPEC.wide, SPEC)
-            d = tl.load(rows(layer(net, stage.d, k), unit), mask=used, other=0.0)
-            dd = tl.load(rows(layer(net, stage.dd, k), unit), mask=used, other=0.0)
-            tangent = tl.load(rows(layer(net, v, k), unit), mask=used, other=0.0)
-            at = rows(layer(net, g, k), unit)
-            before = tl.load(at, mask=used & (m > 0), other=0.0)
-            tl.store(at, before + grad * tangent * dd, mask=used)
-            tl.store(rows(layer(net, gt, k), unit), grad * d, mask=used)
+            used, row = (unit < units)[:, None], first + unit
+            grad = back(net, k, i, source, SPEC.wide, SPEC)
+            d = tl.load(rows(stage.d, row), mask=used, other=0.0)
+            dd = tl.load(rows(stage.dd, row), mask=used, other=0.0)
+            tangent = tl.load(rows(v, row), mask=used, other=0.0)
+            before = tl.load(rows(g, row), mask=used & (m > 0), other=0.0)
+            tl.store(rows(g, row), before + grad * tangent * dd, mask=used)
+            tl.store(rows(gt, row), grad * d, mask=used)
         tl.debug_barrier()
         _add_weight(k, share, gt, t, net, SPEC)
     tl.debug_barrier()
@@ -188,16 +189,15 @@ def field_back(
         k = last - j
         _add_weight(k, share, g, stage.u, net, SPEC)
         _add_bias(k, share, stage, net, tile, SPEC)
-        units = of(net, k - 1, UNITS)
+        units, first, source = of(net, k - 1, UNITS), of(net, k - 1, ROW), layer(net, g, k)
         for i in range(0, units, SPEC.wide):
             unit = i + tl.arange(0, SPEC.wide)
-            used = (unit < units)[:, None]
-            grad = back(net, k - 1, i, layer(net, g, k), SPEC.wide, SPEC)
-            at = rows(layer(net, g, k - 1), unit)
-            grad *= tl.load(rows(layer(net, stage.d, k - 1), unit), mask=used, other=0.0)
+            used, row = (unit < units)[:, None], first + unit
+            grad = back(net, k - 1, i, source, SPEC.wide, SPEC)
+            grad *= tl.load(rows(stage.d, row), mask=used, other=0.0)
             if SPEC.trace:
-                grad += tl.load(at, mask=used, other=0.0)
-            tl.store(at, grad, mask=used)
+                grad += tl.load(rows(g, row), mask=used, other=0.0)
+            tl.store(rows(g, row), grad, mask=used)
         tl.debug_barrier()
     _add_weight(1, share, g, stage.u, net, SPEC)
     _add_bias(1, share, stage, net, tile, SPEC)

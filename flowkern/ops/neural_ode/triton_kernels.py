@@ -10,11 +10,11 @@ import triton.language as tl
 from flowkern.ops.neural_ode.triton_field import (
     NARROW,
     PLANE_G,
+    PLANE_K,
     PLANE_L,
     PLANE_LAM,
     PLANE_ROW_BIAS,
     PLANE_STATES,
-    PLANE_K,
     PLANE_Y,
     ROWS,
     STEPS,
@@ -42,6 +42,15 @@ def _tile(first, N, workspace, net, row_bias, directions, count, m_stride, n_str
     base = workspace + tl.cast(tl.program_id(0), tl.int64) * header(net, WORKSPACE) * ROWS
     last = tl.minimum(n, N - 1)
     return Tile(last, n < N, base, row_bias, directions, count, m_stride, n_stride, d_stride)
+
+
+@triton.jit
+def _clear(base, count, SPEC: tl.constexpr):
+    """Zeros in `count` rows from `base` on."""
+    for i in range(0, count, NARROW):
+        row = i + tl.arange(0, NARROW)
+        zeros = tl.zeros((NARROW, ROWS), SPEC.compute)
+        tl.store(rows(base, row), zeros, mask=(row < count)[:, None])
 
 
 @triton.jit
@@ -204,9 +213,9 @@ def _backward_kernel(
     for first in range(tl.program_id(0) * ROWS, N, tl.num_programs(0) * ROWS):
         tile = _tile(first, N, workspace, net, row_bias, directions, count, m_stride, n_stride, d_stride)
         lam, each = plane(net, tile, PLANE_LAM), plane(net, tile, PLANE_ROW_BIAS)
-        read(lam, y, features, 1, tile.n, tile.n < 0, features, False)  # zeros
+        _clear(lam, features, SPEC)
         if SPEC.row_bias:
-            read(each, y, features, 1, tile.n, tile.n < 0, hidden, False)
+            _clear(each, hidden, SPEC)
         tl.debug_barrier()
         trace, kinetic = tl.zeros((ROWS,), SPEC.compute), tl.zeros((ROWS,), SPEC.compute)
         jacobian = tl.zeros((ROWS,), SPEC.compute)

@@ -14,7 +14,7 @@ def parameters(p):
 def unpack(row, p):
     """Gradients of steps, first, closed and the tensors from a row packed alike; None of what is None."""
     parts = parameters(p)
-    grads = [g.reshape(t.shape) for g, t in zip(row.split([t.numel() for t in parts]), parts)]
+    grads = [g.reshape(t.shape).clone() for g, t in zip(row.split([t.numel() for t in parts]), parts)]
     closed, first, steps = grads[-3:]
     tensors = [None if t is None else grad for t, grad in zip(p.tensors, grads)]
     return steps, first, None if p.closed is None else closed, *tensors
