@@ -57,7 +57,7 @@ OP_MODULES_OF = {
         "triton_kernels": {
             *("_triton", "triton_layers", f"{_AFFINE}.triton", f"{_SPLINE}.triton_element"),
         },
-        "triton_layers": {"_triton"},
+        "triton_layers": {"_triton_activation"},
         "function": {"native", "reference", "triton"},
         "__init__": {
             *("backends", "_arguments", "conditioner", "element", "function", "native"),
@@ -69,7 +69,12 @@ OP_MODULES_OF = {
         "field": set(),
         "reference": {"field"},
         "native": {"_library"},
-        "function": {"native", "reference"},
+        "triton": {"native", "reference", "triton_field", "triton_kernels", "triton_layout"},
+        "triton_kernels": {"triton_field", "triton_gradients"},
+        "triton_gradients": {"triton_field"},
+        "triton_field": {"_triton_activation"},
+        "triton_layout": {"triton_field"},
+        "function": {"native", "reference", "triton"},
         "__init__": {
             *("backends", "_arguments", "field", "function", "native", "reference", "tableau"),
         },

@@ -21,6 +21,8 @@ from flowkern.ops import AffineElement, KnotMap, ScaleMap, SplineElement
 from flowkern.ops.affine_coupling import SCALE_MAPS
 from flowkern.ops.affine_coupling import triton as affine
 from flowkern.ops.masked_autoregressive import triton as masked
+from flowkern.ops.neural_ode import triton as solver
+from flowkern.ops.neural_ode.tableau import tableau
 from flowkern.ops.rational_quadratic_spline import TAILS
 from flowkern.ops.rational_quadratic_spline import triton as spline
 from tests.compiled.resources import Resources, occupancy
@@ -31,6 +33,7 @@ _TYPES = {
     torch.float64: "*fp64",
     torch.float32: "*fp32",
     torch.bfloat16: "*bf16",
+    torch.int32: "*i32",
     torch.int64: "*i64",
 }
 
@@ -61,6 +64,12 @@ MASKED = [
     (AffineElement("additive"), 1, False, torch.float32),
     (AffineElement("softplus"), 2, True, torch.float64),
     (SplineElement(3.0), 23, True, torch.float32),
+]
+# (hidden layers, directions or 0 for a closed trace, row_bias, kinetic, adjoint, dtype); None: no trace
+SOLVES = [
+    ((64, 64), 0, False, False, False, torch.float32),
+    ((32, 32, 32), 1, True, True, True, torch.float32),
+    ((64,), None, False, False, False, torch.float64),
 ]
 
 
@@ -198,7 +207,38 @@ def _masked():
         yield f"backward, {name}", masked._launch_backward, (x, logabsdet, x, x, True, *rest)
 
 
-LAUNCHES = {affine: _affines, spline: _splines, masked: _masked}
+def _field(hidden, directions, row_bias, kinetic, dtype, features=8, steps=16):
+    """y, what the solve takes besides, and the cotangents and the path."""
+
+    def empty(*shape):
+        return torch.empty(*shape, dtype=dtype, device="meta")
+
+    units, table = (features, *hidden, features), tableau("rk4")
+    tensors = [empty(o, i) for i, o in zip(units, units[1:])] + [empty(o) for o in units[2:]]
+    closed = empty(*hidden[::-1]) if directions == 0 else None
+    noise = empty(directions, ROWS, features) if directions else None
+    inputs = (
+        empty(steps), empty(steps, table.stages, hidden[0]), empty(ROWS, hidden[0]) if row_bias else None,
+        closed, noise, tensors,
+    )  # fmt: skip
+    codes = [2] * len(hidden), [1.0] * len(hidden)
+    y, path = empty(ROWS, features), empty(steps, ROWS, features)
+    return y, (*inputs, *codes, *table.flat(), 1, 1.0, kinetic, bool(directions)), path
+
+
+def _solves():
+    """The same of the neural ODE solve."""
+    for hidden, directions, row_bias, kinetic, adjoint, dtype in SOLVES:
+        y, rest, path = _field(hidden, directions, row_bias, kinetic, dtype)
+        sums = path[:, :3, 0]
+        trace = "" if directions is None else ", directions" if directions else ", closed"
+        name = f"{len(hidden)} layers of {hidden[0]}{trace}, {dtype}" + ", row_bias" * row_bias
+        yield f"forward, {name}", solver._launch_forward, (y, *rest)
+        name += ", adjoint" * adjoint
+        yield f"backward, {name}", solver._launch_backward, (path, sums, path, adjoint, y, *rest)
+
+
+LAUNCHES = {affine: _affines, spline: _splines, masked: _masked, solver: _solves}
 
 
 def tables(architectures):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from flowkern.ops import _triton
+from flowkern.ops import _triton_activation
 
 ROWS = tl.constexpr(32)  # samples of a tile
 WIDE = tl.constexpr(32)  # units of a tile in products with many
@@ -182,53 +182,6 @@ def on_tape(values, row, unit, used, tile):
 
 
 @triton.jit
-def _activate(kind, slope, z):
-    """Each kind of conditioner.py, by its code."""
-    u = z
-    if kind == 1:
-        u = tl.where(z > 0, z, slope * z)
-    elif kind == 2:
-        u = _triton.tanh(z)
-    elif kind == 3:  # exp z − 1 = 2t/(1 − t) with t = tanh(z/2), to full relative accuracy
-        t = _triton.tanh(tl.minimum(z, 0.0) * 0.5)
-        u = tl.where(z > 0, z, slope * (2 * t / (1 - t)))
-    elif kind == 4:
-        u = z * _triton.sigmoid(z)
-    elif kind == 5:
-        u = z * _normal_cdf(z)
-    elif kind == 6:
-        u = _triton.sigmoid(z)
-    return u
-
-
-@triton.jit
-def _derivative(kind, slope, z):
-    """The derivative of `_activate`."""
-    d = tl.full(z.shape, 1.0, z.dtype)
-    if kind == 1:
-        d = tl.where(z > 0, d, slope)
-    elif kind == 2:
-        t = _triton.tanh(z)
-        d = 1 - t * t
-    elif kind == 3:
-        d = tl.where(z > 0, d, slope * tl.exp(tl.minimum(z, 0.0)))
-    elif kind == 4:
-        s = _triton.sigmoid(z)
-        d = s * (1 + z * (1 - s))
-    elif kind == 5:
-        d = _normal_cdf(z) + 0.3989422804014327 * z * tl.exp(-0.5 * z * z)
-    elif kind == 6:
-        s = _triton.sigmoid(z)
-        d = s * (1 - s)
-    return d
-
-
-@triton.jit
-def _normal_cdf(z):
-    return 0.5 + 0.5 * tl.erf(0.7071067811865476 * z)
-
-
-@triton.jit
 def _finish(v, k, place, used, net, tile, SPEC: tl.constexpr):
     """From W u to z, which is stored, and to the activation u'."""
     unit = number(net, k, place, used)
@@ -242,7 +195,7 @@ def _finish(v, k, place, used, net, tile, SPEC: tl.constexpr):
     gain = _values(net, k, GAIN, unit, used, tile, 1.0)
     offset = _values(net, k, OFFSET, unit, used, tile, 0.0)
     slope = tl.load(net.slopes + k).to(z.dtype)
-    u = _activate(_of(net, k, ACTIVATION), slope, gain * z + offset)
+    u, _, _ = _triton_activation.activate(_of(net, k, ACTIVATION), slope, gain * z + offset)
     if SPEC.backward:
         tl.store(rows_of(net, k, tile.grad, place), tl.zeros_like(z), mask=there)
         tl.store(rows_of(net, k, tile.grad_skip, unit), tl.zeros_like(z), mask=there)
@@ -283,7 +236,8 @@ def _finish_back(grad, k, place, used, net, tile, SPEC: tl.constexpr):
     gain = _values(net, k, GAIN, unit, used, tile, 1.0)
     offset = _values(net, k, OFFSET, unit, used, tile, 0.0)
     slope = tl.load(net.slopes + k).to(z.dtype)
-    grad_offset = grad * _derivative(_of(net, k, ACTIVATION), slope, gain * z + offset)
+    _, d, _ = _triton_activation.activate(_of(net, k, ACTIVATION), slope, gain * z + offset)
+    grad_offset = grad * d
     grad_z = grad_offset * gain
     grad_z += tl.load(rows_of(net, k, tile.grad_skip, unit), mask=there, other=0.0)
     skip = _of(net, k, SKIP)

@@ -15,6 +15,10 @@ from flowkern.ops.neural_ode import native, reference
 
 def backends(name):
     """The module that holds the kernels of backend `name`."""
+    if name == "triton":
+        from flowkern.ops.neural_ode import triton
+
+        return triton
     return reference if name == "reference" else native
 
 
