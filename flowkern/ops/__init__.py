@@ -11,6 +11,7 @@ from flowkern.ops.masked_autoregressive import (
     masked_autoregressive_inverse,
 )
 from flowkern.ops.rational_quadratic_spline import KnotMap, rational_quadratic_spline
+from flowkern.ops.runge_kutta_stage import runge_kutta_error, runge_kutta_stage
 
 __all__ = [
     "Activation",
@@ -24,4 +25,6 @@ __all__ = [
     "masked_autoregressive",
     "masked_autoregressive_inverse",
     "rational_quadratic_spline",
+    "runge_kutta_error",
+    "runge_kutta_stage",
 ]
