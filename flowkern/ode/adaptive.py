@@ -138,8 +138,11 @@ class _Solve:
 
     def _dense(self, number):
         """The output of that number, from the last accepted step."""
-        if self.step is None:
+        if self.step is None and not self.moved.requires_grad:
             return self.y
+        if self.step is None:  # no time has passed, but it has a derivative
+            passed = (self.moved[number] - self.moved[0]).to(self.problem.dtype)
+            return runge_kutta_stage(self.y, (self.f,), passed.unsqueeze(0))
         start, h, y0, k = self.step
         signed = self.sign * h
         past = self.problem.times[number] - self.sign * start

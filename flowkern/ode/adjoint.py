@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from flowkern.ode.control import rms, state_norm
 from flowkern.ode.odeint import Solver, odeint
-from flowkern.ode.problem import CALLBACKS, unflattened
+from flowkern.ode.problem import CALLBACKS, real_dtype, unflattened
 
 
 def odeint_adjoint(
@@ -94,7 +94,7 @@ class _Adjoint(torch.autograd.Function):
             if callback is not None:
                 setattr(dynamics, name, callback)
         grad_t = torch.zeros_like(t)
-        sums = (states.new_zeros((), dtype=states.dtype.to_real()), *map(torch.zeros_like, params))
+        sums = (states.new_zeros((), dtype=real_dtype(states)), *map(torch.zeros_like, params))
         a = grad[-1]
         for i in range(len(t) - 1, 0, -1):
             if ctx.needs_input_grad[4]:  # a later output moves along the solution

@@ -10,6 +10,7 @@ from itertools import pairwise
 import torch
 
 from flowkern.ode import stages as _stages
+from flowkern.ode.problem import real_dtype
 from flowkern.ops import runge_kutta_stage
 
 
@@ -110,7 +111,7 @@ def _outputs(points, times):
 
 
 def _linear(t, t0, t1, y0, y1):
-    slope = ((t - t0) / (t1 - t0)).to(y0.dtype.to_real())
+    slope = ((t - t0) / (t1 - t0)).to(real_dtype(y0))
     return runge_kutta_stage(y0, (y1, y0), torch.stack((slope, -slope)))
 
 
@@ -118,11 +119,11 @@ def _cubic(func, f0):
     """Hermite interpolation; the derivative at the end is one more evaluation."""
 
     def interpolate(t, t0, t1, y0, y1):
-        f1 = func(t1.to(y0.dtype.to_real()), y1)
+        f1 = func(t1.to(real_dtype(y0)), y1)
         h = t1 - t0
         x = (t - t0) / h
         rise = x * x * (3 - 2 * x)
         weights = (rise, -rise, x * (1 - x) * (1 - x) * h, x * x * (x - 1) * h)
-        return runge_kutta_stage(y0, (y1, y0, f0, f1), torch.stack(weights).to(y0.dtype.to_real()))
+        return runge_kutta_stage(y0, (y1, y0, f0, f1), torch.stack(weights).to(real_dtype(y0)))
 
     return interpolate

@@ -44,7 +44,6 @@ class _Solve:
         self.arrival = (t - t[0]) * self.sign
         self.time = torch.zeros_like(span)
         self.reached = (self.arrival <= 0).sum(0)
-        self.states = [problem.y0] * len(t)
         done = self.reached == len(t)
         self.status = torch.where(done, int(Status.OK), _RUNNING)
         device = self.y.device
@@ -57,6 +56,11 @@ class _Solve:
         self.ratio = torch.zeros_like(self.time)
         with torch.no_grad():
             self._begin()
+        self.states = [self.y] * len(t)
+        if self.arrival.requires_grad:  # where no time has passed, it has a derivative all the same
+            passed = torch.where(self.arrival <= 0, self.arrival * self.sign, 0.0).unsqueeze(2)
+            steps = passed.to(problem.dtype)
+            self.states = [runge_kutta_stage(self.y, (self.f,), step) for step in steps]
 
     def _begin(self):
         """Check the times, and choose the first steps."""

@@ -32,12 +32,17 @@ class Problem(NamedTuple):
     @property
     def dtype(self):
         """That of times which func sees."""
-        return self.y0.dtype.to_real()
+        return real_dtype(self.y0)
 
     def called(self, name, t, y, h):
         """Call the user's callback of that name, if there is one."""
         if name in self.callbacks:
             self.callbacks[name](t, unflattened(y, self.shapes), h)
+
+
+def real_dtype(tensor):
+    """A tensor's dtype, or that of its real part."""
+    return tensor.dtype.to_real() if tensor.is_complex() else tensor.dtype
 
 
 def problem(func, y0, t, per_sample=False):
@@ -74,9 +79,8 @@ def unflattened(y, shapes, leading=()):
         return y
     rows = y.dim() - len(leading) == 2
     sizes = [math.prod(shape[1:] if rows else shape) for shape in shapes]
-    return tuple(
-        part.reshape(*leading, *shape) for part, shape in zip(y.split(sizes, -1), shapes)
-    )
+    parts = y.split(sizes, -1)
+    return tuple(part.reshape((*leading, *shape)) for part, shape in zip(parts, shapes))
 
 
 def _field(func, shapes, per_sample):
@@ -102,17 +106,20 @@ def _fitted(f, y):
 
 def _times(t, y0, per_sample):
     """The times on y0's device, and on the host where they are at hand there."""
+    times = None
     if not isinstance(t, torch.Tensor):
-        t = torch.tensor(t, dtype=torch.float64)
+        t, times = torch.tensor(t, dtype=torch.float64), tuple(t)
     if not t.dtype.is_floating_point:
         raise TypeError(f"t: expected a floating-point dtype, got {t.dtype}")
-    shapes = ((len(t), len(y0)) if per_sample and t.dim() == 2 else (t.numel(),)) if t.dim() else None
-    if tuple(t.shape) != shapes or len(t) == 0:
-        expected = "(T,) or (T, N)" if per_sample else "(T,)"
+    by_row = per_sample and t.dim() == 2 and t.shape[1] == len(y0)
+    if not (t.dim() == 1 or by_row) or len(t) == 0:
+        expected = f"(T,) or (T, {len(y0)})" if per_sample else "(T,)"
         raise ValueError(f"t: expected shape {expected}, got {tuple(t.shape)}")
-    times = None
-    if t.device.type == "cpu" and t.dim() == 1 and not torch.compiler.is_compiling():
+    if by_row:
+        return t.to(y0.device), None
+    if times is None and t.device.type == "cpu" and not torch.compiler.is_compiling():
         times = tuple(t.tolist())
+    if times is not None:
         check_monotonic(times)
     return t.to(y0.device), times
 
