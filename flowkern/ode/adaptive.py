@@ -69,18 +69,17 @@ class _Solve:
         h, end = self._size()
         if not end > self.time:
             return Status.STEP_UNDERFLOW if math.isfinite(self.ratio) else Status.NON_FINITE
-        y0, time = self.y, self._tensor(self.sign * self.time)
-        self._called("callback_step", time, y0, h)
+        y0 = self.y
+        self._called("callback_step", self.time, y0, h)
         k, y1, self.ratio = self._evaluated(h, end)
-        if self.ratio <= 1:
-            self._called("callback_accept_step", time, y0, h)
+        accepted = self.ratio <= 1
+        self._called(f"callback_{'accept' if accepted else 'reject'}_step", self.time, y0, h)
+        if accepted:
             self.step = self.time, h, y0, k
             self.time, self.y, self.f = end, y1, k[-1]
             if end in self.jumps:
                 after = math.nextafter(self.sign * end, self.sign * math.inf)
                 self.f = self.problem.func(self._times([after])[0], y1)
-        else:
-            self._called("callback_reject_step", time, y0, h)
         self.h = h * self._factor()
         return Status.OK
 
@@ -160,7 +159,7 @@ class _Solve:
 
     def _called(self, name, time, y, h):
         if name in self.problem.callbacks:
-            self.problem.called(name, time, y, self._tensor(h))
+            self.problem.called(name, self._tensor(self.sign * time), y, self._tensor(h))
 
 
 def _flat(tolerance):

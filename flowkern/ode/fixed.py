@@ -25,12 +25,15 @@ def solve(problem, method, *, step_size=None, grid_constructor=None, interp="lin
     step = _stepper(problem, method, grid, perturb)
     y0 = problem.y0
     for i, here in enumerate(outputs):
-        problem.called("callback_step", grid[i], y0, (grid[i + 1] - grid[i]).abs())
+        if problem.callbacks:
+            problem.called("callback_step", grid[i], y0, (grid[i + 1] - grid[i]).abs())
         y1, first = step(i, y0)
         for j, exact in here:
-            interpolate = _linear if interp == "linear" else _cubic(problem.func, first)
-            ends = grid[i], grid[i + 1], y0, y1
-            states[j] = y1 if exact else interpolate(problem.t[j], *ends)
+            if not exact:
+                interpolate = _linear if interp == "linear" else _cubic(problem.func, first)
+                states[j] = interpolate(problem.t[j], grid[i], grid[i + 1], y0, y1)
+            else:
+                states[j] = y1
         y0 = y1
     return torch.stack(states)
 
@@ -40,16 +43,14 @@ def _stepper(problem, method, grid, perturb):
     stages, dtype = _stages.of(method), problem.dtype
     h = grid[1:] - grid[:-1]
     times = [t.unbind() for t in _stage_times(method, grid, h, dtype, perturb)]
-    h = h.to(dtype)
-    weights = [
-        torch.stack([h * c for c in row], 1).unbind() for row in stages.coefficients[:-1]
-    ]
+    weights = h.to(dtype).unsqueeze(1) * _stages.coefficients(method, dtype, grid.device)
+    weights = [w.unbind() for w in weights.split(stages.sizes, 1)]
 
     def step(i, y):
         first = problem.func(times[0][i], y)
         here = [t[i] for t in times[1:]], stages, [w[i] for w in weights]
         k, _ = _stages.evaluate(problem.func, y, first, *here)
-        return _stages.combined(y, k, stages.step, weights[-1][i]), first
+        return _stages.combined(y, k, stages.step, weights[-2][i]), first
 
     return step
 

@@ -46,11 +46,8 @@ class _Solve:
         self.reached = (self.arrival <= 0).sum(0)
         done = self.reached == len(t)
         self.status = torch.where(done, int(Status.OK), _RUNNING)
-        device = self.y.device
-        self.dense = _control.dense_matrix(method, device)
-        rows = self.stages.coefficients
-        self.coefficients = torch.tensor([w for row in rows for w in row], dtype=torch.float64)
-        self.coefficients = self.coefficients.to(device)
+        self.dense = _control.dense_matrix(method, self.y.device)
+        self.coefficients = _stages.coefficients(method, torch.float64, self.y.device)
 
         self.f = self._field(self.time, self.y)
         self.ratio = torch.zeros_like(self.time)

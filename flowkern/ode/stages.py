@@ -1,6 +1,9 @@
 """The stages of a step, by a tableau without its zeros."""
 
+import functools
 from typing import NamedTuple
+
+import torch
 
 from flowkern.ops import runge_kutta_stage
 
@@ -30,8 +33,22 @@ def of(method):
     return Stages(tuple(used[:-2]), used[-2], used[-1], coefficients, tuple(map(len, used)))
 
 
+def coefficients(method, dtype, device):
+    """All weights in one tensor, made once: where CUDA graphs are captured, nothing may be copied."""
+    make = _coefficients.__wrapped__ if torch.compiler.is_compiling() else _coefficients
+    return make(method, dtype, device)
+
+
+@functools.cache
+def _coefficients(method, dtype, device):
+    weights = [weight for row in of(method).coefficients for weight in row]
+    return torch.tensor(weights, dtype=dtype, device=device)
+
+
 def combined(y, k, used, weights):
     """y + Σ w_j k_j over the stages that are used."""
+    if len(used) == 1 and weights.dim() == 1:  # there is nothing to fuse
+        return torch.addcmul(y, k[used[0]], weights[0])
     return runge_kutta_stage(y, [k[j] for j in used], weights)
 
 

@@ -29,9 +29,7 @@ class Stage(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         weights, *k = ctx.saved_tensors
-        needs = ctx.needs_input_grad[3:]
-        factors = reference.of_rows(weights, grad)
-        grads = (w * grad if need else None for w, need in zip(factors, needs))
+        grads = (reference.spread(weights, grad) * grad).unbind()  # one kernel for all stages
         return None, grad, _weights_grad(grad, weights, k) if k else None, *grads
 
 

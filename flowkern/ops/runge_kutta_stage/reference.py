@@ -11,16 +11,16 @@ def forward(y, weights, *k):
 def combination(weights, k):
     """Σ_j w_j k_j."""
     total = None
-    for w, k_j in zip(of_rows(weights, k[0]), k):
+    for w, k_j in zip(spread(weights, k[0]).unbind(), k):
         total = w * k_j if total is None else total + w * k_j
     return total
 
 
-def of_rows(weights, like):
-    """Each weight, shaped to be multiplied with a tensor (N, …)."""
+def spread(weights, like):
+    """Weights as (s, 1, …) or (s, N, 1, …), to be multiplied with a tensor (N, …)."""
     if weights.dim() == 1:
-        return weights.unbind()
-    return weights.view(len(weights), -1, *(1,) * (like.dim() - 1)).unbind(1)
+        return weights.view(-1, *(1,) * like.dim())
+    return weights.mT.unflatten(1, (-1, *(1,) * (like.dim() - 1)))
 
 
 def error(y0, y1, weights, rtol, atol, *k):
