@@ -62,7 +62,7 @@ class Control(NamedTuple):
     safety: float = 0.9
     ifactor: float = 10.0
     dfactor: float = 0.2
-    max_num_steps: int = 100_000
+    max_num_steps: int = 10_000
     norm: object = None
     step_t: object = None
     jump_t: object = None

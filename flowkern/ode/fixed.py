@@ -76,7 +76,7 @@ def _grid(problem, step_size, grid_constructor):
         return t, [[(j, True)] for j in range(1, len(t))]
     times = tuple(t.detach().tolist()) if times is None else times
     if grid_constructor is None:
-        steps, outputs = _plan(times, float(step_size), t.dtype)
+        steps, outputs = _plan(times, float(step_size), t.dtype, t.requires_grad)
         signed = math.copysign(step_size, times[-1] - times[0])
         inner = torch.arange(steps, dtype=t.dtype, device=t.device) * signed + t[0]
         return torch.cat((inner, t[-1:])), outputs
@@ -84,11 +84,11 @@ def _grid(problem, step_size, grid_constructor):
     points = grid.detach().tolist()
     if (points[0], points[-1]) != (times[0], times[-1]):
         raise ValueError(f"options: grid_constructor: expected a grid from {times[0]} to {times[-1]}")
-    return grid, _outputs(points, times)
+    return grid, _outputs(points, times, t.requires_grad)
 
 
 @torch.compiler.assume_constant_result
-def _plan(times, step_size, dtype):
+def _plan(times, step_size, dtype, differentiable):
     """The number of steps of one size, the last one shorter, and which outputs each reaches."""
     if not step_size > 0:
         raise ValueError(f"options: step_size: expected a positive number, got {step_size}")
@@ -96,16 +96,17 @@ def _plan(times, step_size, dtype):
     steps = math.ceil((t[-1] - t[0]).abs() / step_size + 1) - 1  # rounded as torchdiffeq does
     signed = math.copysign(step_size, times[-1] - times[0])
     points = torch.arange(steps, dtype=dtype) * signed + t[0]
-    return steps, _outputs([*points.tolist(), times[-1]], times)
+    return steps, _outputs([*points.tolist(), times[-1]], times, differentiable)
 
 
-def _outputs(points, times):
+def _outputs(points, times, differentiable):
+    """For each step the outputs that it reaches; none is at its end where its time has a derivative."""
     forward = times[-1] >= times[0]
     j, outputs = 1, []
     for _, end in pairwise(points):
         here = []
         while j < len(times) and (end >= times[j] if forward else end <= times[j]):
-            here.append((j, end == times[j]))
+            here.append((j, end == times[j] and not differentiable))
             j += 1
         outputs.append(here)
     return outputs

@@ -63,11 +63,11 @@ class _Solve:
         """Check the times, and choose the first steps."""
         if bool((self.arrival[1:] < self.arrival[:-1]).any()):
             raise ValueError("t: expected times that rise or fall throughout, for each sample")
-        finite = _row_rms(self.y + self.f).flatten().isfinite()
+        finite = (self.y + self.f).isfinite().view(len(self.y), -1).all(1)
         bad = ~finite & (self.status == _RUNNING)
         self.status = torch.where(bad, int(Status.NON_FINITE), self.status)
         if self.control.first_step is not None:
-            self.h = torch.full_like(self.time, self.control.first_step)
+            self.h = torch.full_like(self.time, self.control.first_step).nan_to_num(0.0)
             return
         h = _control.first_step(
             self.problem.func, self._wide(self.t0.to(self.problem.dtype)), self.y, self.f,
