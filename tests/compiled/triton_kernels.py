@@ -26,6 +26,7 @@ from flowkern.ops.affine_coupling import triton as affine
 from flowkern.ops.masked_autoregressive import triton as masked
 from flowkern.ops.rational_quadratic_spline import TAILS
 from flowkern.ops.rational_quadratic_spline import triton as spline
+from flowkern.ops.runge_kutta_stage import triton as stage
 
 ARCHITECTURES = (80, 90, 100)
 ROWS, FEATURES = 4096, 32
@@ -64,6 +65,8 @@ MASKED = [
     (AffineElement("softplus"), 2, True, torch.float64),
     (SplineElement(3.0), 23, True, torch.float32),
 ]
+# (stages, weights for each row, dtype)
+STAGES = [(1, False, torch.float32), (4, True, torch.float32), (8, False, torch.float64)]
 # The most bytes of stack. In kernels of the masked transform ptxas gives up a few registers to let
 # one more block run on a multiprocessor.
 NONE, FEW, ANY = 0, 32, math.inf
@@ -171,6 +174,12 @@ def launches():
         most = ANY if dtype == torch.float64 else FEW
         yield name, masked._launch_forward, (x, *rest), most
         yield f"{name}, backward", masked._launch_backward, (x, logabsdet, x, x, True, *rest), most
+    for stages, by_row, dtype in STAGES:
+        y = torch.empty(ROWS, FEATURES, dtype=dtype, device="meta")
+        weights = torch.empty(*(ROWS,) * by_row, stages, dtype=dtype, device="meta")
+        name = f"stage s={stages} {dtype}" + " by row" * by_row
+        yield name, stage._launch_stage, (y, [y] * stages, weights), NONE
+        yield f"{name}, error", stage._launch_error, (y, y, [y] * stages, weights, 1e-3, 1e-6), NONE
 
 
 def main(architectures):
