@@ -87,7 +87,6 @@ def _grid(problem, step_size, grid_constructor):
     return grid, _outputs(points, times, t.requires_grad)
 
 
-@torch.compiler.assume_constant_result
 def _plan(times, step_size, dtype, differentiable):
     """The number of steps of one size, the last one shorter, and which outputs each reaches."""
     if not step_size > 0:
@@ -97,6 +96,10 @@ def _plan(times, step_size, dtype, differentiable):
     signed = math.copysign(step_size, times[-1] - times[0])
     points = torch.arange(steps, dtype=dtype) * signed + t[0]
     return steps, _outputs([*points.tolist(), times[-1]], times, differentiable)
+
+
+# What torch.compiler.assume_constant_result does, without its import of the compiler.
+_plan._dynamo_marked_constant = True
 
 
 def _outputs(points, times, differentiable):

@@ -79,6 +79,8 @@ class Solver(NamedTuple):
             task = task._replace(times=tuple(task.t.tolist()))
             check_monotonic(task.times)
         solve = per_sample.solve if self.per_sample else adaptive.solve
+        if torch.compiler.is_compiling():
+            solve = torch.compiler.disable(solve)  # steps depend on numbers: there is no graph of them
         return solve(task, self.method, self.rtol, self.atol, self.options)
 
 

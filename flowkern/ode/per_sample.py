@@ -18,8 +18,9 @@ def solve(problem, method, rtol, atol, options):
     """The states at problem.t, (T, N, …)."""
     solve = _Solve(problem, method, rtol, atol, _control.control(options))
     for _ in range(solve.control.max_num_steps):
-        if not solve.advance():
+        if not solve.under_way:
             break
+        solve.advance()
     return solve.finished()
 
 
@@ -48,7 +49,6 @@ class _Solve:
         self.status = torch.where(done, int(Status.OK), _RUNNING)
         self.dense = _control.dense_matrix(method, self.y.device)
         self.coefficients = _stages.coefficients(method, torch.float64, self.y.device)
-
         self.f = self._field(self.time, self.y)
         self.ratio = torch.zeros_like(self.time)
         with torch.no_grad():
@@ -66,6 +66,7 @@ class _Solve:
         finite = (self.y + self.f).isfinite().view(len(self.y), -1).all(1)
         bad = ~finite & (self.status == _RUNNING)
         self.status = torch.where(bad, int(Status.NON_FINITE), self.status)
+        self.under_way = bool((self.status == _RUNNING).any())
         if self.control.first_step is not None:
             self.h = torch.full_like(self.time, self.control.first_step).nan_to_num(0.0)
             return
@@ -76,33 +77,29 @@ class _Solve:
         self.h = h.flatten().double().nan_to_num(0.0)
 
     def advance(self):
-        """One step of all rows that are under way; whether there are any."""
-        h = self.h.clamp(self.control.min_step, self.control.max_step)
-        self._stop_where_stuck(h)
+        """One step of all rows that are under way."""
+        self.h = self.h.clamp(self.control.min_step, self.control.max_step)
+        self._stop_where_stuck()
         running = self.status == _RUNNING
-        h = torch.where(running, h, 0.0)
+        h = torch.where(running, self.h, 0.0)
         k, y1, self.ratio = self._evaluated(h)
         accepted = running & (self.ratio <= 1)
         time = torch.where(accepted, self.time + h, self.time)
         reached = torch.where(accepted, (self.arrival <= time).sum(0), self.reached)
-        any_running, rejected, first, last = self._summary(running, accepted, reached)
-        if not any_running:
-            return False
+        self.status = torch.where(reached == len(self.arrival), int(Status.OK), self.status)
+        self.under_way, rejected, first, last = self._summary(running & ~accepted, reached)
         if rejected and torch.is_grad_enabled():  # no derivatives through states that are dropped
             h = torch.where(accepted, h, 0.0)
             k, y1, _ = self._evaluated(h)
         for number in range(first, last):
             self._output(number, h, k, (self.reached <= number) & (number < reached))
-        self.h = torch.where(running, self.h.clamp(max=self.control.max_step) * self._factor(), 0.0)
         self.y = torch.where(self._wide(accepted), y1, self.y)
         self.f = torch.where(self._wide(accepted), k[-1], self.f)
-        self.time, self.reached = time, reached
-        self.status = torch.where(reached == len(self.arrival), int(Status.OK), self.status)
-        return True
+        self.h, self.time, self.reached = self.h * self._factor(), time, reached
 
-    def _stop_where_stuck(self, h):
+    def _stop_where_stuck(self):
         start = (self.t0 + self.sign * self.time).detach()
-        stuck = (self.status == _RUNNING) & (start + self.sign * h == start)
+        stuck = (self.status == _RUNNING) & (start + self.sign * self.h == start)
         reason = torch.where(self.ratio.isfinite(), Status.STEP_UNDERFLOW, Status.NON_FINITE)
         self.status = torch.where(stuck, reason, self.status)
 
@@ -117,13 +114,13 @@ class _Solve:
         width = self.y[0].numel()
         return k, y1, (sums / width).sqrt().double()
 
-    def _summary(self, running, accepted, reached):
-        """Whether any row is under way, any step rejected; the range of outputs that are reached."""
+    def _summary(self, rejected, reached):
+        """Whether rows are under way still, any step was rejected; the range of outputs reached."""
         new = reached > self.reached
         first = torch.where(new, self.reached, len(self.arrival)).amin()
         last = torch.where(new, reached, 0).amax()
-        rejected = running & ~accepted
-        return torch.stack((running.any(), rejected.any(), first, last)).tolist()
+        under_way = (self.status == _RUNNING).any()
+        return torch.stack((under_way, rejected.any(), first, last)).tolist()
 
     def _output(self, number, h, k, rows):
         """Those rows of an output, from the step just made."""

@@ -137,6 +137,17 @@ def test_callbacks():
     assert "reject_step" in names[0] and len(names[0]) == len(names[1])
 
 
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_under_a_compiler(per_sample):
+    """Steps depend on numbers: the solve interrupts the graph, and is the same."""
+    field, y0, options = Field(torch.float64), torch.randn(4, 3).double(), {"per_sample": per_sample}
+
+    def solve(y):
+        return 2 * flowkern.odeint(field, 2 * y, T, options=options)
+
+    close(torch.compile(solve, backend="aot_eager")(y0), solve(y0))
+
+
 # --- solves that fail ------------------------------------------------------------------------------
 
 BLOW_UP = torch.tensor([[0.5], [2.0]], dtype=torch.float64)  # y' = y² ends at t = 1/y0
