@@ -78,8 +78,7 @@ class _Solve:
             self.step = self.time, h, y0, k
             self.time, self.y, self.f = end, y1, k[-1]
             if end in self.jumps:
-                after = math.nextafter(self.sign * end, self.sign * math.inf)
-                self.f = self.problem.func(self._times([after])[0], y1)
+                self.f = self.problem.func(self._beside(end, math.inf), y1)
         self.h = h * self._factor()
         return Status.OK
 
@@ -98,6 +97,9 @@ class _Solve:
         times = self._times(
             [self.sign * (end if part == 1 else self.time + part * h) for part in c[1:]]
         )
+        if end in self.jumps:  # the stages at the end see the field before it jumps
+            before = self._beside(end, -math.inf)
+            times = [before if part == 1 else t for part, t in zip(c[1:], times)]
         coefficients = self.stages.coefficients
         weights = self._tensor([signed * weight for row in coefficients for weight in row])
         weights = weights.split(self.stages.sizes)
@@ -132,7 +134,7 @@ class _Solve:
             self.problem.func, start, self.y, self.f, self.method.order, self.rtol, self.atol,
             self.norm, self.sign,
         ))  # fmt: skip
-        self.ratio = h
+        self.ratio = h  # what is not finite here is told from a step that is too short
         return h
 
     def _dense(self, number):
@@ -153,6 +155,11 @@ class _Solve:
         """Times as func sees them, with the derivative of the first one."""
         times = self._tensor(values)
         return (times + self.moved[0].to(times) if self.moved.requires_grad else times).unbind()
+
+    def _beside(self, time, direction):
+        """The time next to another, as func sees it."""
+        (t,) = self._times([self.sign * time])
+        return t + (torch.nextafter(t.detach(), self._tensor(self.sign * direction)) - t.detach())
 
     def _tensor(self, values):
         return torch.tensor(values, dtype=self.problem.dtype, device=self.y.device)

@@ -7,7 +7,7 @@ import torch
 
 from flowkern.ode import adaptive, fixed, per_sample
 from flowkern.ode.control import Control
-from flowkern.ode.problem import Problem, check_monotonic, problem, unflattened
+from flowkern.ode.problem import Problem, check_monotonic, flattened, problem, unflattened
 from flowkern.ode.tableau import Tableau, tableau
 
 _FIXED = ("step_size", "grid_constructor", "interp", "perturb")
@@ -100,7 +100,7 @@ def _tolerance(name, value, task):
         if task.shapes is None or len(value) != len(task.shapes):
             raise ValueError(f"{name}: expected a number or one for each part of y0, got {value}")
         parts = [torch.as_tensor(v).expand(shape) for v, shape in zip(value, task.shapes)]
-        value = torch.cat([part.reshape(-1) for part in parts])
+        value = flattened(parts, per_sample=task.y0.dim() == 2)
     if not isinstance(value, torch.Tensor):
         return float(value)
     if value.requires_grad:

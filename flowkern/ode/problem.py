@@ -97,11 +97,13 @@ def _field(func, shapes, per_sample):
 
 
 def _fitted(f, y):
-    """A derivative that broadcasts to the state."""
-    if f.dtype != y.dtype or torch.broadcast_shapes(f.shape, y.shape) != y.shape:
+    """A derivative that broadcasts to the state, in its dtype (under autocast it has another)."""
+    sizes = zip(reversed(f.shape), reversed(y.shape))
+    broadcasts = f.dim() <= y.dim() and all(n in (1, m) for n, m in sizes)
+    if not broadcasts or not torch.can_cast(f.dtype, y.dtype):
         got, want = f"{f.dtype} {tuple(f.shape)}", f"{y.dtype} {tuple(y.shape)}"
         raise ValueError(f"func: expected a derivative like the state, {want}, got {got}")
-    return f.expand(y.shape)
+    return f.to(y.dtype).expand(y.shape)
 
 
 def _times(t, y0, per_sample):

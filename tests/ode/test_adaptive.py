@@ -36,6 +36,25 @@ def test_numbers_of_torchdiffeq(options):
         assert field.take() == evaluations
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_jumps(dtype):
+    """Each side of a jump is seen by its own steps: none is rejected, and the solution is exact."""
+    y0, seen = torch.ones(2, dtype=dtype), []
+
+    def field(t, y):
+        seen.append(t)
+        return torch.where(t < 0.4, 1.0, -2.0).to(dtype).expand_as(y)
+
+    options = {"jump_t": [0.4], "first_step": 0.3}
+    for sign in (1, -1):
+        seen.clear()
+        times = [0.0, 0.4, 1.0][::sign]
+        states = flowkern.odeint(field, y0, times, rtol=1e-6, atol=1e-6, options=options)
+        want = torch.tensor([1.0, 1.4, 0.2] if sign == 1 else [1.0, 2.2, 1.8], dtype=dtype)
+        close(states, want.unsqueeze(1).expand(3, 2))
+        assert len(seen) < 30
+
+
 @pytest.mark.parametrize("rtol", [1e-5, (1e-3, 1e-6)])
 def test_numbers_of_torchdiffeq_for_tuples(rtol):
     field = Field(torch.float64)

@@ -101,6 +101,23 @@ def test_complex_and_half_states():
     torch.testing.assert_close(half[-1].float(), torch.full((3,), math.exp(-1)), rtol=2e-2, atol=0)
 
 
+@pytest.mark.parametrize("method", ["rk4", "dopri5"])
+def test_autocast(method):
+    """The field computes in half precision, the solver does not."""
+    field, y0 = Field(torch.float32), torch.randn(4, 3)
+    call = dict(method=method, rtol=1e-2, atol=1e-2)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = flowkern.odeint(field, y0, T, **call)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, flowkern.odeint(field, y0, T, **call), rtol=0.05, atol=0.05)
+
+
+def test_derivatives_that_broadcast():
+    y0 = torch.rand(4, 3)
+    got = flowkern.odeint(lambda t, y: y.new_ones(()), y0, T, method="rk4")
+    torch.testing.assert_close(got, y0 + T.view(4, 1, 1))
+
+
 def test_callback():
     for library in (torchdiffeq, flowkern):
         field = Field(torch.float64)
@@ -157,7 +174,8 @@ def test_nothing_is_read_back():
         ({"y0": torch.ones(3).long()}, TypeError, "y0: expected a floating-point or complex dtype"),
         ({"options": {"step_size": 0.0}}, ValueError, "step_size: expected a positive number"),
         ({"options": {"interp": "quintic"}}, ValueError, "interp: expected 'linear' or 'cubic'"),
-        ({"func": lambda t, y: y.double()}, ValueError, "func: expected a derivative like the state"),
+        ({"func": lambda t, y: 1j * y}, ValueError, "func: expected a derivative like the state"),
+        ({"func": lambda t, y: y[:2]}, ValueError, "func: expected a derivative like the state"),
         ({"func": lambda t, y: y[:, None] * y}, ValueError, "func: expected a derivative like"),
         ({"rtol": (1e-3, 1e-3)}, ValueError, "rtol: expected a number or one for each part"),
     ],
