@@ -18,7 +18,7 @@ with mock.patch.dict(os.environ, INTERPRETED):
 
     from flowkern.ops.runge_kutta_stage import triton as kernels
 
-SHAPES = [(), (1,), (70,), (7, 3), (5, 8), (3, 2, 16), (2, 1100), (0, 3), (3, 0)]
+SHAPES = [(), (1,), (70,), (7, 3), (5, 8), (3, 2, 16), (2, 1100), (2, 513), (0, 3), (3, 0)]
 
 
 @pytest.fixture(params=[*RUNNABLE, "triton"])
