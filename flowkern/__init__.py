@@ -4,19 +4,35 @@ from flowkern import ops
 from flowkern.backends import backend
 
 __version__ = "0.1.0"
-__all__ = ["accelerate", "backend", "explain", "flows", "ops", "restore", "transforms"]
+__all__ = [
+    "SolverError",
+    "accelerate",
+    "backend",
+    "explain",
+    "flows",
+    "ode",
+    "odeint",
+    "odeint_adjoint",
+    "ops",
+    "restore",
+    "transforms",
+]
 
 _LAZY = {
     "accelerate": ("flowkern.adapters", "accelerate"),
     "explain": ("flowkern.adapters", "explain"),
     "restore": ("flowkern.adapters", "restore"),
     "flows": ("flowkern.flows", None),
+    "ode": ("flowkern.ode", None),
+    "odeint": ("flowkern.ode", "odeint"),
+    "odeint_adjoint": ("flowkern.ode", "odeint_adjoint"),
+    "SolverError": ("flowkern.ode", "SolverError"),
     "transforms": ("flowkern.transforms", None),
 }
 
 
 def __getattr__(name):
-    """Import the flow API and the adapters on first use, so that `import flowkern` stays cheap."""
+    """Import the flow API, the solvers and the adapters on first use, so that `import flowkern` stays cheap."""
     if name not in _LAZY:
         raise AttributeError(f"module 'flowkern' has no attribute {name!r}")
     from importlib import import_module

@@ -12,7 +12,10 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in (ROOT / "flowkern").rglob("*.py")
 }
-OPS = ("affine_coupling", "masked_autoregressive", "neural_ode", "rational_quadratic_spline")
+OPS = (
+    *("affine_coupling", "masked_autoregressive", "neural_ode", "rational_quadratic_spline"),
+    "runge_kutta_stage",
+)
 
 # room of flowkern: the rooms it may import
 ROOMS = {
@@ -24,7 +27,8 @@ ROOMS = {
     "distributions": {"nn", "ops"},
     "transforms": {"nn", "ops"},
     "flows": {"distributions", "nn", "ops", "transforms"},
-    "adapters": {"backends", "ops"},
+    "ode": {"ops"},
+    "adapters": {"backends", "ode", "ops"},
     "report": {"", "backends"},
     "demo": {"", "backends", "adapters", "flows", "ops", "report"},
     "__main__": {"", "backends", "report"},

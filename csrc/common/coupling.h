@@ -192,8 +192,9 @@ template <class S> FLOWKERN_HD void sum_rows(const Buffer<S>& buffer, const Segm
       const S total = sum_row(values + r * at.features, at.features);
       out[r] = at.feature ? out[r] + total : total;
     }
-  } else {  // short rows, whole
-    for (int r = 0; r < at.rows; ++r) out[r] = values[r * at.features];
+  } else {  // short rows, whole, or the short end of a long one
+    for (int r = 0; r < at.rows; ++r)
+      out[r] = at.feature ? out[r] + values[r * at.features] : values[r * at.features];
     for (int f = 1; f < at.features; ++f)
       for (int r = 0; r < at.rows; ++r) out[r] += values[r * at.features + f];
   }

@@ -46,8 +46,9 @@ inline bool beyond_cache(std::int64_t bytes) { return bytes >= 32 << 20; }
 // Calls body(begin, end) for rows on several threads, each with at least `least` elements.
 template <class F>
 void in_parallel(std::int64_t rows, std::int64_t features, std::int64_t least, const F& body) {
+  if (rows <= 0 || features <= 0) return;
   const std::int64_t grain = features < least ? least / features : 1;
-  if (rows > 0 && features > 0) torch::stable::parallel_for(0, rows, grain, body);
+  torch::stable::parallel_for(0, rows, grain, body);
 }
 
 // The index of transformed features as a pointer, checked to lie in [0, width).

@@ -12,6 +12,7 @@ from flowkern.ops.masked_autoregressive import (
 )
 from flowkern.ops.neural_ode import FieldLayer, TimeEmbedding, neural_ode
 from flowkern.ops.rational_quadratic_spline import KnotMap, rational_quadratic_spline
+from flowkern.ops.runge_kutta_stage import runge_kutta_error, runge_kutta_stage
 
 __all__ = [
     "Activation",
@@ -28,4 +29,6 @@ __all__ = [
     "masked_autoregressive_inverse",
     "neural_ode",
     "rational_quadratic_spline",
+    "runge_kutta_error",
+    "runge_kutta_stage",
 ]

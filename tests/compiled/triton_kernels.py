@@ -25,6 +25,7 @@ from flowkern.ops.neural_ode import triton as solver
 from flowkern.ops.neural_ode.tableau import tableau
 from flowkern.ops.rational_quadratic_spline import TAILS
 from flowkern.ops.rational_quadratic_spline import triton as spline
+from flowkern.ops.runge_kutta_stage import triton as stage
 from tests.compiled.resources import Resources, occupancy
 
 ARCHITECTURES = ("80", "90", "100", "gfx942")
@@ -71,6 +72,8 @@ SOLVES = [
     ((32, 32, 32), 1, True, True, True, torch.float32),
     ((64,), None, False, False, False, torch.float64),
 ]
+# (stages, weights for each row, dtype)
+STAGES = [(1, False, torch.float32), (4, True, torch.float32), (8, False, torch.float64)]
 
 
 def specialisation(parameter, value):
@@ -238,7 +241,17 @@ def _solves():
         yield f"backward, {name}", solver._launch_backward, (path, sums, path, adjoint, y, *rest)
 
 
-LAUNCHES = {affine: _affines, spline: _splines, masked: _masked, solver: _solves}
+def _stages():
+    """The same of the Runge–Kutta stage."""
+    for stages, by_row, dtype in STAGES:
+        y = torch.empty(ROWS, FEATURES, dtype=dtype, device="meta")
+        weights = torch.empty(*(ROWS,) * by_row, stages, dtype=dtype, device="meta")
+        name = f"s={stages}, {dtype}" + ", by row" * by_row
+        yield f"stage, {name}", stage._launch_stage, (y, [y] * stages, weights)
+        yield f"error, {name}", stage._launch_error, (y, y, [y] * stages, weights, 1e-3, 1e-6)
+
+
+LAUNCHES = {affine: _affines, spline: _splines, masked: _masked, solver: _solves, stage: _stages}
 
 
 def tables(architectures):

@@ -1,0 +1,62 @@
+"""flowkern's methods for `torchdiffeq.odeint` and `odeint_adjoint`, by names of their own.
+
+    from flowkern.adapters import torchdiffeq as fused
+    fused.register()
+    torchdiffeq.odeint(func, y0, t, method="flowkern_rk4", options={"step_size": 0.1})
+
+Code that calls torchdiffeq changes the name of the method and nothing else. torchdiffeq still does
+what it does around a solver: it flattens tuples, reverses time, and solves the adjoint equation.
+"""
+
+from flowkern.ode import TABLEAUX, odeint
+from flowkern.ode.problem import CALLBACKS
+
+PREFIX = "flowkern_"
+
+
+def register():
+    """Put "flowkern_" + name for every method of `flowkern.odeint` into torchdiffeq's table.
+
+    Raises:
+        ImportError: torchdiffeq is not installed, or keeps no such table (0.2.5 does).
+    """
+    _solvers().update({PREFIX + name: _solver(name) for name in TABLEAUX})
+
+
+def unregister():
+    """Take them out again."""
+    solvers = _solvers()
+    for name in TABLEAUX:
+        solvers.pop(PREFIX + name, None)
+
+
+def _solvers():
+    from torchdiffeq._impl.odeint import SOLVERS
+
+    return SOLVERS
+
+
+def _solver(method):
+    """A solver as torchdiffeq builds it: of one function, one state and options."""
+
+    class Solver:
+        def __init__(self, func, y0, rtol, atol, **options):
+            from torchdiffeq._impl.misc import _rms_norm
+
+            self.func, self.y0 = func, y0
+            if options.get("norm") is _rms_norm:
+                del options["norm"]  # the default of both, which flowkern computes in one pass
+            self.call = dict(rtol=rtol, atol=atol, method=method, options=options)
+
+        def integrate(self, t):
+            return odeint(self.func, self.y0, t, **self.call)
+
+        def integrate_until_event(self, t0, event_fn):
+            return odeint(self.func, self.y0, t0[None], event_fn=event_fn, **self.call)
+
+        @classmethod
+        def valid_callbacks(cls):
+            fixed = TABLEAUX[method].b_error is None
+            return {"callback_step"} if fixed else set(CALLBACKS)
+
+    return Solver

@@ -1,0 +1,17 @@
+"""Solvers of ordinary differential equations."""
+
+from flowkern.ode.adjoint import odeint_adjoint
+from flowkern.ode.control import SolverError, SolverWarning, Status
+from flowkern.ode.odeint import odeint
+from flowkern.ode.tableau import TABLEAUX, Tableau, tableau
+
+__all__ = [
+    "TABLEAUX",
+    "SolverError",
+    "SolverWarning",
+    "Status",
+    "Tableau",
+    "odeint",
+    "odeint_adjoint",
+    "tableau",
+]

@@ -1,0 +1,129 @@
+"""The continuous adjoint: gradients by an equation that runs backwards, in constant memory.
+
+da/dt = −aᵀ ∂f/∂y, dg/dt = −aᵀ ∂f/∂θ from the last time to the first, beside y itself, which is
+put right at every output. It is the gradient of the exact solution, solved to a tolerance or on a
+grid; that of `odeint` is the gradient of the steps that were made.
+"""
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from flowkern.ode.control import rms, state_norm
+from flowkern.ode.odeint import Solver, odeint
+from flowkern.ode.problem import CALLBACKS, real_dtype, unflattened
+
+
+def odeint_adjoint(
+    func, y0, t, *, rtol=1e-7, atol=1e-9, method=None, options=None, event_fn=None,
+    adjoint_rtol=None, adjoint_atol=None, adjoint_method=None, adjoint_options=None,
+    adjoint_params=None,
+):  # fmt: skip
+    """`odeint` whose gradients solve the adjoint equation, in memory that no step adds to.
+
+    Args:
+        func, y0, t, rtol, atol, method, options, event_fn: as `odeint` takes them; func is a module,
+            or adjoint_params are given.
+        adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options: those of the backward solve;
+            default those of the forward one, without its norm, and steps for the whole batch.
+            The norm of the options takes the tuple (of t, y, a, and each parameter), or is
+            "seminorm", which leaves out the parameters.
+        adjoint_params: tensors that func uses and that get gradients; default func.parameters().
+
+    Returns:
+        As `odeint`. Gradients reach y0, t and the parameters, and can be taken once.
+
+    Raises:
+        As `odeint`; ValueError: func is no module and adjoint_params are not given, or method and
+        adjoint_method differ and options are given without adjoint_options.
+
+    Source: Chen et al., Neural Ordinary Differential Equations (2018), appendix B; torchdiffeq 0.2.5.
+    """
+    if event_fn is not None:
+        raise NotImplementedError("event_fn: events are not supported; use torchdiffeq.odeint_adjoint")
+    if adjoint_params is None and not isinstance(func, torch.nn.Module):
+        raise ValueError("adjoint_params: needed, as func is not an nn.Module; () where there are none")
+    if adjoint_method not in (None, method) and options is not None and adjoint_options is None:
+        raise ValueError("adjoint_options: needed, as options are those of another method")
+    params = func.parameters() if adjoint_params is None else adjoint_params
+    solver = Solver.of(func, y0, t, rtol, atol, method, options)
+    if adjoint_options is None:
+        inherited = {**(options or {})}
+        adjoint_options = {k: v for k, v in inherited.items() if k not in ("norm", "per_sample")}
+    backward = dict(
+        rtol=rtol if adjoint_rtol is None else adjoint_rtol,
+        atol=atol if adjoint_atol is None else adjoint_atol,
+        method=adjoint_method or method, options=_with_norm(adjoint_options, solver),
+    )  # fmt: skip
+    callbacks = {name: getattr(func, f"{name}_adjoint", None) for name in CALLBACKS}
+    task, params = solver.task, [p for p in params if p.requires_grad]
+    states = _Adjoint.apply(solver, backward, callbacks, task.y0, task.t, *params)
+    return unflattened(states, task.shapes, states.shape[:1])
+
+
+def _with_norm(options, solver):
+    """The backward options with the norm of (t, y, a, *parameters) that they mean."""
+    wish = options.get("norm")
+    shapes, of_state = solver.task.shapes, state_norm(solver.options.get("norm"), solver.task.shapes)
+
+    def norm(parts):
+        t, y, a, *params = parts
+        if callable(wish):
+            y, a = (unflattened(s, shapes) if shapes else (s,) for s in (y, a))
+            return wish((t, *y, *a, *params))
+        counted = () if wish == "seminorm" else params
+        return torch.stack([t.abs(), of_state(y), of_state(a), *map(rms, counted)]).amax()
+
+    return options | {"norm": norm}
+
+
+class _Adjoint(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, solver, backward, callbacks, y0, t, *params):
+        task = solver.task._replace(y0=y0.detach(), t=t.detach())
+        states = solver._replace(task=task).states()
+        ctx.func, ctx.options, ctx.callbacks = task.func, backward, callbacks
+        ctx.save_for_backward(states, t, *params)
+        return states
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        states, t, *params = ctx.saved_tensors
+        dynamics = _dynamics(ctx.func, params, ctx.needs_input_grad[4])
+        for name, callback in ctx.callbacks.items():
+            if callback is not None:
+                setattr(dynamics, name, callback)
+        grad_t = torch.zeros_like(t)
+        sums = (states.new_zeros((), dtype=real_dtype(states)), *map(torch.zeros_like, params))
+        a = grad[-1]
+        for i in range(len(t) - 1, 0, -1):
+            if ctx.needs_input_grad[4]:  # a later output moves along the solution
+                grad_t[i] = _dot(ctx.func(t[i].to(sums[0]), states[i]), grad[i])
+                sums = (sums[0] - grad_t[i].to(sums[0]), *sums[1:])
+            start = (sums[0], states[i], a, *sums[1:])
+            solved = odeint(dynamics, start, t[i - 1 : i + 1].flip(0), **ctx.options)
+            first, _, a, *rest = (part[1] for part in solved)
+            sums, a = (first, *rest), a + grad[i - 1]
+        grad_t[0] = sums[0]
+        return None, None, None, a, grad_t if ctx.needs_input_grad[4] else None, *sums[1:]
+
+
+def _dynamics(func, params, through_time):
+    """The derivative of (∫ aᵀ ∂f/∂t, y, a, ∫ aᵀ ∂f/∂θ)."""
+
+    def dynamics(t, state):
+        _, y, a, *_ = state
+        with torch.enable_grad():
+            t = t.detach().requires_grad_(through_time)
+            y = y.detach().requires_grad_()
+            f = func(t, y)
+            inputs = (*((t,) if through_time else ()), y, *params)
+            grads = torch.autograd.grad(f, inputs, -a, allow_unused=True, materialize_grads=True)
+        grad_t, *grads = grads if through_time else (torch.zeros_like(t), *grads)
+        return grad_t, f.detach(), *grads
+
+    return dynamics
+
+
+def _dot(f, a):
+    return (f.conj() * a).real.sum() if f.is_complex() else (f * a).sum()

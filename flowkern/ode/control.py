@@ -1,0 +1,132 @@
+"""What step control shares: its options, the first step, failures."""
+
+import math
+import warnings
+from enum import IntEnum
+from typing import NamedTuple
+
+import torch
+
+from flowkern.ode.problem import unflattened
+
+
+class Status(IntEnum):
+    """How the solve of a sample ended."""
+
+    OK = 0
+    STEP_UNDERFLOW = 1
+    NON_FINITE = 2
+    STEP_LIMIT = 3
+
+
+_REASONS = {
+    Status.STEP_UNDERFLOW: "the step size fell below the resolution of t (a stiff or singular field?)",
+    Status.NON_FINITE: "the state or its derivative is not finite",
+    Status.STEP_LIMIT: "max_num_steps was reached",
+}
+
+
+class SolverError(RuntimeError):
+    """A solve did not reach the last time. `status` is a tensor (N,) of `Status`, or () for all."""
+
+    def __init__(self, message, status):
+        super().__init__(message)
+        self.status = status
+
+
+class SolverWarning(UserWarning):
+    """The same as a warning; outputs that were not reached are NaN."""
+
+    def __init__(self, message, status):
+        super().__init__(message)
+        self.status = status
+
+
+class Control(NamedTuple):
+    """Options of adaptive methods, with torchdiffeq's names and values.
+
+    Attributes:
+        first_step: chosen from the field where None.
+        min_step, max_step: bounds of the step size.
+        safety, ifactor, dfactor: a step is multiplied by safety·ratio^(−1/order), in
+            [dfactor, ifactor], where ratio is its error in units of the tolerance.
+        max_num_steps: the most steps tried, between two outputs (of each sample: in all).
+        norm: of the scaled error; default root mean square, of a tuple the largest of its parts.
+        step_t: times at which a step has to end; jump_t: and at which the field jumps.
+        on_failure: "raise" a `SolverError`, or "warn" (`SolverWarning`).
+    """
+
+    first_step: float | None = None
+    min_step: float = 0.0
+    max_step: float = math.inf
+    safety: float = 0.9
+    ifactor: float = 10.0
+    dfactor: float = 0.2
+    max_num_steps: int = 10_000
+    norm: object = None
+    step_t: object = None
+    jump_t: object = None
+    on_failure: str = "raise"
+
+
+def control(options):
+    """A `Control` from the options of a call."""
+    numbers = ("first_step", "min_step", "max_step", "safety", "ifactor", "dfactor")
+    values = {name: float(v) if name in numbers and v is not None else v for name, v in options.items()}
+    made = Control(**values)
+    if made.on_failure not in ("raise", "warn"):
+        raise ValueError(f"options: on_failure: expected 'raise' or 'warn', got {made.on_failure!r}")
+    return made
+
+
+def fail(method, status, on_failure):
+    """Raise or warn, with how many samples stopped and why."""
+    counts = {reason: int((status == code).sum()) for code, reason in _REASONS.items()}
+    total = f" of {status.numel()} samples" if status.dim() else ""
+    parts = [f"{n}{total}: {reason}" if total else reason for reason, n in counts.items() if n]
+    message = f"{method.name} did not reach the last time: {'; '.join(parts)}"
+    if on_failure == "raise":
+        raise SolverError(message, status)
+    warnings.warn(SolverWarning(message, status), stacklevel=5)
+
+
+def rms(tensor):
+    """Root mean square of all elements."""
+    return tensor.abs().square().mean().sqrt()
+
+
+def state_norm(norm, shapes):
+    """A function of a flat state: the norm given, of its parts, or the default one."""
+
+    def of_state(flat):
+        parts = unflattened(flat, shapes)
+        if norm is not None:
+            return torch.as_tensor(norm(parts)).abs()
+        return rms(flat) if shapes is None else torch.stack([rms(part) for part in parts]).amax()
+
+    return of_state
+
+
+@torch.no_grad()
+def first_step(func, t0, y0, f0, order, rtol, atol, norm, sign):
+    """A first step size, of norm's shape (Hairer, Nørsett, Wanner, II.4)."""
+    scale = atol + y0.abs() * rtol
+    d0, d1 = norm(y0 / scale), norm(f0 / scale)
+    h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
+    f1 = func(t0 + sign * h0, y0 + (sign * h0).to(y0.dtype) * f0)
+    d2 = norm((f1 - f0) / scale) / h0
+    flat = (d1 <= 1e-15) & (d2 <= 1e-15)
+    h1 = (0.01 / torch.maximum(d1, d2)) ** (1 / order)
+    h1 = torch.where(flat, (h0 * 1e-3).clamp(min=1e-6), h1)
+    return torch.minimum(100 * h0, h1)
+
+
+def dense_weights(dense, h, theta):
+    """Weights (s,) or (N, s) of the stages at t0 + θh, for float64 h and θ of shape () or (N,)."""
+    powers = theta.unsqueeze(-1) ** torch.arange(1, dense.shape[1] + 1, device=theta.device)
+    return h * (powers @ dense.mT)
+
+
+def dense_matrix(method, device):
+    """The polynomials of a tableau's dense output, a row for each stage."""
+    return torch.tensor(method.dense, dtype=torch.float64, device=device)

@@ -1,0 +1,110 @@
+"""`odeint`: torchdiffeq's call, on fused stages."""
+
+import warnings
+from typing import NamedTuple
+
+import torch
+
+from flowkern.ode import adaptive, fixed, per_sample
+from flowkern.ode.control import Control
+from flowkern.ode.problem import Problem, check_monotonic, flattened, problem, unflattened
+from flowkern.ode.tableau import Tableau, tableau
+
+_FIXED = ("step_size", "grid_constructor", "interp", "perturb")
+_ADAPTIVE = (*Control._fields, "per_sample")
+
+
+def odeint(func, y0, t, *, rtol=1e-7, atol=1e-9, method=None, options=None, event_fn=None):
+    """Solve dy/dt = func(t, y), y(t[0]) = y0, for the states at t.
+
+    Args:
+        func: (t, y) → dy/dt, like y; t is a scalar tensor of y's dtype. With tuples y and dy/dt
+            are tuples.
+        y0: tensor of any shape, or a tuple of tensors; float32/float64, other dtypes more slowly.
+        t: (T,) times that rise or fall, a tensor or a list. Fixed grids check their order only where
+            they lie on the host.
+        rtol, atol: tolerances of adaptive methods, numbers or tensors like y0; for tuples also one
+            for each part.
+        method: "euler", "midpoint", "heun2", "heun3", "rk4" (the 3/8 rule), "rk4_classic", on a
+            fixed grid; "bosh3", "dopri5" (default), "tsit5", adaptive.
+        options: for fixed grids step_size, grid_constructor, interp ("linear", "cubic") and perturb;
+            for adaptive methods those of `flowkern.ode.control.Control`, and per_sample: every row of
+            y0 (N, …) has steps of its own, func gets t (N, 1, …), and t may be (T, N).
+
+    Returns:
+        (T, …) like y0, differentiable in y0, t and what func uses; a tuple for a tuple.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, dtype, shape or value.
+        NotImplementedError: event_fn is given.
+        SolverError: an adaptive solve did not reach the last time; its `status` says why.
+
+    Source: Chen, torchdiffeq 0.2.5; Hairer, Nørsett, Wanner, Solving Ordinary Differential
+    Equations I (1993).
+    """
+    if event_fn is not None:
+        raise NotImplementedError("event_fn: events are not supported; use torchdiffeq.odeint")
+    solver = Solver.of(func, y0, t, rtol, atol, method, options)
+    states = solver.states()
+    return unflattened(states, solver.task.shapes, states.shape[:1])
+
+
+class Solver(NamedTuple):
+    """A call with its arguments checked."""
+
+    task: Problem
+    method: Tableau
+    options: dict
+    rtol: object
+    atol: object
+    per_sample: bool
+
+    @classmethod
+    def of(cls, func, y0, t, rtol, atol, method, options):
+        method = tableau("dopri5" if method is None else method)
+        options = _known(dict(options or {}), method)
+        by_sample = bool(options.pop("per_sample", False))
+        task = problem(func, y0, t, by_sample)
+        tolerances = _tolerance("rtol", rtol, task), _tolerance("atol", atol, task)
+        return cls(task, method, options, *tolerances, by_sample)
+
+    def states(self):
+        """The states at all times, (T, …)."""
+        task = self.task
+        if self.method.b_error is None:
+            return fixed.solve(task, self.method, **self.options)
+        if task.y0.numel() == 0:
+            return task.y0.expand(len(task.t), *task.y0.shape)
+        if not self.per_sample and task.times is None:
+            task = task._replace(times=tuple(task.t.tolist()))
+            check_monotonic(task.times)
+        solve = per_sample.solve if self.per_sample else adaptive.solve
+        if torch.compiler.is_compiling():
+            solve = torch.compiler.disable(solve)  # steps depend on numbers: there is no graph of them
+        return solve(task, self.method, self.rtol, self.atol, self.options)
+
+
+def _known(options, method):
+    """The options that the method has; others are named in a warning, as torchdiffeq does."""
+    known = _FIXED if method.b_error is None else _ADAPTIVE
+    others = [name for name in options if name not in known]
+    harmless = ("norm", "dtype")  # torchdiffeq's own, which need no warning
+    if strange := [name for name in others if name not in harmless]:
+        warnings.warn(f"options: {method.name} has none called {', '.join(strange)}", stacklevel=3)
+    return {name: value for name, value in options.items() if name in known}
+
+
+def _tolerance(name, value, task):
+    """A number, or a tensor like the flat state."""
+    if isinstance(value, (tuple, list)):
+        if task.shapes is None or len(value) != len(task.shapes):
+            raise ValueError(f"{name}: expected a number or one for each part of y0, got {value}")
+        parts = [torch.as_tensor(v).expand(shape) for v, shape in zip(value, task.shapes)]
+        value = flattened(parts, per_sample=task.y0.dim() == 2)
+    if not isinstance(value, torch.Tensor):
+        return float(value)
+    if value.requires_grad:
+        raise ValueError(f"{name}: cannot require gradients")
+    if value.numel() == 1:
+        return float(value)
+    return value.to(task.y0.device, task.dtype).expand(task.y0.shape)

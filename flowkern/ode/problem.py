@@ -1,0 +1,133 @@
+"""A call of `odeint` in one form: one tensor of states, one function of it, times checked."""
+
+import math
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+
+CALLBACKS = ("callback_step", "callback_accept_step", "callback_reject_step")
+
+
+class Problem(NamedTuple):
+    """dy/dt = func(t, y), y(t[0]) = y0.
+
+    Attributes:
+        func: (t, y) → dy/dt of y's shape and dtype.
+        y0: the initial state; tuples are laid side by side, in one dimension or, for steps of each
+            sample, in rows.
+        t: (T,) the times of the outputs, on y0's device, or (T, N).
+        times: the same on the host, a tuple; None where reading them would wait for a device.
+        shapes: those of the parts of a tuple, None where y0 was a tensor.
+        callbacks: name → function(t, y, h) for those callbacks that the user's function has.
+    """
+
+    func: object
+    y0: torch.Tensor
+    t: torch.Tensor
+    times: tuple | None
+    shapes: tuple | None
+    callbacks: dict
+
+    @property
+    def dtype(self):
+        """That of times which func sees."""
+        return real_dtype(self.y0)
+
+    def called(self, name, t, y, h):
+        """Call the user's callback of that name, if there is one."""
+        if name in self.callbacks:
+            self.callbacks[name](t, unflattened(y, self.shapes), h)
+
+
+def real_dtype(tensor):
+    """A tensor's dtype, or that of its real part."""
+    return tensor.dtype.to_real() if tensor.is_complex() else tensor.dtype
+
+
+def problem(func, y0, t, per_sample=False):
+    """Check the arguments of `odeint` and bring them into one form."""
+    shapes = None
+    if not isinstance(y0, torch.Tensor):
+        shapes = _shapes(y0)
+        y0 = flattened(y0, per_sample)
+    if not (y0.dtype.is_floating_point or y0.dtype.is_complex):
+        raise TypeError(f"y0: expected a floating-point or complex dtype, got {y0.dtype}")
+    if per_sample and y0.dim() < 1:
+        raise ValueError("y0: steps of each sample need a batch dimension, got shape ()")
+    t, times = _times(t, y0, per_sample)
+    callbacks = {name: getattr(func, name) for name in CALLBACKS if hasattr(func, name)}
+    return Problem(_field(func, shapes, per_sample), y0, t, times, shapes, callbacks)
+
+
+def _shapes(y0):
+    if not isinstance(y0, tuple) or not all(isinstance(part, torch.Tensor) for part in y0):
+        raise TypeError(f"y0: expected a tensor or a tuple of tensors, got {type(y0).__name__}")
+    return tuple(part.shape for part in y0)
+
+
+def flattened(parts, per_sample=False):
+    """The parts of a state side by side: (numel,), or (N, numel of a sample)."""
+    if per_sample:
+        return torch.cat([part.reshape(len(part), -1) for part in parts], 1)
+    return torch.cat([part.reshape(-1) for part in parts])
+
+
+def unflattened(y, shapes, leading=()):
+    """The inverse of `flattened`, as views; `leading` are the dimensions before those of a state."""
+    if shapes is None:
+        return y
+    rows = y.dim() - len(leading) == 2
+    sizes = [math.prod(shape[1:] if rows else shape) for shape in shapes]
+    parts = y.split(sizes, -1)
+    return tuple(part.reshape((*leading, *shape)) for part, shape in zip(parts, shapes))
+
+
+def _field(func, shapes, per_sample):
+    """func on the one tensor of states."""
+
+    def field(t, y):
+        if shapes is None:
+            f = func(t, y)
+        else:
+            f = flattened(func(t, unflattened(y, shapes)), per_sample)
+        return f if f.shape == y.shape and f.dtype == y.dtype else _fitted(f, y)
+
+    return field
+
+
+def _fitted(f, y):
+    """A derivative that broadcasts to the state, in its dtype (under autocast it has another)."""
+    sizes = zip(reversed(f.shape), reversed(y.shape))
+    broadcasts = f.dim() <= y.dim() and all(n in (1, m) for n, m in sizes)
+    if not broadcasts or not torch.can_cast(f.dtype, y.dtype):
+        got, want = f"{f.dtype} {tuple(f.shape)}", f"{y.dtype} {tuple(y.shape)}"
+        raise ValueError(f"func: expected a derivative like the state, {want}, got {got}")
+    return f.to(y.dtype).expand(y.shape)
+
+
+def _times(t, y0, per_sample):
+    """The times on y0's device, and on the host where they are at hand there."""
+    times = None
+    if not isinstance(t, torch.Tensor):
+        t, times = torch.tensor(t, dtype=torch.float64), tuple(t)
+    if not t.dtype.is_floating_point:
+        raise TypeError(f"t: expected a floating-point dtype, got {t.dtype}")
+    by_row = per_sample and t.dim() == 2 and t.shape[1] == len(y0)
+    if not (t.dim() == 1 or by_row) or len(t) == 0:
+        expected = f"(T,) or (T, {len(y0)})" if per_sample else "(T,)"
+        raise ValueError(f"t: expected shape {expected}, got {tuple(t.shape)}")
+    if by_row:
+        return t.to(y0.device), None
+    if times is None and t.device.type == "cpu" and not torch.compiler.is_compiling():
+        times = tuple(t.tolist())
+    if times is not None:
+        check_monotonic(times)
+    return t.to(y0.device), times
+
+
+def check_monotonic(times):
+    """Raise unless the times rise or fall throughout; equal ones may follow each other."""
+    steps = [after - before for before, after in pairwise(times)]
+    if not (all(step >= 0 for step in steps) or all(step <= 0 for step in steps)):
+        raise ValueError(f"t: expected times that rise or fall throughout, got {list(times)}")

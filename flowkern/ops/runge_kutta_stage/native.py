@@ -1,0 +1,39 @@
+"""The C++ kernels as dispatcher ops: schemas, fake kernels, calls."""
+
+import torch
+
+from flowkern import _library as libraries
+
+_library = torch.library.Library("flowkern", "FRAGMENT")
+_ERROR = "(Tensor y0, Tensor y1, Tensor[] k, Tensor weights, float rtol, float atol) -> Tensor"
+
+
+def define(library, namespace):
+    """Both ops in a namespace, with their fake kernels."""
+    library.define("runge_kutta_stage(Tensor y, Tensor[] k, Tensor weights) -> Tensor")
+    library.define(f"runge_kutta_error{_ERROR}")
+    for name, fake in (("stage", _fake_stage), ("error", _fake_error)):
+        torch.library.register_fake(f"{namespace}::runge_kutta_{name}", fake, lib=library)
+
+
+def _fake_stage(y, k, weights):
+    return torch.empty_like(y)
+
+
+def _fake_error(y0, *arguments):
+    return y0.new_empty(y0.shape[:1] or (1,))
+
+
+define(_library, "flowkern")
+KERNELS = ("triton", *libraries.compiled("runge_kutta_stage"))
+
+
+def forward(y, weights, *k, ops=torch.ops.flowkern):
+    """y + Σ_j w_j k_j by the kernel registered for y's device."""
+    return ops.runge_kutta_stage(y.contiguous(), [k_j.contiguous() for k_j in k], weights)
+
+
+def error(y0, y1, weights, rtol, atol, *k, ops=torch.ops.flowkern):
+    """Squares of the scaled error, summed over each row."""
+    k = [k_j.contiguous() for k_j in k]
+    return ops.runge_kutta_error(y0.contiguous(), y1.contiguous(), k, weights, rtol, atol)

@@ -1,0 +1,191 @@
+"""Fixed grids: torchdiffeq's numbers, orders of convergence, times, one graph."""
+
+import math
+
+import pytest
+import torch
+import torchdiffeq
+
+import flowkern
+from tests.ode.fields import Field, close, logistic, spiral
+
+SHARED = ("euler", "midpoint", "heun2", "heun3", "rk4")
+METHODS = (*SHARED, "rk4_classic")
+ORDERS = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4, "rk4_classic": 4}
+OPTIONS = {
+    "grid": {},
+    "step_size": {"step_size": 0.1},
+    "short_last_step": {"step_size": 0.07},
+    "cubic": {"step_size": 0.07, "interp": "cubic"},
+    "perturb": {"step_size": 0.3, "perturb": True},
+    "constructor": {"grid_constructor": lambda func, y0, t: torch.cat((t[:1], t.mean()[None], t[-1:]))},
+}
+T = torch.tensor([0.0, 0.25, 0.6, 1.0])
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("method", SHARED)
+def test_numbers_of_torchdiffeq(method, options):
+    """In both directions, for tensors and tuples, in float32 and float64."""
+    for dtype, sign in ((torch.float64, 1), (torch.float32, -1)):
+        field, y0, t = Field(dtype), torch.randn(5, 3, dtype=dtype), sign * T.to(dtype)
+        want = torchdiffeq.odeint(field, y0, t, method=method, options=options)
+        close(flowkern.odeint(field, y0, t, method=method, options=options), want)
+        pair = y0, torch.zeros(5, dtype=dtype)
+        want = torchdiffeq.odeint(field.pair, pair, t, method=method, options=options)
+        got = flowkern.odeint(field.pair, pair, t, method=method, options=options)
+        assert isinstance(got, tuple)
+        for got_part, want_part in zip(got, want, strict=True):
+            close(got_part, want_part)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_order_of_convergence(method):
+    """Errors at the end fall by 2^order for half the step."""
+    field, y0, solution = spiral(5)
+    errors = []
+    for steps in (20, 40):
+        t = torch.linspace(0, 2, steps + 1, dtype=torch.float64)
+        errors.append((flowkern.odeint(field, y0, t, method=method)[-1] - solution(t[-1])).norm())
+    assert abs(math.log2(errors[0] / errors[1]) - ORDERS[method]) < 0.25
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients(method):
+    """To the state, the times and the field, through steps and interpolated outputs."""
+    field = Field(torch.float64)
+    y0 = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    t = torch.tensor([0.0, 0.3, 0.5], dtype=torch.float64, requires_grad=True)
+
+    def solve(y0, t, *parameters, **options):
+        return flowkern.odeint(field, y0, t, method=method, options=options)
+
+    inputs = y0, t, *field.parameters()
+    assert torch.autograd.gradcheck(solve, inputs)
+    wanted = torchdiffeq.odeint(field, y0, t, method="rk4", options={"step_size": 0.2})
+    got = solve(y0, t, step_size=0.2)
+    if method == "rk4":
+        for a, b in zip(*(torch.autograd.grad(s.square().sum(), inputs) for s in (got, wanted))):
+            close(a, b)
+
+
+def test_second_derivatives():
+    field, y0 = Field(torch.float64), torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda y: flowkern.odeint(field, y, T.double(), method="rk4"), y0)
+
+
+@pytest.mark.parametrize("options", [{}, {"step_size": 0.3}])
+@pytest.mark.parametrize("shape", [(), (4,), (4, 1), (0, 3), (2, 0)])
+def test_shapes_and_times(shape, options):
+    """One time, no time between times, scalars, one feature, empty batches."""
+    y0 = torch.rand(shape, dtype=torch.float64)
+
+    def solve(t):
+        return flowkern.odeint(lambda t, y: -y, y0, t, method="rk4", options=options)
+
+    torch.testing.assert_close(solve([0.5]), y0.unsqueeze(0))
+    torch.testing.assert_close(solve([0.5, 0.5]), torch.stack((y0, y0)))
+    later = y0 * math.exp(-0.5)
+    for t in ([0.0, 0.0, 0.5, 0.5], [1.0, 1.0, 0.5, 0.5]):
+        want = torch.stack((y0, y0, later, later)) if t[-1] > t[0] else None
+        want = torch.stack((y0, y0, y0 / later * y0, y0 / later * y0)) if want is None else want
+        torch.testing.assert_close(solve(t), want, rtol=1e-3, atol=1e-3, equal_nan=True)
+
+
+def test_complex_and_half_states():
+    y0 = torch.randn(3, 2, dtype=torch.complex128)
+    want = torchdiffeq.odeint(lambda t, y: 1j * t * y, y0, T.double(), method="rk4")
+    close(flowkern.odeint(lambda t, y: 1j * t * y, y0, T.double(), method="rk4"), want)
+    half = flowkern.odeint(lambda t, y: -y, torch.ones(3, dtype=torch.bfloat16), T, method="rk4")
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half[-1].float(), torch.full((3,), math.exp(-1)), rtol=2e-2, atol=0)
+
+
+@pytest.mark.parametrize("method", ["rk4", "dopri5"])
+def test_autocast(method):
+    """The field computes in half precision, the solver does not."""
+    field, y0 = Field(torch.float32), torch.randn(4, 3)
+    call = dict(method=method, rtol=1e-2, atol=1e-2)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = flowkern.odeint(field, y0, T, **call)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, flowkern.odeint(field, y0, T, **call), rtol=0.05, atol=0.05)
+
+
+def test_derivatives_that_broadcast():
+    y0 = torch.rand(4, 3)
+    got = flowkern.odeint(lambda t, y: y.new_ones(()), y0, T, method="rk4")
+    torch.testing.assert_close(got, y0 + T.view(4, 1, 1))
+
+
+def test_callback():
+    for library in (torchdiffeq, flowkern):
+        field = Field(torch.float64)
+        field.callback_step = lambda t, y, h: field.seen.append((t.item(), h.item()))
+        library.odeint(field, torch.ones(1, 3).double(), -T.double(), method="euler")
+        want = torch.tensor([(0, 0.25), (-0.25, 0.35), (-0.6, 0.4)])
+        close(torch.tensor(field.seen), want)
+
+
+def test_one_graph():
+    """With the grid in a tensor, and with a step size where the times are a list."""
+    field, y0, t = Field(torch.float32), torch.randn(4, 3), torch.linspace(0, 1, 4)
+
+    def by_grid(y, t):
+        return flowkern.odeint(field, y, t, method="rk4")
+
+    def by_step(y):
+        return flowkern.odeint(field, y, [0.0, 0.5, 1.0], method="midpoint", options={"step_size": 0.3})
+
+    for function, arguments in ((by_grid, (y0, t)), (by_step, (y0,))):
+        compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(*arguments), function(*arguments), rtol=1e-5, atol=1e-6)
+
+
+def test_transforms():
+    """torch.func sees plain operations: Jacobians and vmap through a solve."""
+    field, y0 = Field(torch.float64), torch.randn(4, 3, dtype=torch.float64)
+
+    def solve(y):
+        return flowkern.odeint(field, y, T.double(), method="rk4")[-1]
+
+    want = torch.stack([torch.autograd.functional.jacobian(solve, y) for y in y0])
+    close(torch.func.vmap(torch.func.jacrev(solve))(y0), want)
+    close(torch.func.vmap(torch.func.jacfwd(solve))(y0), want)
+
+
+def test_nothing_is_read_back():
+    """Where t is the grid, the meta device, which has no values, goes through a solve."""
+    y0, t = torch.empty(4, 3, device="meta"), torch.empty(5, device="meta")
+    with flowkern.backend("reference"):
+        states = flowkern.odeint(lambda t, y: t * y, y0, t, method="rk4")
+    assert states.shape == (5, 4, 3)
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"method": "dopri8"}, ValueError, "method: expected one of .*, got 'dopri8'"),
+        ({"event_fn": logistic}, NotImplementedError, "event_fn"),
+        ({"t": [0.0, 1.0, 0.5]}, ValueError, "t: expected times that rise or fall"),
+        ({"t": torch.zeros(2, 2)}, ValueError, r"t: expected shape \(T,\), got \(2, 2\)"),
+        ({"t": torch.arange(3)}, TypeError, "t: expected a floating-point dtype, got torch.int64"),
+        ({"y0": [1.0]}, TypeError, "y0: expected a tensor or a tuple of tensors, got list"),
+        ({"y0": torch.ones(3).long()}, TypeError, "y0: expected a floating-point or complex dtype"),
+        ({"options": {"step_size": 0.0}}, ValueError, "step_size: expected a positive number"),
+        ({"options": {"interp": "quintic"}}, ValueError, "interp: expected 'linear' or 'cubic'"),
+        ({"func": lambda t, y: 1j * y}, ValueError, "func: expected a derivative like the state"),
+        ({"func": lambda t, y: y[:2]}, ValueError, "func: expected a derivative like the state"),
+        ({"func": lambda t, y: y[:, None] * y}, ValueError, "func: expected a derivative like"),
+        ({"rtol": (1e-3, 1e-3)}, ValueError, "rtol: expected a number or one for each part"),
+    ],
+)
+def test_errors_name_the_argument(change, error, message):
+    call = {"func": lambda t, y: -y, "y0": torch.ones(3), "t": [0.0, 1.0], "method": "euler", **change}
+    with pytest.raises(error, match=message):
+        flowkern.odeint(call.pop("func"), call.pop("y0"), call.pop("t"), **call)
+
+
+def test_unknown_options_are_named():
+    with pytest.warns(UserWarning, match="euler has none called stepsize"):
+        flowkern.odeint(lambda t, y: -y, torch.ones(3), [0.0, 1.0], method="euler", options={"stepsize": 1})

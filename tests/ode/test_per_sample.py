@@ -1,0 +1,133 @@
+"""Adaptive steps of each sample: accuracy, times, independence of the rest of the batch, failures."""
+
+import math
+
+import pytest
+import torch
+
+import flowkern
+from flowkern.ode import Status
+from tests.ode.fields import Field, close, decay
+
+METHODS = ("bosh3", "dopri5", "tsit5")
+RATES = torch.tensor([0.1, 1.0, 3.0, 10.0, 30.0], dtype=torch.float64).unsqueeze(1)
+T = torch.tensor([0.0, 0.0, 0.3, 0.55, 1.0], dtype=torch.float64)
+OWN = torch.tensor([[0.0, 0.5, 1.0, 0.0, -1.0]]).double() + T.unsqueeze(1) * torch.tensor(
+    [1.0, -1.0, 0.0, 2.0, 0.5]
+)
+
+
+def solve(field, y0, t, *, method="dopri5", rtol=1e-7, **options):
+    options = {"per_sample": True, **options}
+    return flowkern.odeint(field, y0, t, method=method, rtol=rtol, atol=rtol, options=options)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("t", [T, -T / 4, OWN], ids=["shared", "reverse", "own"])
+def test_accuracy(method, t):
+    """At times shared or of each sample's own, rising, falling or standing still."""
+    field, solution = decay(RATES)
+    y0 = torch.rand(5, 2, dtype=torch.float64)
+    times = t.reshape(len(t), -1, 1)
+    got, want = solve(field, y0, t, method=method), solution(y0, times[0], times)
+    assert ((got - want).abs() / (1 + want.abs())).max() < 4e-6
+
+
+def test_rows_do_not_know_each_other():
+    """A row takes the steps that it takes alone, with any others beside it."""
+    field, _ = decay(RATES)
+    y0 = torch.rand(5, 2, dtype=torch.float64)
+    together = solve(field, y0, T)
+    for row in range(5):
+        alone = solve(decay(RATES[row : row + 1])[0], y0[row : row + 1], T)
+        torch.testing.assert_close(together[:, row : row + 1], alone, rtol=1e-12, atol=1e-14)
+
+
+def test_one_row_takes_the_steps_of_the_batch():
+    field, y0 = Field(torch.float64), torch.randn(1, 3, dtype=torch.float64)
+    close(solve(field, y0, T), flowkern.odeint(field, y0, T, rtol=1e-7, atol=1e-7))
+
+
+@pytest.mark.parametrize("first_step", [None, 1.0])
+def test_gradients(first_step):
+    """Through steps that are accepted and others that are not; also of times without a step."""
+    field, solution = decay(RATES[:4])
+    y0 = torch.rand(4, 2, dtype=torch.float64, requires_grad=True)
+    t = OWN[:, :4].clone().requires_grad_()
+    weights = torch.rand(5, 4, 2, dtype=torch.float64)
+    got = solve(field, y0, t, rtol=1e-9, first_step=first_step)
+    want = solution(y0, t[0].unsqueeze(1), t.unsqueeze(2))
+    grads = (torch.autograd.grad((states * weights).sum(), (y0, t)) for states in (got, want))
+    for a, b in zip(*grads):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_no_derivative_through_what_is_dropped():
+    """A step that is too long overflows; it is not made, and leaves no NaN in the gradient."""
+    y0 = torch.tensor([[1.0], [5.0]], dtype=torch.float64, requires_grad=True)
+    states = solve(lambda t, y: torch.expm1(y), y0, [0.0, 0.005], first_step=0.1, rtol=1e-5)
+    (grad,) = torch.autograd.grad(states[-1].sum(), y0)
+    assert states.isfinite().all() and grad.isfinite().all()
+
+
+def test_times_that_func_sees():
+    """(N, 1, …), of the state's dtype, broadcasting with the state."""
+    seen = []
+
+    def field(t, y):
+        seen.append((t.shape, t.dtype))
+        return t * y
+
+    solve(field, torch.rand(3, 2, 4), T.float(), rtol=1e-3)
+    assert set(seen) == {((3, 1, 1), torch.float32)}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tuples(method):
+    """Parts may have any shapes with the same number of samples."""
+    y0 = torch.rand(3, 2, 2, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    options = {"per_sample": True}
+    y, total = flowkern.odeint(
+        lambda t, s: (-s[0], s[0].sum((1, 2))), y0, T, method=method, rtol=(1e-7, 1e-6), options=options
+    )
+    close(total + y.sum((2, 3)), y0[0].sum((1, 2)).expand(5, 3), rtol=1e-6)
+    torch.testing.assert_close(y[-1], y0[0] * math.exp(-1), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (0, 3), (3, 0)])
+def test_shapes_and_times(shape):
+    y0 = torch.rand(shape, dtype=torch.float64)
+    torch.testing.assert_close(solve(lambda t, y: -y, y0, [0.5]), y0.unsqueeze(0))
+    got, later = solve(lambda t, y: -y, y0, [1.0, 1.0, 0.5, 0.5]), y0 * math.exp(0.5)
+    torch.testing.assert_close(got, torch.stack((y0, y0, later, later)), rtol=1e-5, atol=0)
+
+
+def test_status_of_each_sample():
+    """Those that fail have their reasons; the others are solved all the same."""
+    y0 = torch.tensor([[0.5], [2.0], [math.nan], [0.25]], dtype=torch.float64)
+    options = {"per_sample": True, "on_failure": "warn"}
+    with pytest.warns(flowkern.ode.SolverWarning, match="1 of 4 samples: .*; 1 of 4 samples") as warned:
+        states = flowkern.odeint(lambda t, y: y * y, y0, [0.0, 0.2, 1.0], rtol=1e-4, options=options)
+    want = [Status.OK, Status.STEP_UNDERFLOW, Status.NON_FINITE, Status.OK]
+    assert warned[0].message.status.tolist() == want
+    exact = 1 / (1 / y0 - torch.tensor([0.0, 0.2, 1.0]).view(3, 1, 1))
+    exact[2, 1] = math.nan
+    torch.testing.assert_close(states, exact, rtol=1e-3, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "t, options, message",
+    [
+        (T, {"norm": torch.norm}, "options: norm: not with per_sample"),
+        (OWN[:, :3], {}, r"t: expected shape \(T,\) or \(T, 5\), got \(5, 3\)"),
+        (OWN[[2, 0, 3]], {}, "t: expected times that rise or fall"),
+    ],
+)
+def test_errors_name_the_argument(t, options, message):
+    with pytest.raises(ValueError, match=message):
+        solve(lambda t, y: -y, torch.rand(5, 2, dtype=torch.float64), t, **options)
+
+
+def test_scalars_have_no_rows():
+    with pytest.raises(ValueError, match="y0: steps of each sample need a batch dimension"):
+        solve(lambda t, y: -y, torch.tensor(1.0), T)

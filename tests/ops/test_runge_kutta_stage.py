@@ -1,0 +1,137 @@
+"""Runge-Kutta stages and errors of steps: every backend against the float64 reference."""
+
+import os
+from unittest import mock
+
+import pytest
+import torch
+
+import flowkern
+from flowkern.backends import unavailable
+from flowkern.ops import runge_kutta_error, runge_kutta_stage
+from flowkern.ops.runge_kutta_stage import reference
+from tests.conftest import RUNNABLE
+
+INTERPRETED = {"TRITON_INTERPRET": "1"}
+with mock.patch.dict(os.environ, INTERPRETED):
+    from triton.runtime.interpreter import InterpretedFunction
+
+    from flowkern.ops.runge_kutta_stage import triton as kernels
+
+SHAPES = [(), (1,), (70,), (7, 3), (5, 8), (3, 2, 16), (2, 1100), (2, 513), (0, 3), (3, 0)]
+
+
+@pytest.fixture(params=[*RUNNABLE, "triton"])
+def on_backend(request):
+    """Triton's kernels run through its interpreter."""
+    environment = INTERPRETED if request.param == "triton" else {}
+    with mock.patch.dict(os.environ, environment), flowkern.backend(request.param):
+        yield request.param
+
+
+def tensors(shape, stages, dtype, by_row=False):
+    y, *k = torch.randn(stages + 1, *shape, dtype=dtype)
+    weights = torch.randn(*(shape[:1] if by_row else ()), stages, dtype=dtype)
+    return y, k, weights
+
+
+def cases():
+    for shape in SHAPES:
+        for stages in (1, 3, 7, 8) if shape == (7, 3) else (6,):
+            for by_row in (False, True) if shape else (False,):
+                yield shape, stages, by_row
+
+
+def close(got, want, scale):
+    """Within as many roundings of the largest term as there are terms."""
+    atol = 16 * torch.finfo(got.dtype).eps * (scale.max().item() if scale.numel() else 0)
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=atol)
+
+
+def test_triton_is_interpreted():
+    assert isinstance(kernels._stage_kernel, InterpretedFunction)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_stage_agrees_with_the_reference(on_backend, dtype):
+    for shape, stages, by_row in cases():
+        y, k, weights = tensors(shape, stages, dtype, by_row)
+        wide = [tensor.double() for tensor in (y, weights, *k)]
+        scale = reference.forward(*[tensor.abs() for tensor in wide])
+        close(runge_kutta_stage(y, k, weights), reference.forward(*wide), scale)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_error_agrees_with_the_reference(on_backend, dtype):
+    for shape, stages, by_row in cases():
+        (y0, [y1, *k], weights) = tensors(shape, stages + 1, dtype, by_row)
+        weights = weights[..., 1:]  # not contiguous
+        wide = [tensor.double() for tensor in (y0, y1, weights)], [k_j.double() for k_j in k]
+        want = reference.error(*wide[0], 1e-1, 1e-2, *wide[1])
+        absolute = wide[0][0], wide[0][1], wide[0][2].abs()
+        scale = reference.error(*absolute, 1e-1, 1e-2, *[k_j.abs() for k_j in wide[1]])
+        close(runge_kutta_error(y0, y1, k, weights, 1e-1, 1e-2), want, scale)
+
+
+def test_error_of_a_state_that_is_not_finite(on_backend):
+    y0, y1 = torch.ones(3, 2), torch.tensor([[1.0, 2.0], [torch.inf, 1.0], [1.0, torch.nan]])
+    got = runge_kutta_error(y0, y1, [y0, y0], torch.ones(2), 1e-3, 1e-3)
+    assert got.isfinite().tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("by_row", [False, True])
+def test_gradients(on_backend, by_row):
+    y, k, weights = tensors((3, 2), 3, torch.float64, by_row)
+    inputs = [tensor.requires_grad_() for tensor in (y, weights, *k)]
+    function = lambda y, weights, *k: runge_kutta_stage(y, k, weights)  # noqa: E731
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+def test_layouts_and_other_dtypes(on_backend):
+    y, k, weights = tensors((6, 4), 3, torch.float64)
+    turned = [tensor.mT.contiguous().mT for tensor in (y, *k)]
+    assert torch.equal(runge_kutta_stage(turned[0], turned[1:], weights), runge_kutta_stage(y, k, weights))
+    half = [tensor.bfloat16() for tensor in (y, *k)]
+    assert runge_kutta_stage(half[0], half[1:], weights.bfloat16()).dtype == torch.bfloat16
+
+
+def test_opcheck():
+    """Schemas are honest and the fake kernels agree with the real ones."""
+    if unavailable("cpu") is not None:
+        return  # test_backends.py decides whether that is allowed
+    y, k, weights = tensors((5, 3), 4, torch.float32, by_row=True)
+    torch.library.opcheck(torch.ops.flowkern.runge_kutta_stage, (y, k, weights))
+    torch.library.opcheck(torch.ops.flowkern.runge_kutta_error, (y, k[0], k, weights, 1e-3, 1e-3))
+
+
+def test_raw_ops_refuse_what_they_cannot_read():
+    if unavailable("cpu") is not None:
+        return
+    y, k, weights = tensors((5, 3), 2, torch.float32)
+    for bad in (
+        (y, [], weights),
+        (y, [k[0][:4], k[1]], weights),
+        (y, [k[0].double(), k[1]], weights),
+        (y, [k[0].mT.contiguous().mT, k[1]], weights),
+        (y, k * 5, torch.ones(10)),
+        (y, k, weights.double()),
+        (y, k, weights[:1]),
+        (y, k, weights.expand(4, 2)),
+        (y.half(), [k_j.half() for k_j in k], weights.half()),
+    ):
+        with pytest.raises(RuntimeError):
+            torch.ops.flowkern.runge_kutta_stage(*bad)
+
+
+def test_triton_refuses_what_it_cannot_read():
+    y, k, weights = tensors((5, 3), 2, torch.float32)
+    for bad, message in (
+        ((y, [], weights), "k: expected 1 to 8 tensors, got 0"),
+        ((y, [k[0][:4], k[1]], weights), "k: expected contiguous"),
+        ((y, [k[0].mT.contiguous().mT, k[1]], weights), "k: expected contiguous"),
+        ((y, k, weights.double()), "weights: expected torch.float32"),
+        ((y, k, weights.expand(4, 2)), "weights: expected torch.float32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            torch.ops.flowkern_triton.runge_kutta_stage(*bad)
