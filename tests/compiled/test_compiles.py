@@ -32,7 +32,7 @@ def test_cuda_kernels():
 @pytest.mark.parametrize("architecture", TRITON)
 def test_triton_kernels(architecture):
     printed = run("triton", architecture)
-    for op in ("affine_coupling", "rational_quadratic_spline", "masked_autoregressive", "neural_ode"):
+    for op in ("affine_coupling", "rational_quadratic_spline", "masked_autoregressive", "neural_ode", "runge_kutta_stage"):
         assert f"triton, {op}, {architecture}\n" in printed
 
 
