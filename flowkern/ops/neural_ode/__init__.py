@@ -94,8 +94,8 @@ def _solution(start, path, sums, stride, batch, dtype, wanted):
     path, sums = path[stride - 1 :: stride], sums[stride - 1 :: stride]
     path = torch.cat((start.unsqueeze(0), path)).to(dtype)
     sums = torch.cat((sums.new_zeros(1, *sums.shape[1:]), sums))
-    some = (sums[:, i].reshape(-1, *batch) if want else None for i, want in enumerate(wanted))
-    return Solution(path.reshape(-1, *batch, path.shape[-1]), *some)
+    some = (sums[:, i].reshape(sums.shape[0], *batch) if want else None for i, want in enumerate(wanted))
+    return Solution(path.reshape(path.shape[0], *batch, path.shape[-1]), *some)
 
 
 def _times(t, steps, table, time, layer, adjoint, dtype):
