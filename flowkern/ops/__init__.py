@@ -10,18 +10,23 @@ from flowkern.ops.masked_autoregressive import (
     masked_autoregressive,
     masked_autoregressive_inverse,
 )
+from flowkern.ops.neural_ode import TABLEAUX, FieldLayer, TimeEmbedding, neural_ode
 from flowkern.ops.rational_quadratic_spline import KnotMap, rational_quadratic_spline
 
 __all__ = [
     "Activation",
     "AffineElement",
     "Degrees",
+    "FieldLayer",
     "KnotMap",
     "MaskedLayer",
     "ScaleMap",
     "SplineElement",
+    "TABLEAUX",
+    "TimeEmbedding",
     "affine_coupling",
     "masked_autoregressive",
     "masked_autoregressive_inverse",
+    "neural_ode",
     "rational_quadratic_spline",
 ]
