@@ -24,7 +24,7 @@ ROOMS = {
     "distributions": {"nn", "ops"},
     "transforms": {"nn", "ops"},
     "flows": {"distributions", "nn", "ops", "transforms"},
-    "adapters": {"backends", "ops"},
+    "adapters": {"backends", "nn", "ops"},
     "report": {"", "backends"},
     "demo": {"", "backends", "adapters", "flows", "ops", "report"},
     "__main__": {"", "backends", "report"},
