@@ -14,9 +14,9 @@ import torch
 import flowkern
 from bench import harness, memory
 from flowkern import backends
-from flowkern.ops.affine_coupling.native import COMPILED as AFFINE
-from flowkern.ops.masked_autoregressive.native import COMPILED as AUTOREGRESSIVE
-from flowkern.ops.rational_quadratic_spline.native import COMPILED as SPLINE
+from flowkern.ops.affine_coupling.native import KERNELS as AFFINE
+from flowkern.ops.masked_autoregressive.native import KERNELS as AUTOREGRESSIVE
+from flowkern.ops.rational_quadratic_spline.native import KERNELS as SPLINE
 
 
 def describe(quick):

@@ -46,20 +46,20 @@ def backend(name):
         _choice.name = previous
 
 
-def resolve(device_type, compiled=("cpu", "cuda")):
+def resolve(device_type, kernels=("cpu", "triton", "cuda")):
     """The backend that runs an op on tensors of `device_type` ("cpu", "cuda", …).
 
-    `compiled` names those of "cpu" and "cuda" for which the op has a kernel.
+    `kernels` names the backends for which the op has a kernel.
     """
     explicit = _choice.name or _environment
     if explicit is not None:
         _require(explicit, "FLOWKERN_BACKEND")
         _require_device(explicit, device_type)
-        if explicit in ("cpu", "cuda") and explicit not in compiled:
+        if explicit != "reference" and explicit not in kernels:
             raise RuntimeError(f"backend {explicit!r} was chosen, but has no kernel for this op")
         return explicit
     for name in _AUTOMATIC.get(device_type, ("reference",)):
-        if name in ("cpu", "cuda") and name not in compiled:
+        if name != "reference" and name not in kernels:
             continue
         if unavailable(name) is None:
             if name == "reference" and not torch.compiler.is_compiling():

@@ -114,10 +114,10 @@ def test_fallback_warns_once_with_what_to_do(monkeypatch):
 def test_an_op_without_a_kernel_falls_back_alone(monkeypatch):
     monkeypatch.setattr(backends, "_environment", None)
     backends._warn_slow("cpu")
-    assert backends.resolve("cpu", compiled=()) == "reference"
+    assert backends.resolve("cpu", kernels=()) == "reference"
     if not WITHOUT_CPU:
         with flowkern.backend("cpu"), pytest.raises(RuntimeError, match="no kernel for this op"):
-            backends.resolve("cpu", compiled=())
+            backends.resolve("cpu", kernels=())
 
 
 def test_library_that_is_missing_or_does_not_load(monkeypatch, tmp_path):

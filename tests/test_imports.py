@@ -12,7 +12,7 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in (ROOT / "flowkern").rglob("*.py")
 }
-OPS = ("affine_coupling", "masked_autoregressive", "rational_quadratic_spline")
+OPS = ("affine_coupling", "masked_autoregressive", "neural_ode", "rational_quadratic_spline")
 
 # room of flowkern: the rooms it may import
 ROOMS = {
@@ -63,7 +63,17 @@ OP_MODULES_OF = {
             *("backends", "_arguments", "conditioner", "element", "function", "native"),
             "reference",
         },
-    }
+    },
+    "neural_ode": {
+        "tableau": set(),
+        "field": set(),
+        "reference": {"field"},
+        "native": {"_library"},
+        "function": {"native", "reference"},
+        "__init__": {
+            *("backends", "_arguments", "field", "function", "native", "reference", "tableau"),
+        },
+    },
 }
 
 

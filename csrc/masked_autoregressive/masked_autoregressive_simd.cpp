@@ -4,8 +4,8 @@
 // panels of rows with their sums in registers; the units of one block then follow rank by rank.
 #include "masked_autoregressive_element.h"
 
+#include "../common/activation.h"
 #include "../common/tile.h"
-#include "activation.h"
 
 FLOWKERN_BEGIN
 namespace {

@@ -10,7 +10,7 @@ from flowkern.ops.masked_autoregressive import (
     masked_autoregressive,
     masked_autoregressive_inverse,
 )
-from flowkern.ops.neural_ode import TABLEAUX, FieldLayer, TimeEmbedding, neural_ode
+from flowkern.ops.neural_ode import FieldLayer, TimeEmbedding, neural_ode
 from flowkern.ops.rational_quadratic_spline import KnotMap, rational_quadratic_spline
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "MaskedLayer",
     "ScaleMap",
     "SplineElement",
-    "TABLEAUX",
     "TimeEmbedding",
     "affine_coupling",
     "masked_autoregressive",

@@ -13,6 +13,7 @@ from flowkern.nn._arguments import (
     check_dtype,
     check_features,
 )
+from flowkern.ops.neural_ode import TABLEAUX
 from flowkern.transforms._hutchinson import noise as hutchinson
 from flowkern.transforms.base import Transform
 
@@ -65,7 +66,7 @@ class NeuralODE(Transform):
             raise TypeError(
                 f"field: expected a module with layers, such as nn.VectorField, got {type(field).__name__}"
             )
-        check_choice("method", method, ops.TABLEAUX)
+        check_choice("method", method, TABLEAUX)
         check_choice("trace", trace, ("exact", "hutchinson"))
         check_choice("noise", noise, ("rademacher", "normal"))
         check_choice("gradient", gradient, ("discrete", "adjoint"))

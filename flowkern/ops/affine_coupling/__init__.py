@@ -3,7 +3,7 @@
 from flowkern import backends
 from flowkern.ops import _arguments
 from flowkern.ops.affine_coupling.function import apply
-from flowkern.ops.affine_coupling.native import COMPILED
+from flowkern.ops.affine_coupling.native import KERNELS
 from flowkern.ops.affine_coupling.scale_map import SCALE_MAPS, ScaleMap
 
 __all__ = ["SCALE_MAPS", "ScaleMap", "affine_coupling"]
@@ -41,7 +41,7 @@ def affine_coupling(
     scale_map = ScaleMap.of(scale_map)
     _check_params(params, scale_map)
     index = _arguments.resolve_index(index, mask, x, params.shape[-2])
-    backend = backends.resolve(x.device.type, COMPILED)
+    backend = backends.resolve(x.device.type, KERNELS)
     flat_x, flat_params, batch = _arguments.flatten(x, params)
     y, logabsdet = apply(
         flat_x, flat_params, backend, index, bool(inverse), bool(scale_first), *scale_map.numbers()

@@ -15,7 +15,7 @@ _library.define(
     f"affine_coupling_backward(Tensor grad_y, Tensor grad_logabsdet, {_ARGUMENTS}) -> (Tensor, Tensor)"
 )
 
-COMPILED = libraries.compiled("affine_coupling")
+KERNELS = ("triton", *libraries.compiled("affine_coupling"))
 
 
 @torch.library.register_fake("flowkern::affine_coupling", lib=_library)

@@ -9,7 +9,7 @@ from flowkern.ops._arguments import FLOATS
 from flowkern.ops.masked_autoregressive.conditioner import Activation, Degrees, MaskedLayer, masks
 from flowkern.ops.masked_autoregressive.element import AffineElement, SplineElement
 from flowkern.ops.masked_autoregressive.function import ROW_WISE, apply
-from flowkern.ops.masked_autoregressive.native import COMPILED
+from flowkern.ops.masked_autoregressive.native import KERNELS
 from flowkern.ops.masked_autoregressive.reference import Spec
 
 __all__ = [
@@ -74,7 +74,7 @@ def _call(name, x, layers, degrees, element, inverse):
             f"element: expected an AffineElement or a SplineElement, got {type(element).__name__}"
         )
     element.parameters(layers[-1].weight.shape[0], x.shape[-1])
-    backend = backends.resolve(x.device.type, COMPILED)
+    backend = backends.resolve(x.device.type, KERNELS)
     flat, tensors, batch = _flattened(name, x, layers)
     y, logabsdet = apply(
         flat, backend, _spec(layers, element, inverse), *degrees.on(x.device), *tensors

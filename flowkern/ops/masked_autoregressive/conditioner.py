@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-# kind: code, shared with csrc/masked_autoregressive/activation.h and triton.py
+# kind: code, shared with csrc/common/activation.h and triton.py
 _ACTIVATIONS = {
     "identity": 0,
     "leaky_relu": 1,

@@ -53,7 +53,7 @@ def define(namespace, *names):
 
 
 _library = define("flowkern", "masked_autoregressive", "masked_autoregressive_gradients")
-COMPILED = libraries.compiled("masked_autoregressive")
+KERNELS = ("triton", *libraries.compiled("masked_autoregressive"))
 
 
 def forward(x, spec, order, ends, ranks, *tensors, ops=torch.ops.flowkern):

@@ -9,7 +9,7 @@ from flowkern import backends
 from flowkern.ops._arguments import FLOATS
 from flowkern.ops.neural_ode.field import FieldLayer, TimeEmbedding
 from flowkern.ops.neural_ode.function import apply
-from flowkern.ops.neural_ode.native import COMPILED
+from flowkern.ops.neural_ode.native import KERNELS
 from flowkern.ops.neural_ode.reference import Spec
 from flowkern.ops.neural_ode.tableau import TABLEAUX, tableau
 
@@ -85,7 +85,7 @@ def neural_ode(
         1.0 if directions is None or isinstance(trace, str) else 1.0 / directions.shape[0],
         kinetic, jacobian,
     )  # fmt: skip
-    backend = backends.resolve(y.device.type, COMPILED)
+    backend = backends.resolve(y.device.type, KERNELS)
     path, sums = apply(start, backend, first_back, spec, *inputs)
     return _solution(start, path, sums, steps // every, batch, y.dtype, (trace is not None, kinetic, jacobian))
 
@@ -94,8 +94,9 @@ def _solution(start, path, sums, stride, batch, dtype, wanted):
     path, sums = path[stride - 1 :: stride], sums[stride - 1 :: stride]
     path = torch.cat((start.unsqueeze(0), path)).to(dtype)
     sums = torch.cat((sums.new_zeros(1, *sums.shape[1:]), sums))
-    some = (sums[:, i].reshape(sums.shape[0], *batch) if want else None for i, want in enumerate(wanted))
-    return Solution(path.reshape(path.shape[0], *batch, path.shape[-1]), *some)
+    times = path.shape[0]
+    some = (sums[:, i].reshape(times, *batch) if want else None for i, want in enumerate(wanted))
+    return Solution(path.reshape(times, *batch, path.shape[-1]), *some)
 
 
 def _times(t, steps, table, time, layer, adjoint, dtype):
@@ -136,12 +137,27 @@ def _directions(trace, y, batch, weights, jacobian, dtype):
     if trace is None:
         return None
     if isinstance(trace, torch.Tensor):
-        noise = trace if trace.dim() > y.dim() else trace.unsqueeze(0)
-        noise = noise.detach().to(dtype)
-        return noise.expand(noise.shape[0], *batch, features).reshape(-1, rows, features)
+        noise = _noise(trace, y, batch, dtype)
+        return noise.reshape(noise.shape[0], rows, features)
+    if trace != "exact":
+        raise ValueError(f"trace: expected None, 'exact' or a tensor of noise, got {trace!r}")
     if len(weights) in (2, 3) and not jacobian:
         return None
     return torch.eye(features, dtype=dtype, device=y.device).unsqueeze(1).expand(-1, rows, -1)
+
+
+def _noise(noise, y, batch, dtype):
+    """ε as (M, …, D) with y's batch shape."""
+    _check_tensor("trace", noise, y, None)
+    noise = noise.detach().to(dtype)
+    noise = noise if noise.dim() > y.dim() else noise.unsqueeze(0)
+    try:
+        return noise.expand(noise.shape[0], *batch, y.shape[-1])
+    except RuntimeError:
+        raise ValueError(
+            f"trace: expected noise that broadcasts with y, {(*batch, y.shape[-1])}, or with one more "
+            f"dimension in front, got {tuple(noise.shape)}"
+        ) from None
 
 
 def _closed(weights):
@@ -208,7 +224,8 @@ def _check_layers(y, layers, time):
     if layers[-1].activation != "identity":
         raise ValueError("layers: the last one's activation must be 'identity'")
     if time is not None:
-        _check_tensor("time.weight", time.weight, y, (layers[0].weight.shape[0], time.weight.shape[-1]))
+        columns = 1 if time.frequencies is None else 2 * len(time.frequencies)
+        _check_tensor("time.weight", time.weight, y, (layers[0].weight.shape[0], columns))
 
 
 def _check_tensor(name, tensor, y, shape):

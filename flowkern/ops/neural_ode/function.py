@@ -3,23 +3,18 @@
 A backend is a module with
     forward(y, *arguments) -> (path, sums)
     backward(grad_path, grad_sums, path, y, adjoint, *arguments) -> gradients of y and the tensors
-with the arguments that reference.py explains. Forward mode and torch.func run the formulas; a second
-backward raises.
+with the arguments that reference.py explains. Forward mode, torch.func and gradients that are to be
+differentiated again run the formulas.
 """
 
 import torch
 from torch.autograd import forward_ad
-from torch.autograd.function import once_differentiable
 
 from flowkern.ops.neural_ode import native, reference
 
 
 def backends(name):
     """The module that holds the kernels of backend `name`."""
-    if name == "triton":
-        from flowkern.ops.neural_ode import triton
-
-        return triton
     return reference if name == "reference" else native
 
 
@@ -34,10 +29,14 @@ class NeuralOde(torch.autograd.Function):
         ctx.save_for_backward(y, output[0], first_back, *tensors)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_path, grad_sums):
         y, path, first_back, *tensors = ctx.saved_tensors
         adjoint = first_back is not None
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            if adjoint:
+                raise RuntimeError("gradient: 'adjoint' has no second derivatives; 'discrete' has them")
+            grads = _differentiable_vjp((grad_path, grad_sums), ctx.spec, y, *tensors)
+            return grads[0], None, None, None, *grads[1:]
         if adjoint:
             tensors[1] = first_back
         vjp = backends(ctx.backend).backward
@@ -46,6 +45,21 @@ class NeuralOde(torch.autograd.Function):
         if adjoint:
             of_back, grads[2] = grads[2], None
         return grads[0], None, of_back, None, *grads[1:]
+
+
+def _differentiable_vjp(cotangents, spec, *inputs):
+    """The gradients of the inputs, as functions of them, where autograd can see how."""
+    # Some inputs are functions of others; views tell their gradients apart.
+    views = [t if t is None else t.view_as(t) for t in inputs]
+    outputs = reference.forward(views[0], spec, *views[1:])
+    wanted = [i for i, t in enumerate(views) if t is not None and t.requires_grad]
+    some = torch.autograd.grad(
+        outputs, [views[i] for i in wanted], cotangents, create_graph=True, allow_unused=True
+    )
+    grads = [None] * len(inputs)
+    for i, grad in zip(wanted, some):
+        grads[i] = grad
+    return grads
 
 
 def apply(y, backend, first_back, *arguments):

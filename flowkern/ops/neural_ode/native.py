@@ -41,7 +41,7 @@ def define(namespace):
 
 
 _library = define("flowkern")
-COMPILED = libraries.compiled("neural_ode")
+KERNELS = libraries.compiled("neural_ode")
 
 
 def forward(y, spec, steps, first, row_bias, closed, directions, *tensors, ops=torch.ops.flowkern):

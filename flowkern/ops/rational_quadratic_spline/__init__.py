@@ -8,7 +8,7 @@ from flowkern import backends
 from flowkern.ops import _arguments
 from flowkern.ops.rational_quadratic_spline.function import apply
 from flowkern.ops.rational_quadratic_spline.knot_map import KnotMap
-from flowkern.ops.rational_quadratic_spline.native import COMPILED
+from flowkern.ops.rational_quadratic_spline.native import KERNELS
 
 __all__ = ["KnotMap", "TAILS", "rational_quadratic_spline"]
 
@@ -64,7 +64,7 @@ def rational_quadratic_spline(
     knot_map.check(bins)
     box, bound = _interval(bound, tails, x, params)
     index = _arguments.resolve_index(index, mask, x, params.shape[-2])
-    backend = backends.resolve(x.device.type, COMPILED)
+    backend = backends.resolve(x.device.type, KERNELS)
     flat_x, flat_params, batch = _arguments.flatten(x, params)
     y, logabsdet = apply(
         flat_x, flat_params, backend, index, bound, bool(inverse), TAILS[tails][0], *box,

@@ -16,7 +16,7 @@ _library.define(
     f"rational_quadratic_spline_backward(Tensor grad_y, Tensor grad_logabsdet, {_ARGUMENTS}) -> (Tensor, Tensor)"
 )
 
-COMPILED = libraries.compiled("rational_quadratic_spline")
+KERNELS = ("triton", *libraries.compiled("rational_quadratic_spline"))
 
 
 @torch.library.register_fake("flowkern::rational_quadratic_spline", lib=_library)

@@ -1,11 +1,11 @@
-// The activations of masked conditioners, with their derivatives, for one lane or many.
+// The activations of conditioners and vector fields, with their derivatives, for one lane or many.
 #pragma once
 
-#include "../common/maths.h"
+#include "maths.h"
 
 FLOWKERN_BEGIN
 
-// The codes are those of conditioner.py.
+// The codes are those of masked_autoregressive/conditioner.py and neural_ode/field.py.
 enum ActivationKind {
   kIdentityActivation = 0,
   kLeakyRelu = 1,  // max(0, z) + slope·min(0, z)
@@ -13,7 +13,8 @@ enum ActivationKind {
   kElu = 3,   // max(0, z) + slope·(exp(min(0, z)) − 1)
   kSilu = 4,  // z·sigmoid z
   kGelu = 5,  // z·Φ(z)
-  kSigmoidActivation = 6
+  kSigmoidActivation = 6,
+  kSoftplus = 7  // log(1 + exp z)
 };
 
 // Σ c_j·T_j(y) by Clenshaw's rule, with half of c_0.
@@ -98,6 +99,58 @@ template <class T, class S> FLOWKERN_HD T activation_derivative(int kind, S slop
       return s * (one - s);
     }
     default: return one;
+  }
+}
+
+// An activation with its derivatives up to `order`; at a kink those from the left.
+template <class T> struct Jet { T u, d, e; };
+
+template <int kind, int order, class T, class S> FLOWKERN_HD Jet<T> activation_jet(S slope, T z) {
+  const T zero = T(S(0)), one = T(S(1)), two = T(S(2));
+  if constexpr (kind == kLeakyRelu) {
+    return {max(zero, z) + T(slope) * min(zero, z), select(z > zero, one, T(slope)), zero};
+  } else if constexpr (kind == kTanhActivation) {
+    const T t = tanh(z), d = one - t * t;
+    return {t, d, zero - two * t * d};
+  } else if constexpr (kind == kElu) {
+    const T u = max(zero, z) + T(slope) * expm1_negative(min(zero, z));
+    if constexpr (order == 0) return {u, zero, zero};
+    const T grows = T(slope) * exp(min(zero, z));
+    return {u, select(z > zero, one, grows), select(z > zero, zero, grows)};
+  } else if constexpr (kind == kSilu) {
+    const T s = sigmoid(z), rest = one - s;
+    return {z * s, s * fma(z, rest, one), s * rest * fma(z, rest - s, two)};
+  } else if constexpr (kind == kGelu) {
+    const T below = normal_cdf(z);
+    if constexpr (order == 0) return {z * below, zero, zero};
+    const T density = T(S(0.39894228040143267794)) * exp(T(S(-0.5)) * z * z);
+    return {z * below, fma(z, density, below), density * (two - z * z)};
+  } else if constexpr (kind == kSigmoidActivation) {
+    const T s = sigmoid(z), d = s * (one - s);
+    return {s, d, d * (one - two * s)};
+  } else if constexpr (kind == kSoftplus) {
+    const T u = softplus(z);
+    if constexpr (order == 0) return {u, zero, zero};
+    const T s = sigmoid(z);
+    return {u, s, s * (one - s)};
+  } else {
+    return {z, one, zero};
+  }
+}
+
+template <int k> struct Constant { static constexpr int value = k; };
+
+// body(Constant<kind>()) for a kind known at run time.
+template <class F> FLOWKERN_HD void by_activation(int kind, const F& body) {
+  switch (kind) {
+    case kLeakyRelu: return body(Constant<kLeakyRelu>());
+    case kTanhActivation: return body(Constant<kTanhActivation>());
+    case kElu: return body(Constant<kElu>());
+    case kSilu: return body(Constant<kSilu>());
+    case kGelu: return body(Constant<kGelu>());
+    case kSigmoidActivation: return body(Constant<kSigmoidActivation>());
+    case kSoftplus: return body(Constant<kSoftplus>());
+    default: return body(Constant<kIdentityActivation>());
   }
 }
 

@@ -1,0 +1,68 @@
+// Products of a matrix with the samples of a tile, sums in registers.
+//
+// The tile keeps one row of R = V·lanes samples for each unit. The matrix lies in panels of kPanel
+// rows: entry (row, column) of a panel is at [column][row − first row of the panel].
+#pragma once
+
+#include "tile.h"
+
+FLOWKERN_BEGIN
+
+// With 32 registers a panel of 8 rows by two vectors keeps its 16 sums in them, with 16 one of 4.
+#if defined(__AVX512F__)
+constexpr int kPanelRows = 8, kWideTile = 2, kNarrowTile = 1;
+#elif defined(__AVX2__)
+constexpr int kPanelRows = 4, kWideTile = 2, kNarrowTile = 1;
+#else
+constexpr int kPanelRows = 4, kWideTile = 8, kNarrowTile = 8;  // "vectors" of one number
+#endif
+
+template <class S, int V> struct PanelProduct {
+  using T = Vec<S>;
+  static constexpr int lanes = Lanes<T>::count, R = V * lanes;
+
+  // out[j] = bias[j] + Σ_c w[c][j]·u[c] for j < rows, without bias where that is null.
+  template <int rows> static void panel(const S* w, const S* u, int columns, const S* bias, S* out) {
+    constexpr int parts = rows * 4 <= kPanelRows ? 4 : kPanelRows / rows;
+    T sum[parts][rows][V];
+    each<rows>(rows, [&](int j) FLOWKERN_INLINE {
+      each<V>(V, [&](int v) FLOWKERN_INLINE {
+        sum[0][j][v] = T(bias ? bias[j] : S(0));
+        each<parts, 1>(parts, [&](int k) FLOWKERN_INLINE { sum[k][j][v] = T(S(0)); });
+      });
+    });
+    auto add = [&](int k, int c) FLOWKERN_INLINE {
+      T of_u[V];
+      each<V>(V, [&](int v) FLOWKERN_INLINE { of_u[v] = load(u + std::int64_t(c) * R + v * lanes); });
+      each<rows>(rows, [&](int j) FLOWKERN_INLINE {
+        const T of_w = T(w[std::int64_t(c) * kPanelRows + j]);
+        each<V>(V, [&](int v) FLOWKERN_INLINE { sum[k][j][v] = fma(of_w, of_u[v], sum[k][j][v]); });
+      });
+    };
+    int c = 0;
+    for (; c + parts <= columns; c += parts) each<parts>(parts, [&](int k) FLOWKERN_INLINE { add(k, c + k); });
+    for (; c < columns; ++c) add(0, c);
+    each<rows>(rows, [&](int j) FLOWKERN_INLINE {
+      each<V>(V, [&](int v) FLOWKERN_INLINE {
+        each<parts, 1>(parts, [&](int k) FLOWKERN_INLINE { sum[0][j][v] = sum[0][j][v] + sum[k][j][v]; });
+        store(out + j * R + v * lanes, sum[0][j][v]);
+      });
+    });
+  }
+
+  // The rows of W u + bias.
+  static void multiply(const S* w, int rows, int columns, const S* u, const S* bias, S* out) {
+    for (int row = 0, done; row < rows; row += done) {
+      const int left = rows - row, lane = row % kPanelRows;
+      const S* from = w + std::int64_t(row / kPanelRows) * columns * kPanelRows + lane;
+      const S* add = bias ? bias + row : nullptr;
+      S* to = out + std::int64_t(row) * R;
+      if (left >= 8 && kPanelRows >= 8) panel<kPanelRows>(from, u, columns, add, to), done = kPanelRows;
+      else if (left >= 4) panel<4>(from, u, columns, add, to), done = 4;
+      else if (left >= 2) panel<2>(from, u, columns, add, to), done = 2;
+      else panel<1>(from, u, columns, add, to), done = 1;
+    }
+  }
+};
+
+FLOWKERN_END

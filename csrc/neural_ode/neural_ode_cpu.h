@@ -1,0 +1,73 @@
+// What the torch side hands to the loops of the neural ODE solve. Symbols:
+// flowkern/ops/neural_ode/README.md.
+//
+// A tile of samples keeps one row for each number that a sample has. A frame holds what one evaluation
+// of the field leaves for its backward.
+#pragma once
+
+#include <cstdint>
+
+namespace flowkern {
+
+template <class S> struct OdeLayer {
+  int inputs, units;
+  const S *into, *back;  // W and Wᵀ in panels
+  const S* bias;         // of the layers after the first; null for none
+  int activation;
+  S slope;
+  int u, d, e;  // rows in a frame: what the layer gives, its activation's derivatives
+  int w, v;     // rows of a direction in a frame: W v, and that times d
+  int grad, extra;  // rows of the tile: cotangent of W u + b; what the trace adds to it
+  std::int64_t weight_sums, bias_sums;  // in a chunk's memory
+};
+
+enum OdeTrace { kNoTrace = 0, kClosedVector = 1, kClosedMatrix = 2, kDirections = 3 };
+
+template <class S> struct OdeProblem {
+  std::int64_t rows;
+  int features, layers, stages, steps, every, directions;
+  OdeTrace trace;
+  bool kinetic, jacobian, adjoint, backward;
+  S weight;  // of a direction
+  const S *a, *b;
+  const S *h, *first;
+  const S *row_bias, *closed, *closed_back;  // the latter two in panels for a matrix
+  const S* epsilon;                          // of the directions, at [m][n][f] by strides
+  std::int64_t epsilon_stride[3];
+  const OdeLayer<S>* layer;
+  const S* y;
+  S *path, *sums;
+  const S *grad_path, *grad_sums, *kept;  // kept: the path in the backward
+  S *grad_y, *grad_row_bias;
+  // Rows of the tile.
+  int of_y, of_k, of_rate, of_sums, of_bias, of_epsilon, of_frames, of_states, memory;
+  int of_lambda, of_mu, of_cot, of_fbar, of_ybar, of_g, of_q, of_grad_bias;
+  // Rows of a frame.
+  int frame, at_x, at_f, at_s, at_directions, per_direction, at_j;
+  std::int64_t step_sums, first_sums, closed_sums;  // in a chunk's memory
+};
+
+template <class S> struct OdeMemory { S *tile, *chunk; };
+
+// Rows of a panel, lanes, samples of a wide and of a narrow tile.
+struct OdeShape { int panel, lanes, wide, narrow; };
+
+// Arrays of rows are padded to a multiple of this, so that vectors of rows can be read to the end.
+constexpr int kOdePad = 32;
+constexpr int ode_padded(int count) { return (count + kOdePad - 1) / kOdePad * kOdePad; }
+constexpr int ode_columns(int count) { return (count + 7) / 8 * 8; }  // of a gradient's sums
+
+// The loops take samples [row, row + samples).
+#define FLOWKERN_DECLARE_FOR(S)                                                          \
+  OdeShape ode_shape(S);                                                                 \
+  void ode_forward(const OdeProblem<S>&, std::int64_t row, int samples, bool wide, OdeMemory<S>); \
+  void ode_backward(const OdeProblem<S>&, std::int64_t row, int samples, bool wide, OdeMemory<S>);
+#define FLOWKERN_DECLARE(isa) \
+  namespace isa { FLOWKERN_DECLARE_FOR(float) FLOWKERN_DECLARE_FOR(double) }
+FLOWKERN_DECLARE(portable)
+FLOWKERN_DECLARE(avx2)
+FLOWKERN_DECLARE(avx512)
+#undef FLOWKERN_DECLARE
+#undef FLOWKERN_DECLARE_FOR
+
+}  // namespace flowkern

@@ -1,0 +1,362 @@
+"""The neural ODE solve: backends, dispatcher, compilers, gradients three ways, bad arguments."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torchdiffeq import odeint
+
+import flowkern
+from flowkern.backends import unavailable
+from flowkern.ops import FieldLayer, TimeEmbedding, neural_ode
+from flowkern.ops.neural_ode import TABLEAUX
+from tests.neural_ode_cases import CASES, Case, check, evaluate
+
+COMPILER = {"reference": "aot_eager", "cpu": "inductor"}
+ACTIVATIONS = ("relu", "leaky_relu", "tanh", "elu", "silu", "gelu", "sigmoid", "softplus", "identity")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_agrees_with_the_reference(backend, name):
+    for dtype in (torch.float64, torch.float32):
+        check(CASES[name], backend, dtype)
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_every_activation(backend, kind):
+    for trace in ("exact", 1):
+        check(Case(activations=(kind, kind), trace=trace, hidden=(6, 5), steps=1), backend, torch.float64)
+
+
+@pytest.mark.parametrize("batch", (15, 16, 17, 63, 1023))
+def test_sizes_across_tiles(backend, batch):
+    check(Case(batch=batch, steps=1, rows=True), backend, torch.float32)
+
+
+# --- laws ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", TABLEAUX)
+def test_equals_torchdiffeq(backend, method):
+    """The same steps by torchdiffeq, whose rk4 is the 3/8 rule; the others by their tableaux."""
+    case = replace(CASES["one sample"], batch=4, method=method, steps=3, times=(0.0, 1.0), kinetic=False)
+    tensors, noise = case.tensors()
+    with flowkern.backend(backend):
+        got = case.solve(tensors, noise)
+    if method in ("rk4_classic", "dopri5"):
+        return _assert_follows_tableau(got, case, tensors)
+    field = _augmented(case, tensors)
+    y, logabsdet = odeint(
+        field, (tensors["y"], torch.zeros(4, dtype=torch.float64)), torch.linspace(0, 1, 4).double(), method=method
+    )
+    torch.testing.assert_close(got.y[-1], y[-1], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(got.logabsdet[-1], logabsdet[-1], rtol=1e-6, atol=1e-6)
+
+
+def _augmented(case, tensors):
+    def field(t, state):
+        value, trace = _field_and_trace(case, tensors, t, state[0])
+        return value, trace
+
+    return field
+
+
+def _field_and_trace(case, tensors, t, y):
+    """f and Tr ∂f/∂y by autograd's Jacobian."""
+
+    def at(one):
+        u = one
+        for l, layer in enumerate(case.layers(tensors)):
+            u = layer.weight @ u + layer.bias + (tensors["time"][:, 0] * t if l == 0 else 0)
+            u = torch.tanh(u) if layer.activation == "tanh" else u
+        return u
+
+    jacobian = torch.func.vmap(torch.func.jacrev(at))(y)
+    return torch.func.vmap(at)(y), jacobian.diagonal(dim1=1, dim2=2).sum(-1)
+
+
+def _assert_follows_tableau(got, case, tensors):
+    table, y, h = TABLEAUX[case.method], tensors["y"], 1 / case.steps
+    logabsdet = torch.zeros(y.shape[0], dtype=torch.float64)
+    for n in range(case.steps):
+        k = []
+        for row, c in zip(table.a, table.c):
+            at = y + h * sum((a * s[0] for a, s in zip(row, k)), torch.zeros_like(y))
+            k.append(_field_and_trace(case, tensors, (n + c) * h, at))
+        y = y + h * sum(b * s[0] for b, s in zip(table.b, k))
+        logabsdet = logabsdet + h * sum(b * s[1] for b, s in zip(table.b, k))
+    torch.testing.assert_close(got.y[-1], y, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(got.logabsdet[-1], logabsdet, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("method, order", (("euler", 1), ("midpoint", 2), ("heun2", 2), ("rk4", 4), ("rk4_classic", 4), ("dopri5", 5)))
+def test_order_of_convergence(backend, method, order):
+    """dy/dt = A y has y = exp(A t) y₀ and log|det| = Tr A t."""
+    generator = torch.Generator().manual_seed(3)
+    A = torch.randn(3, 3, generator=generator, dtype=torch.float64)
+    y = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    want = y @ torch.linalg.matrix_exp(A).mT
+    errors = []
+    with flowkern.backend(backend):
+        for steps in (16, 32):
+            got = neural_ode(y, [FieldLayer(A)], torch.tensor([0.0, 1.0]).double(), method=method, steps=steps, trace="exact")
+            errors.append((got.y[-1] - want).abs().max())
+            torch.testing.assert_close(got.logabsdet[-1], A.trace().expand(5), rtol=1e-12, atol=1e-12)
+    assert abs(torch.log2(errors[0] / errors[1]).item() - order) < 0.3
+
+
+def test_logabsdet_is_that_of_the_map(backend):
+    """With small steps ∫ Tr is the log-determinant of y₀ ↦ y(1), by autograd."""
+    case = Case(batch=3, steps=64, times=(0.0, 1.0))
+    tensors, _ = case.tensors()
+    with flowkern.backend(backend):
+        solution = case.solve(tensors, None)
+        for n in range(3):
+            jacobian = torch.autograd.functional.jacobian(
+                lambda y: case.solve(tensors | {"y": y.unsqueeze(0)}, None, trace=None).y[-1, 0], tensors["y"][n]
+            )
+            torch.testing.assert_close(solution.logabsdet[-1, n], torch.linalg.slogdet(jacobian)[1], rtol=1e-6, atol=1e-6)
+
+
+def test_noise_estimates_without_bias(backend):
+    """Over all Rademacher vectors the estimate is the trace and the squared norm of the Jacobian."""
+    case = Case(batch=4, jacobian=True, steps=1)
+    tensors, _ = case.tensors()
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0]).double()] * 3)
+    with flowkern.backend(backend):
+        exact = case.solve(tensors, None)
+        noisy = case.solve(tensors, signs.unsqueeze(1).expand(8, 4, 3))
+    # The state does not depend on the noise, so the mean of the integrals is the integral of the mean.
+    torch.testing.assert_close(noisy.logabsdet, exact.logabsdet, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(noisy.jacobian, exact.jacobian, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ("exact two hidden", "noise", "jacobian exact", "checkpoints"))
+def test_gradcheck(backend, name):
+    case = replace(CASES[name], batch=2, hidden=(4, 3), features=2, times=(0.0, 0.7))
+    tensors, noise = case.tensors()
+    names = list(tensors)
+
+    def run(*values):
+        with flowkern.backend(backend):
+            return tuple(v for v in case.solve(dict(zip(names, values)), noise) if v is not None)
+
+    assert torch.autograd.gradcheck(run, [v.requires_grad_() for v in tensors.values()])
+
+
+def test_adjoint_tends_to_the_discrete_gradient(backend):
+    """They differ by the method's error: with the 3/8 rule 16 times less for half the steps."""
+    differences = []
+    for steps in (8, 16):
+        case = Case(steps=steps, times=(0.0, 1.0))
+        tensors, noise = case.tensors()
+        discrete = evaluate(case, tensors, noise, backend)
+        adjoint = evaluate(case, tensors, noise, backend, gradient="adjoint")
+        differences.append(max((discrete[k] - adjoint[k]).abs().max().item() for k in discrete if k != "grad t"))
+    assert differences[0] > 10 * differences[1] > 0
+
+
+def test_memory_of_the_gradients():
+    """One state per step, or per checkpoint, or per output time is kept for the backward."""
+    for arguments, states in ((dict(), 8), (dict(checkpoint=4), 2), (dict(gradient="adjoint"), 1)):
+        case = replace(CASES["one sample"], steps=8, times=(0.0, 1.0))
+        tensors, noise = case.tensors()
+        tensors = {k: v.requires_grad_() for k, v in tensors.items()}
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+            case.solve(tensors, noise, **arguments)
+        assert [t.shape[0] for t in saved if t.dim() == 3 and t.shape[1:] == tensors["y"].shape] == [states]
+
+
+# --- dispatcher, compilers, torch.func ----------------------------------------------------------
+
+
+def test_opcheck():
+    if unavailable("cpu") is not None:
+        return  # test_backends.py decides whether that is allowed
+    for name in ("exact two hidden", "noise", "exact one hidden"):
+        arguments = _raw(replace(CASES[name], batch=3))
+        torch.library.opcheck(torch.ops.flowkern.neural_ode, arguments)
+        path, sums = torch.ops.flowkern.neural_ode(*arguments)
+        for adjoint in (False, True):
+            given = (torch.ones_like(path), torch.ones_like(sums), path, adjoint, *arguments)
+            torch.library.opcheck(torch.ops.flowkern.neural_ode_backward, given)
+
+
+def _raw(case):
+    """Arguments of the dispatcher op for a case with shared bias and concatenated or no time."""
+    tensors, noise = case.tensors()
+    count = len(case.hidden) + 1
+    weights = [tensors[f"weight{l}"] for l in range(count)]
+    first = torch.randn(2, len(TABLEAUX[case.method].b), weights[0].shape[0], dtype=torch.float64)
+    closed = None
+    if noise is None:
+        closed = torch.randn(weights[1].shape if count == 3 else (weights[0].shape[0],), dtype=torch.float64)
+    codes = {"tanh": 2, "elu": 3, "silu": 4, "gelu": 5}
+    steps = torch.tensor([0.5, 0.25], dtype=torch.float64)
+    return (
+        tensors["y"], steps, first, None, closed, noise, [*weights, *(tensors[f"bias{l}"] for l in range(1, count))],
+        [codes[a] for a in case.activations], [1.0] * (count - 1), *TABLEAUX[case.method].flat(), 1, 1.0, True,
+        noise is not None,
+    )  # fmt: skip
+
+
+def test_raw_op_refuses_what_it_cannot_read():
+    if unavailable("cpu") is not None:
+        return
+    good = list(_raw(replace(CASES["exact two hidden"], batch=3)))
+    for place, bad in (
+        (0, good[0][0]), (0, good[0].float()), (1, good[1][:, None]), (2, good[2][:1]), (2, good[2][:, :1]),
+        (3, torch.zeros(2, 7).double()), (4, good[4][:3]), (4, good[4].mT.contiguous().mT), (6, good[6][:-1]),
+        (6, [good[6][1], *good[6][1:]]), (6, [None, *good[6][1:]]), (7, [2]), (7, [2, 8]), (8, [1.0]),
+        (9, good[9][:-1]), (11, 3), (11, 0), (14, True),
+    ):  # fmt: skip
+        arguments = [*good[:place], bad, *good[place + 1 :]]
+        with pytest.raises(RuntimeError):
+            torch.ops.flowkern.neural_ode(*arguments)
+
+
+def test_compile_is_one_graph(backend):
+    case = Case(batch=5, steps=1, times=(0.0, 1.0), method="midpoint")
+    tensors, noise = case.tensors()
+
+    def loss(*values):
+        with flowkern.backend(backend):
+            solution = case.solve(dict(zip(tensors, values)), noise)
+        return solution.y.square().sum() + solution.logabsdet.sum()
+
+    torch.compiler.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend=COMPILER[backend])
+    results = []
+    for function in (loss, compiled):
+        values = [v.clone().requires_grad_() for v in tensors.values()]
+        value = function(*values)
+        results.append([value, *torch.autograd.grad(value, values)])
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
+
+
+def test_torch_func(backend):
+    """vmap and forward mode run the formulas."""
+    case = CASES["one sample"]
+    tensors, noise = case.tensors()
+
+    def end(y):
+        with flowkern.backend(backend):
+            return case.solve(tensors | {"y": y}, noise).y[-1]
+
+    y = tensors["y"]
+    jacobian = torch.func.jacrev(end)(y)
+    torch.testing.assert_close(torch.func.jacfwd(end)(y), jacobian)
+    torch.testing.assert_close(torch.autograd.functional.jacobian(end, y), jacobian)
+    batched = torch.func.vmap(end)(torch.stack((y, 2 * y)))
+    torch.testing.assert_close(batched, torch.stack((end(y), end(2 * y))))
+
+
+def test_second_derivatives(backend):
+    case = Case(batch=2, features=2, hidden=(3, 2), steps=1, times=(0.0, 0.7), rows=True)
+    tensors, noise = case.tensors()
+    names = list(tensors)
+
+    def run(*values, **changed):
+        with flowkern.backend(backend):
+            solution = case.solve(dict(zip(names, values)), noise, **changed)
+        return solution.y, solution.logabsdet
+
+    values = [v.requires_grad_() for v in tensors.values()]
+    assert torch.autograd.gradgradcheck(run, values)
+    with pytest.raises(RuntimeError, match="adjoint.*no second derivatives"):
+        torch.autograd.grad(run(*values, gradient="adjoint")[0].sum(), values[0], create_graph=True)
+
+
+# --- shapes, values, arguments ----------------------------------------------------------------------
+
+
+def test_batch_shapes_and_layouts(backend):
+    case = Case(batch=6, rows=True)
+    tensors, _ = case.tensors()
+    with flowkern.backend(backend):
+        flat = case.solve(tensors, None)
+        shaped = case.solve(tensors | {k: tensors[k].unflatten(0, (2, 3)) for k in ("y", "bias0")}, None)
+        strided = tensors | {"y": tensors["y"].mT.contiguous().mT, "weight1": tensors["weight1"].mT.contiguous().mT}
+        torch.testing.assert_close(case.solve(strided, None), flat, rtol=0, atol=0)
+        one = case.solve(tensors | {"y": tensors["y"][0], "bias0": tensors["bias0"][:1].expand(2, 7)}, None)
+    assert shaped.y.shape == (3, 2, 3, 3) and shaped.logabsdet.shape == (3, 2, 3)
+    torch.testing.assert_close(shaped.y.flatten(1, 2), flat.y, rtol=0, atol=0)
+    torch.testing.assert_close(one.y[:, 0], flat.y[:, 0])
+
+
+def test_half_precision_is_a_storage_format(backend):
+    case = CASES["exact two hidden"]
+    tensors, _ = case.tensors(torch.float32)
+    half = {k: v.bfloat16() if k == "y" else v for k, v in tensors.items()}
+    with flowkern.backend(backend):
+        got = case.solve(half, None)
+        want = case.solve(half | {"y": half["y"].float()}, None)
+    assert got.y.dtype == torch.bfloat16 and got.logabsdet.dtype == torch.float32
+    torch.testing.assert_close(got.y, want.y.bfloat16())
+    torch.testing.assert_close(got.logabsdet, want.logabsdet, rtol=0, atol=0)
+
+
+def test_nan_and_infinity_stay_in_their_row(backend):
+    case = Case(batch=40)
+    tensors, _ = case.tensors()
+    with flowkern.backend(backend):
+        clean = case.solve(tensors, None)
+        tensors["y"][3, 1], tensors["y"][20, 0] = torch.nan, torch.inf
+        dirty = case.solve(tensors, None)
+    rows = [n for n in range(40) if n not in (3, 20)]
+    torch.testing.assert_close(dirty.y[:, rows], clean.y[:, rows], rtol=0, atol=0)
+    assert dirty.y[-1, 3].isnan().all() and not dirty.y[-1, 20].isfinite().all()
+
+
+def test_exploding_field_is_not_finite(backend):
+    """dy/dt = 10⁶ y over 64 Euler steps leaves the range of float32; nothing hangs or raises."""
+    with flowkern.backend(backend):
+        got = neural_ode(torch.ones(2, 1), [FieldLayer(torch.full((1, 1), 1e6))], torch.tensor([0.0, 64.0]), method="euler", steps=64)
+    assert not got.y[-1].isfinite().any()
+
+
+def test_same_bits_for_any_number_of_threads():
+    case = Case(batch=500)
+    tensors, noise = case.tensors(torch.float32)
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            results.append(evaluate(case, tensors, noise, "cpu" if unavailable("cpu") is None else "reference"))
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    (
+        (dict(y=torch.ones(3, 0)), "y: expected at least one"),
+        (dict(y="y"), "y: expected a tensor"),
+        (dict(y=torch.ones(3, 2, dtype=torch.int64)), "y: expected a floating-point"),
+        (dict(t=[0.0, 1.0]), "t: expected"),
+        (dict(t=torch.zeros(0)), "t: expected"),
+        (dict(layers=[]), "layers: expected at least one"),
+        (dict(layers=[torch.ones(2, 2)]), r"layers\[0\]: expected a FieldLayer"),
+        (dict(layers=[FieldLayer(torch.ones(2, 3))]), r"layers\[0\].weight: expected shape \(2, 2\)"),
+        (dict(layers=[FieldLayer(torch.ones(2, 2), torch.ones(3))]), r"layers\[0\].bias: expected shape"),
+        (dict(layers=[FieldLayer(torch.ones(2, 2), torch.ones(4, 2))]), r"layers\[0\].bias: batch shape"),
+        (dict(layers=[FieldLayer(torch.ones(2, 2), None, "tanh")]), "layers: the last"),
+        (dict(layers=[FieldLayer(torch.ones(2, 2), None, "sine"), FieldLayer(torch.ones(2, 2))]), "activation: expected"),
+        (dict(method="rk45"), "method: expected one of euler"),
+        (dict(steps=0), "steps: expected"),
+        (dict(steps=4, checkpoint=3), "checkpoint: expected a divisor"),
+        (dict(gradient="none"), "gradient: expected"),
+        (dict(trace="hutchinson"), "trace: expected"),
+        (dict(trace=torch.ones(3, 5)), "trace: expected"),
+        (dict(jacobian=True), "jacobian: needs a trace"),
+        (dict(time=TimeEmbedding(torch.ones(3, 1))), "time.weight: expected shape"),
+        (dict(time=TimeEmbedding(torch.ones(2, 5), torch.ones(2))), "time.weight: expected shape"),
+    ),
+)
+def test_bad_arguments(changed, message):
+    given = dict(y=torch.ones(3, 2), layers=[FieldLayer(torch.ones(2, 2))], t=torch.tensor([0.0, 1.0])) | changed
+    with pytest.raises((TypeError, ValueError), match=message):
+        neural_ode(given.pop("y"), given.pop("layers"), given.pop("t"), **given)
