@@ -22,7 +22,8 @@ from flowkern.report import timing
 TINY = dataclasses.replace(
     QUICK, layers=2, hidden_features=16, batch=32, steps=4, evaluate_every=2, rounds=2,
     sample_seconds=0.0, maf_layers=2, maf_hidden=80, maf_steps=2, cost_features=(4, 8),
-    cost_peer_features=4, cost_rounds=2, moons_steps=3, moons_batch=32,
+    cost_peer_features=4, cost_rounds=2, moons_steps=3, moons_batch=32, cnf_steps=2,
+    matching_steps=2,
 )  # fmt: skip
 
 

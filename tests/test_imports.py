@@ -26,7 +26,7 @@ ROOMS = {
     "flows": {"distributions", "nn", "ops", "transforms"},
     "adapters": {"backends", "nn", "ops"},
     "report": {"", "backends"},
-    "demo": {"", "backends", "adapters", "flows", "ops", "report"},
+    "demo": {"", "backends", "adapters", "flows", "nn", "ops", "report"},
     "__main__": {"", "backends", "report"},
 }
 # module of an op's folder: what it may import of flowkern, written without "flowkern." and "ops."
