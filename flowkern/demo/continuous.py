@@ -42,18 +42,18 @@ def by_likelihood(settings, on_step):
 def by_flow_matching(settings, on_step):
     """A field that has learnt them by flow matching along straight lines, as a flow; no solve is needed."""
     torch.manual_seed(0)
-    field = VectorField(2, activation="silu")
+    field = VectorField(2, activation="gelu")
 
     def loss(x):
         t, noise = torch.rand(len(x)), torch.randn_like(x)
         return (field(t, torch.lerp(noise, x, t.unsqueeze(-1))) - (x - noise)).square().mean()
 
     _train(field, loss, settings.matching_steps, settings, lambda value: on_step(f"{value:.3f}"))
-    return CNF(field=field, steps=2 * STEPS)
+    return CNF(field=field, steps=STEPS)
 
 
 def _train(model, loss_of, steps, settings, on_step):
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     data = moons.points(20_000, seed=0)
     for _ in range(steps):

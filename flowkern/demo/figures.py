@@ -170,7 +170,7 @@ def _densities_and_paths(flows, path):
     with plt.rc_context(STYLE), torch.no_grad():
         figure, axes = plt.subplots(2, 2, figsize=(10.4, 7.2))
         for row, title, flow in zip(axes, ("Likelihood", "Flow matching"), flows):
-            density = moons.density(flow, extent).numpy()
+            density = moons.density(flow, extent, pixels=150).numpy()
             row[0].imshow(
                 density, extent=extent, origin="lower", cmap="magma", interpolation="bilinear"
             )
@@ -210,11 +210,11 @@ def _accuracy(accuracies, path):
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(10.4, 3.9), sharey=True)
         for ax, title in zip(axes, ("state", "logabsdet")):
-            for found, color in zip(accuracies, plt.get_cmap("viridis")(torch.linspace(0, 0.9, 6))):
+            for i, found in enumerate(accuracies):
                 style = "--" if found.method in ("heun2", "rk4_classic") else "-"
                 ax.plot(
                     found.evaluations, getattr(found, title), style, marker="o", markersize=4,
-                    color=color, label=found.method,
+                    color=plt.get_cmap("viridis")(0.9 * i / (len(accuracies) - 1)), label=found.method,
                 )  # fmt: skip
             ax.set(xscale="log", yscale="log", xlabel="evaluations of the field")
             ax.grid()

@@ -18,9 +18,9 @@ CONTINUOUS = """\
 flow = flowkern.flows.CNF(features=2, hidden_features=(64, 64))     # by likelihood:
 loss = -flow().log_prob(x).mean()
 
-field = flowkern.nn.VectorField(features=2, activation="silu")      # by flow matching, no solve:
+field = flowkern.nn.VectorField(features=2, activation="gelu")      # by flow matching, no solve:
 loss = (field(t, torch.lerp(noise, x, t[:, None])) - (x - noise)).square().mean()
-flow = flowkern.flows.CNF(field=field, steps=32)                    # its samples, its likelihood"""
+flow = flowkern.flows.CNF(field=field)                              # its samples, its likelihood"""
 
 
 def write(path, results, pictures, settings):

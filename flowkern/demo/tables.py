@@ -122,8 +122,7 @@ def continuous(results):
         for work in works
     ]
     columns = (
-        "", "torchdiffeq", "flowkern", "times faster", "torchdiffeq, samples per second",
-        "flowkern, samples per second",
+        "", "torchdiffeq", "flowkern", "times faster", "points per second, torchdiffeq", "flowkern",
     )  # fmt: skip
     sizes = ", ".join(f"{work.title} {work.items}" for work in works)
     notes = (
