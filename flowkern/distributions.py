@@ -1,6 +1,7 @@
-"""The distribution that a flow returns."""
+"""The distributions that flows return."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch.distributions import Distribution, constraints
@@ -67,6 +68,38 @@ class FlowDistribution(Distribution):
     def _noise(self, sample_shape):
         shape = self._extended_shape(torch.Size(sample_shape))
         return torch.randn(shape, dtype=self.origin.dtype, device=self.origin.device)
+
+
+class Costs(NamedTuple):
+    """log_prob (…,), and what the way between data and noise costs: kinetic = ∫ ‖f‖² |dt| (…,) and
+    jacobian = ∫ ‖∂f/∂x‖² |dt| (…,), Frobenius, or its estimate."""
+
+    log_prob: torch.Tensor
+    kinetic: torch.Tensor
+    jacobian: torch.Tensor
+
+
+class ContinuousFlowDistribution(FlowDistribution):
+    """p(x) by a `transforms.NeuralODE`, whose samples need no log-det.
+
+    Args:
+        transform, origin, context: as for `FlowDistribution`.
+    """
+
+    def rsample(self, sample_shape=torch.Size()):
+        """x(t_data) for noise x(t_noise), (*sample_shape, *batch_shape, D), differentiable."""
+        return self.transform.data(self._noise(sample_shape), self.context)
+
+    def log_prob_and_costs(self, value):
+        """The `Costs` for value (…, D) in one solve: regularisers, to add to the loss.
+
+        Source: Finlay et al., How to Train Your Neural ODE (2020), eqs. 10 and 11.
+        """
+        check_features("value", value, self.event_shape[0])
+        shape = check_broadcast("value", value.shape[:-1], "the flow", self.batch_shape)
+        noise, logabsdet, *costs = self.transform.forward_and_costs(value, self.context)
+        log_prob = _log_normal(noise) + logabsdet
+        return Costs(*(part.expand(shape) for part in (log_prob, *costs)))
 
 
 def _log_normal(z):

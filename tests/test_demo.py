@@ -14,15 +14,17 @@ import torch
 from rich.console import Console
 
 import flowkern
-from flowkern.demo import autoregressive, cost, digits, run, speed, spline_flow, tables
+from flowkern.demo import autoregressive, continuous, cost, digits, run, speed, spline_flow, tables
 from flowkern.demo.progress import messages_to
 from flowkern.demo.settings import QUICK
+from flowkern.flows import CNF
 from flowkern.report import timing
 
 TINY = dataclasses.replace(
     QUICK, layers=2, hidden_features=16, batch=32, steps=4, evaluate_every=2, rounds=2,
     sample_seconds=0.0, maf_layers=2, maf_hidden=80, maf_steps=2, cost_features=(4, 8),
-    cost_peer_features=4, cost_rounds=2, moons_steps=3, moons_batch=32,
+    cost_peer_features=4, cost_rounds=2, moons_steps=3, moons_batch=32, cnf_steps=2,
+    matching_steps=2,
 )  # fmt: skip
 
 
@@ -126,15 +128,42 @@ def test_cost_ratio_is_inverse_over_forward():
     assert cost.Cost(8, timings).ratio("eager") is None
 
 
+def test_torchdiffeq_and_flowkern_solve_the_same_flow(demo):
+    """Its untrained field is zero: random weights say more."""
+    assert demo[2]["ode_gap"] < 1e-5
+    assert [work["title"] for work in demo[2]["ode_works"]] == ["training step", "log_prob", "sampling"]
+    assert all(math.isfinite(nats) for nats in demo[2]["ode_nats"])
+    torch.manual_seed(0)
+    flow, x = CNF(2, steps=continuous.STEPS).double(), torch.randn(9, 2).double()
+    for parameter in flow.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    results = []
+    for way in (continuous.Torchdiffeq(flow), continuous.Flowkern(flow)):
+        log_prob = way.log_prob(x)
+        results.append([log_prob, *torch.autograd.grad(log_prob.sum(), list(way.parameters()))])
+    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-6)
+
+
+def test_errors_of_the_solvers_fall_with_their_order(demo):
+    orders = {"euler": 1, "midpoint": 2, "heun2": 2, "rk4": 4, "rk4_classic": 4, "dopri5": 5}
+    found = {accuracy["method"]: accuracy for accuracy in demo[2]["accuracies"]}
+    assert found.keys() == orders.keys()
+    for method, order in orders.items():
+        for errors in (found[method]["state"], found[method]["logabsdet"]):
+            assert math.log2(errors[4] / errors[5]) > order - 0.2  # of 16 and 32 steps
+
+
 def test_page_is_self_contained_and_complete(demo):
     folder, _, results = demo
     text = (folder / "index.html").read_text(encoding="utf-8")
     assert "{{" not in text
     assert re.findall(r'(?:src|href)="(?!data:)', text) == []
-    assert text.count("data:image/png;base64,") == 6
+    assert text.count("data:image/png;base64,") == 9
+    assert text.count("data:image/gif;base64,") == 1
     for title in (
         "Digits", "Training", "The same numbers", "Speed", "Autoregressive flows",
-        "The same samples", "Cost against the number of features", "Two moons", "Machine",
+        "The same samples", "Cost against the number of features", "Two moons", "Continuous flows", "From noise to data",
+        "torchdiffeq and flowkern", "How accurate the solvers are", "Machine",
     ):  # fmt: skip
         assert f"<h2>{title}" in text
     assert results["machine"]["Processor"] in text and results["versions"]["torch"] in text
@@ -149,6 +178,7 @@ def test_terminal_shows_the_tables_and_what_was_left_out(demo):
         "vs eager",
         "microseconds per sample",
         "Cost against the number of features",
+        "A continuous flow, by torchdiffeq and by flowkern",
     ):
         assert words in printed
     assert "index.html" in printed

@@ -28,9 +28,9 @@ ROOMS = {
     "transforms": {"nn", "ops"},
     "flows": {"distributions", "nn", "ops", "transforms"},
     "ode": {"ops"},
-    "adapters": {"backends", "ode", "ops"},
+    "adapters": {"backends", "nn", "ode", "ops"},
     "report": {"", "backends"},
-    "demo": {"", "backends", "adapters", "flows", "ops", "report"},
+    "demo": {"", "backends", "adapters", "flows", "nn", "ops", "report"},
     "__main__": {"", "backends", "report"},
 }
 # module of an op's folder: what it may import of flowkern, written without "flowkern." and "ops."

@@ -16,15 +16,16 @@ from typing import NamedTuple
 import torch
 
 from flowkern.adapters import nflows, normflows, zuko
-from flowkern.adapters._masked import Inspection
+from flowkern.ops import FieldLayer, neural_ode
 
 __all__ = ["Explanation", "Layer", "accelerate", "explain", "restore"]
 
 PEERS = (nflows, zuko, normflows)
 _REPLICATE = "_replicate_for_data_parallel"
+_ODE = ("method", "steps", "gradient", "checkpoint")
 
 
-def accelerate(model):
+def accelerate(model, ode=None):
     """Let fused kernels compute the layers of `model` that flowkern knows, with the same numbers.
 
     In place and at any depth. Each layer is first compared with its own formulas on a few points,
@@ -33,19 +34,24 @@ def accelerate(model):
 
     Args:
         model: any `torch.nn.Module`.
+        ode: how to solve layers that are differential equations (zuko's CNF), whose numbers become
+            those of other steps: `steps`, and if need be `method`, `gradient` and `checkpoint` of
+            `ops.neural_ode`, as a dictionary. Without it they are left as they are.
+            `flowkern.adapters.zuko.ode_error` measures what it changes.
 
     Returns:
         model.
 
     Raises:
         TypeError: model is no `torch.nn.Module`.
+        TypeError, ValueError: ode is no such dictionary, or an option has the wrong value.
     """
     _check(model)
+    _check_ode(ode)
     for module in model.modules():
-        if not _replaced(module):
-            plan = _plan(module)
-            if plan is not None and plan.methods:
-                _replace(module, plan.methods)
+        methods = {} if _replaced(module) else _methods(module, ode)
+        if methods:
+            _replace(module, methods)
     if not any(_replaced(module) for module in model.modules()):
         warnings.warn(f"flowkern.accelerate: model is unchanged. {explain(model)}", stacklevel=2)
     return model
@@ -89,20 +95,23 @@ def explain(model):
         methods = _replaced(module)
         plan = None if methods else _plan(module)
         if methods:
-            note = ", ".join(name for name in methods if name != _REPLICATE)
-            replaced.append(layer(note + _at_present(module, methods)))
+            replaced.append(layer(_note(module, methods)))
         elif plan is not None:
             note = ", ".join(plan.methods) or plan.reason
             (replaceable if plan.methods else left).append(layer(note))
     return Explanation(type(model).__name__, tuple(replaced), tuple(replaceable), tuple(left))
 
 
-def _at_present(module, methods):
-    """Why the peer computes an accelerated layer as it is now, for a note; empty if it does not."""
+def _note(module, methods):
+    """The replaced methods, how an equation is solved, and why the peer computes at present, if so."""
     arguments = [a for name in methods for a in module.__dict__[name].args]
-    inspection = next((a for a in arguments if isinstance(a, Inspection)), None)
-    reason = inspection and inspection.left(module)
-    return f"; at present left to its own code: {reason}" if reason else ""
+    known = next((a for a in arguments if hasattr(a, "left")), None)
+    parts = [", ".join(name for name in methods if name != _REPLICATE)]
+    if hasattr(known, "note"):
+        parts.append(f"fixed steps in place of its own: {known.note}")
+    if known and known.left(module):
+        parts.append(f"at present left to its own code: {known.left(module)}")
+    return "; ".join(parts)
 
 
 class Layer(NamedTuple):
@@ -144,6 +153,23 @@ def _block(title, layers):
 def _check(model):
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+
+
+def _check_ode(ode):
+    if ode is None:
+        return
+    if not isinstance(ode, dict) or "steps" not in ode or not ode.keys() <= set(_ODE):
+        raise TypeError(f"ode: expected a dictionary of steps and other of {', '.join(_ODE)}, got {ode!r}")
+    one = torch.ones(1, 1, device="cpu")
+    neural_ode(one, [FieldLayer(one)], one[0], **ode)  # raises what is wrong with the options
+
+
+def _methods(module, ode):
+    """The methods that take the place of the module's own; none if it is left."""
+    plan = _plan(module)
+    if plan is None:
+        return {}
+    return plan.by_ode(ode) if plan.by_ode and ode is not None else plan.methods
 
 
 def _plan(module):

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import torch
 
@@ -15,10 +15,12 @@ class Plan(NamedTuple):
     methods: name → function(module, …) that takes the place of the bound method; empty to leave
         the layer as it is.
     reason: why the layer is left.
+    by_ode: options of `accelerate`'s `ode` → methods, where these are all that it takes.
     """
 
     methods: dict
     reason: str = ""
+    by_ode: Callable | None = None
 
 
 def qualified_name(package, cls):

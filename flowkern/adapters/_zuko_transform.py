@@ -1,9 +1,9 @@
-"""What a fused autoregressive layer of zuko returns; imported where zuko is."""
+"""What fused layers of zuko return; imported where zuko is."""
 
 import weakref
 
 from torch.distributions.transforms import _InverseTransform
-from zuko.transforms import AutoregressiveTransform
+from zuko.transforms import AutoregressiveTransform, FreeFormJacobianTransform
 
 
 class FusedAutoregressiveTransform(AutoregressiveTransform):
@@ -52,3 +52,34 @@ class FusedInverse(_InverseTransform):
 
     def call_and_ladj(self, y):
         return self._inv.inverse_and_ladj(y)
+
+
+class FusedFreeFormJacobianTransform(FreeFormJacobianTransform):
+    """zuko's FreeFormJacobianTransform, computed by `solve` wherever that gives a result.
+
+    Args:
+        solve: solve(x, t0, t1, trace) -> (y, ladj), or None to leave the call to zuko.
+        plain: the transform of zuko.
+    """
+
+    def __init__(self, solve, plain, **kwargs):
+        super().__init__(
+            plain.f, plain.t0, plain.t1, plain.phi, plain.atol, plain.rtol, plain.exact, **kwargs
+        )
+        self.solve = solve
+
+    def _call(self, x):
+        found = self.solve(x, self.t0, self.t1, None)
+        return super()._call(x) if found is None else found[0]
+
+    def _inverse(self, y):
+        found = self.solve(y, self.t1, self.t0, None)
+        return super()._inverse(y) if found is None else found[0]
+
+    def call_and_ladj(self, x):
+        found = self.solve(x, self.t0, self.t1, "exact" if self.exact else "normal")
+        return super().call_and_ladj(x) if found is None else found
+
+    @property
+    def inv(self):
+        return FusedFreeFormJacobianTransform(self.solve, super().inv)

@@ -1,4 +1,4 @@
-"""Masked autoregressive layers of zuko 1.6, each as one fused op.
+"""Layers of zuko 1.6: masked autoregressive ones, each as one fused op, and those of _zuko_ode.py.
 
 A layer of zuko is a module that returns a transform: `t(c)` is one of y = f(x | c). The fused layer
 returns a transform of the same class, which runs on the op (_zuko_transform.py).
@@ -7,13 +7,15 @@ returns a transform of the same class, which runs on the op (_zuko_transform.py)
 import functools
 import math
 import numbers
-import re
 
 import torch.nn.functional as F
 from torch import nn
 
+from flowkern.adapters import _zuko_ode
 from flowkern.adapters._masked import Inspection, activation_of, has_own_forward, network
-from flowkern.adapters._plan import Plan, disagreement, overridden, points, qualified_name, stranger
+from flowkern.adapters._plan import Plan, disagreement, overridden, points, stranger
+from flowkern.adapters._zuko_ode import name as _name
+from flowkern.adapters._zuko_ode import ode_error
 from flowkern.ops import (
     AffineElement,
     KnotMap,
@@ -23,8 +25,12 @@ from flowkern.ops import (
 )
 from flowkern.ops.masked_autoregressive import evaluate
 
-HANDLES = "zuko: MaskedAutoregressiveTransform (MAF, NSF) with affine, additive or spline univariate"
-_PACKAGE = re.compile(r"(?:.*\.)?zuko\.")
+__all__ = ["HANDLES", "ode_error", "plan"]
+
+HANDLES = (
+    "zuko: MaskedAutoregressiveTransform (MAF, NSF) with affine, additive or spline univariate, and, if "
+    "asked by ode=…, FFJTransform (CNF)"
+)
 _CONTAINERS = frozenset(("lazy.LazyComposedTransform", "lazy.LazyInverse"))
 _LAYER = "flows.autoregressive.MaskedAutoregressiveTransform"
 
@@ -129,6 +135,8 @@ def plan(module):
     names = [_name(cls) for cls in type(module).__mro__]
     if "lazy.LazyTransform" not in names or _CONTAINERS.intersection(names):
         return None
+    if next(filter(None, names)) == _zuko_ode.LAYER:
+        return _zuko_ode.plan(module)
     if next(filter(None, names)) != _LAYER:
         return Plan({}, "there is no fused kernel for this layer")
     inspection = Inspection(_linears, _inspect)
@@ -138,11 +146,6 @@ def plan(module):
         or disagreement(functools.partial(_comparisons, module))
     )
     return Plan({}, reason) if reason else Plan({"forward": functools.partial(_forward, inspection)})
-
-
-def _name(cls):
-    """A class's qualified name from behind `zuko.`, or None for others' classes."""
-    return qualified_name(_PACKAGE, cls)
 
 
 def _linears(module):

@@ -1,12 +1,16 @@
-"""The demo's pictures: digits, training curves, two moons."""
+"""The demo's pictures: digits, training curves, two moons, and the paths of continuous flows."""
 
 import torch
+from matplotlib.animation import FuncAnimation, PillowWriter
 
 from flowkern.demo import digits, moons
 from flowkern.report import charts
 from flowkern.report.charts import COLORS, INK, MUTED, STYLE, plt, save
 
 ROWS = 8
+FRAMES = 32
+_HELD = 8  # of the frames, with the points at their ends
+_WIDE = (-3.2, 3.2, -2.1, 2.1)
 
 
 def digit_grids(data, generated, path):
@@ -148,8 +152,80 @@ def two_moons(flow, path):
         return save(figure, path)
 
 
-def _scatter(ax, title, points, color, extent):
-    ax.scatter(*points.T.numpy(), s=3, color=color, alpha=0.5, linewidths=0)
+def continuous(flows, results, folder, on_frame):
+    """The pictures of the continuous flows, by name: densities and paths, animation, speed, accuracy."""
+    works = [(work.title, work.items, work.timings) for work in results.ode_works]
+    return {
+        "continuous": _densities_and_paths(flows, folder / "continuous.png"),
+        "animation": _animation(flows, folder / "continuous.gif", on_frame),
+        "torchdiffeq": charts.throughput(works, folder / "torchdiffeq.png"),
+        "solvers": _accuracy(results.accuracies, folder / "solvers.png"),
+    }
+
+
+def _densities_and_paths(flows, path):
+    extent = (-2.1, 2.1, -1.35, 1.35)
+    torch.manual_seed(5)
+    noise, t = torch.randn(120, 2), torch.linspace(0, 1, 33).tolist()
+    with plt.rc_context(STYLE), torch.no_grad():
+        figure, axes = plt.subplots(2, 2, figsize=(10.4, 7.2))
+        for row, title, flow in zip(axes, ("Likelihood", "Flow matching"), flows):
+            density = moons.density(flow, extent, pixels=150).numpy()
+            row[0].imshow(
+                density, extent=extent, origin="lower", cmap="magma", interpolation="bilinear"
+            )
+            row[0].set(title=f"{title}: density", xticks=[], yticks=[])
+            paths = flow.trajectory(noise, t)
+            row[1].plot(*paths.unbind(-1), color=COLORS["flowkern"], linewidth=0.6, alpha=0.6)
+            _scatter(row[1], "", noise, MUTED, _WIDE, size=8)
+            _scatter(row[1], f"{title}: paths", paths[-1], COLORS["flowkern"], _WIDE, size=8)
+        return save(figure, path)
+
+
+def _animation(flows, path, on_frame):
+    """Points on their way from noise to data in both flows, and a while at their ends."""
+    torch.manual_seed(6)
+    noise, t = torch.randn(800, 2), torch.linspace(0, 1, FRAMES - _HELD).tolist()
+    with plt.rc_context(STYLE), torch.no_grad():
+        figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.4))
+        ways = [flow.trajectory(noise, t) for flow in flows]
+        for ax, title in zip(axes, ("Likelihood", "Flow matching")):
+            _scatter(ax, title, noise, COLORS["flowkern"], _WIDE)
+        label = axes[0].annotate("", (0.03, 0.05), xycoords="axes fraction")
+
+        def draw(frame):
+            at = min(frame, len(t) - 1)
+            label.set_text(f"t = {t[at]:.2f}")
+            for ax, way in zip(axes, ways):
+                ax.collections[0].set_offsets(way[at].numpy())
+
+        film = FuncAnimation(figure, draw, range(FRAMES), init_func=lambda: None)
+        film.save(path, PillowWriter(fps=12), dpi=90, progress_callback=lambda *_: on_frame())
+        plt.close(figure)
+    return path
+
+
+def _accuracy(accuracies, path):
+    """The errors of state and log-det against evaluations of the field."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(10.4, 3.9), sharey=True)
+        for ax, title in zip(axes, ("state", "logabsdet")):
+            for i, found in enumerate(accuracies):
+                style = "--" if found.method in ("heun2", "rk4_classic") else "-"
+                ax.plot(
+                    found.evaluations, getattr(found, title), style, marker="o", markersize=4,
+                    color=plt.get_cmap("viridis")(0.9 * i / (len(accuracies) - 1)), label=found.method,
+                )  # fmt: skip
+            ax.set(xscale="log", yscale="log", xlabel="evaluations of the field")
+            ax.grid()
+        axes[0].set(title="Error of the state", ylabel="largest error")
+        axes[1].set(title="Error of the log-det")
+        axes[0].legend(loc="lower left", fontsize=9)
+        return save(figure, path)
+
+
+def _scatter(ax, title, points, color, extent, size=3):
+    ax.scatter(*points.T.numpy(), s=size, color=color, alpha=0.5, linewidths=0)
     ax.set(title=title, xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[], aspect="equal")
     for spine in ax.spines.values():
         spine.set_visible(True)

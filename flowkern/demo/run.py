@@ -13,6 +13,7 @@ import flowkern
 from flowkern import backends
 from flowkern.demo import (
     autoregressive,
+    continuous,
     cost,
     digits,
     figures,
@@ -43,6 +44,10 @@ class Results:
     maf_agreement: list
     maf_works: list
     costs: list
+    ode_nats: list
+    ode_works: list
+    ode_gap: float
+    accuracies: list
     machine: dict
     versions: dict
 
@@ -58,11 +63,14 @@ def run(settings, folder, console=None):
     works = _measure(plain, data, settings, console, folder)
     mafs = _autoregressive(data, settings, console)
     costs = _cost(settings, console)
+    flows, *odes = _continuous(settings, console)
     results = Results(
-        backend, *curves, rows, works, *mafs, costs, machine(),
-        versions("nflows", "zuko", "scikit-learn"),
+        backend, *curves, rows, works, *mafs, costs, *odes, machine(),
+        versions("nflows", "zuko", "torchdiffeq", "scikit-learn"),
     )  # fmt: skip
     pictures = _pictures(accelerated, data, results, settings, console, folder)
+    with bar(console, "Drawing paths", figures.FRAMES) as advance:
+        pictures.update(figures.continuous(flows, results, folder, advance))
     _print_tables(results, console)
     (folder / "results.json").write_text(json.dumps(dataclasses.asdict(results), indent=1))
     path = page.write(folder / "index.html", results, pictures, settings)
@@ -149,6 +157,18 @@ def _cost(settings, console):
         return cost.measure(settings, advance)
 
 
+def _continuous(settings, console):
+    """Two continuous flows, their held-out nats, speed, agreement, and the accuracy of the solvers."""
+    with bar(console, "Two moons, CNF", settings.cnf_steps) as advance:
+        likelihood = continuous.by_likelihood(settings, advance)
+    with bar(console, "Two moons, flow matching", settings.matching_steps) as advance:
+        matching = continuous.by_flow_matching(settings, advance)
+    flows = [likelihood, matching]
+    with bar(console, "Timing, torchdiffeq", speed.KINDS * settings.rounds) as advance:
+        works, gap = continuous.measure(likelihood, settings, advance)
+    return flows, [*map(continuous.held_out_nats, flows)], works, gap, continuous.accuracies()
+
+
 def _pictures(flow, data, results, settings, console, folder):
     with bar(console, "Two moons, Real NVP", settings.moons_steps) as advance:
         two_moons = moons.train(settings, lambda loss: advance(f"{loss:.3f} nats"))
@@ -175,5 +195,6 @@ def _print_tables(results, console):
         tables.agreement(results.maf_agreement),
         tables.autoregressive(results),
         tables.cost(results.costs),
+        tables.continuous(results),
     ):
         table.show(console)

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes of the digits flows, of their training, of the timing, and of the two-moons flow.
+    """Sizes of the digits flows, of their training, of the timing, and of the two-moons flows.
 
     maf_…: the autoregressive flows. cost_features: the D of the curve of cost against D, on which
-    the peer is timed as far as cost_peer_features.
+    the peer is timed as far as cost_peer_features. cnf_steps, matching_steps: the continuous flows of
+    the two moons, by likelihood and by flow matching.
     """
 
     layers: int
@@ -28,6 +29,8 @@ class Settings:
     cost_rounds: int
     moons_steps: int
     moons_batch: int
+    cnf_steps: int
+    matching_steps: int
 
     def warm_up(self):
         """The same work, but only a few steps of it."""
@@ -56,6 +59,8 @@ FULL = Settings(
     cost_rounds=5,
     moons_steps=1500,
     moons_batch=256,
+    cnf_steps=1000,
+    matching_steps=4000,
 )
 QUICK = replace(
     FULL,
@@ -69,4 +74,6 @@ QUICK = replace(
     cost_peer_features=64,
     cost_rounds=3,
     moons_steps=400,
+    cnf_steps=150,
+    matching_steps=1000,
 )

@@ -109,6 +109,29 @@ def cost(costs):
     return Table("Cost against the number of features D, milliseconds", columns, rows)
 
 
+def continuous(results):
+    """Milliseconds of a continuous flow, by torchdiffeq and by flowkern."""
+    works = results.ode_works
+    rows = [
+        [
+            work.title,
+            *(_milliseconds(work, name) for name in ("torchdiffeq", "flowkern")),
+            _speedup(work, "torchdiffeq"),
+            *(f"{work.items / work.timings[name].median:,.0f}" for name in ("torchdiffeq", "flowkern")),
+        ]
+        for work in works
+    ]
+    columns = (
+        "", "torchdiffeq", "flowkern", "times faster", "points per second, torchdiffeq", "flowkern",
+    )  # fmt: skip
+    sizes = ", ".join(f"{work.title} {work.items}" for work in works)
+    notes = (
+        f"Milliseconds per call. Points per call: {sizes}.",
+        f"The two values of log_prob differ by {results.ode_gap:.1g} nats at most.",
+    )
+    return Table("A continuous flow, by torchdiffeq and by flowkern", columns, rows, notes)
+
+
 def _median_ms(timing):
     return "–" if timing is None else f"{1e3 * timing.median:.3g}"
 

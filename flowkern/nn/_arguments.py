@@ -13,6 +13,13 @@ def check_count(name, value, minimum):
         raise ValueError(f"{name}: expected an integer >= {minimum}, got {value}")
 
 
+def check_choice(name, value, choices):
+    """Raise unless `value` is one of the names `choices`."""
+    if value not in choices:
+        expected = ", ".join(map(repr, choices))
+        raise ValueError(f"{name}: expected one of {expected}, got {value!r}")
+
+
 def check_sizes(features, context, outputs, hidden_features):
     """Raise unless the four describe a conditioner; return hidden_features as a tuple."""
     check_count("features", features, 0)

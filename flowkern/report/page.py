@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Section(NamedTuple):
-    """A heading, a paragraph of plain text, then any of: code, a picture, a table."""
+    """A heading, a paragraph of plain text, then any of: code, a picture (PNG or GIF), a table."""
 
     title: str
     text: str
@@ -53,8 +53,8 @@ def write(path, *, title, lead, headline, sections):
 
 
 def _figure(picture, caption):
-    data = base64.b64encode(picture.read_bytes()).decode()
+    data, kind = base64.b64encode(picture.read_bytes()).decode(), picture.suffix[1:]
     return (
-        f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
+        f'<figure><img alt="{html.escape(caption)}" src="data:image/{kind};base64,{data}">'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )

@@ -14,6 +14,7 @@ from flowkern.transforms.autoregressive import (
 from flowkern.transforms.base import Compose, Inverse, Transform
 from flowkern.transforms.coupling import AffineCoupling, SplineCoupling, alternating_mask
 from flowkern.transforms.linear import ActNorm, LULinear, Permutation
+from flowkern.transforms.neural_ode import NeuralODE
 
 __all__ = [
     "ActNorm",
@@ -23,6 +24,7 @@ __all__ = [
     "Inverse",
     "LULinear",
     "MaskedAutoregressive",
+    "NeuralODE",
     "Permutation",
     "SplineAutoregressive",
     "SplineCoupling",

@@ -10,7 +10,7 @@ from sklearn.datasets import make_moons
 from torch import distributions
 from torch.distributions import MultivariateNormal, constraints
 
-from flowkern.flows import IAF, MAF, NICE, NSF, AutoregressiveNSF, Flow, RealNVP
+from flowkern.flows import CNF, IAF, MAF, NICE, NSF, AutoregressiveNSF, Flow, RealNVP
 from flowkern.nn import MADE, ResidualNet
 from flowkern.transforms import LULinear
 
@@ -24,6 +24,7 @@ FLOWS = {
     "maf": lambda d, c=0: MAF(d, c, conditioner=partial(MADE, activation="tanh"), **SMALL),
     "iaf": lambda d, c=0: IAF(d, c, randperm=True, **SMALL),
     "autoregressive_nsf": lambda d, c=0: AutoregressiveNSF(d, c, bins=4, passes=2, **SMALL),
+    "cnf": lambda d, c=0: CNF(d, c, hidden_features=(6,), method="dopri5", steps=6),
 }
 COUPLING = ("nice", "realnvp", "realnvp_lu", "nsf", "residual")
 

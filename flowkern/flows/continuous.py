@@ -1,0 +1,68 @@
+"""Continuous normalizing flows, trained by likelihood or by flow matching."""
+
+from flowkern.distributions import ContinuousFlowDistribution
+from flowkern.flows.flow import Flow
+from flowkern.nn import VectorField
+from flowkern.nn._arguments import check_context
+from flowkern.transforms import NeuralODE
+
+
+class CNF(Flow):
+    """Continuous normalizing flow: noise at t_noise follows dx/dt = f(t, x; context) to data at t_data.
+
+    log p(x) = log N(x(t_noise); 0, I) + ∫ Tr ∂f/∂x dt from t_data to t_noise, in one solve with its
+    state. The field starts as zero, so a new flow is the standard normal.
+
+    A field that flow matching has trained makes the same flow: `CNF(field=field)` gives its samples
+    and its likelihood, with gradients.
+
+    Args:
+        features: number of features D.
+        context: number of context features; 0 for none.
+        hidden_features, activation, time: as for `nn.VectorField`.
+        field: an `nn.VectorField`, in place of all arguments before.
+        method, steps, trace, noise, seed, gradient, checkpoint, times: as for `transforms.NeuralODE`.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type or value; the error names it.
+
+    Source: Chen et al., Neural Ordinary Differential Equations (2018); Grathwohl et al., FFJORD (2019).
+    """
+
+    def __init__(
+        self,
+        features=None,
+        context=0,
+        hidden_features=(64, 64),
+        activation="tanh",
+        time="concatenate",
+        field=None,
+        method="rk4",
+        steps=16,
+        trace="exact",
+        noise="rademacher",
+        seed=None,
+        gradient="discrete",
+        checkpoint=1,
+        times=(0.0, 1.0),
+    ):
+        if field is None:
+            field = VectorField(features, context, hidden_features, activation, time)
+        transform = NeuralODE(
+            field, method, steps, trace, noise, seed, gradient, checkpoint, times
+        )
+        super().__init__(transform, field.features, field.context)
+        self.origin = self.origin.to(next(field.parameters()))
+
+    def forward(self, context=None):
+        """The `ContinuousFlowDistribution` given context (…, context); its batch_shape is (…,)."""
+        check_context(context, self.context)
+        return ContinuousFlowDistribution(self.transform, self.origin, context)
+
+    def trajectory(self, x, t, context=None):
+        """The states (T, …, D) at times t, a sequence of numbers in order, of x (…, D) at t[0].
+
+        From noise at t_noise to data at t_data the flow samples; any other way is as good. No step is
+        longer than those of the flow.
+        """
+        return self.transform.trajectory(x, t, context)

@@ -1,0 +1,218 @@
+"""Vector fields of continuous flows: dense networks of the state, the time and a context."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from flowkern.nn._arguments import (
+    check_broadcast,
+    check_choice,
+    check_context,
+    check_count,
+    check_dtype,
+    check_features,
+    check_sizes,
+)
+from flowkern.nn.mlp import zero
+from flowkern.ops import FieldLayer, TimeEmbedding
+
+_ACTIVATIONS = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "tanh": nn.Tanh,
+    "elu": nn.ELU,
+    "selu": nn.SELU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "sigmoid": nn.Sigmoid,
+    "softplus": nn.Softplus,
+}
+# name of φ(t): how many columns of the first layer it has
+_TIMES = {"concatenate": 1, "fourier": 6, None: 0}
+_ORDER = ("x", "t", "context")
+_SELU_SCALE, _SELU_SLOPE = 1.0507009873554805, 1.6732632423543772
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+
+
+class VectorField(nn.Module):
+    """f(t, x; context) = W_n a(… a(W_1 (x, φ(t), context) + b_1) …) + b_n; the last layer starts at zero.
+
+    φ(t) is t, or the Fourier features (cos ωt, sin ωt) with ω = π, 2π, 3π.
+
+    Args:
+        features: number of features D of x and of f.
+        context: number of context features; 0 for none.
+        hidden_features: widths of the hidden layers.
+        activation: a; one of relu, leaky_relu, tanh, elu, selu, silu, gelu, sigmoid, softplus.
+        time: "concatenate" for φ(t) = t, "fourier", or None for a field that does not change in time.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type or value; the error names it.
+
+    Source: Grathwohl et al., FFJORD (2019), B.1; fourier: the fields of zuko's CNF.
+    """
+
+    def __init__(
+        self, features, context=0, hidden_features=(64, 64), activation="tanh", time="concatenate"
+    ):
+        super().__init__()
+        check_count("features", features, 1)
+        hidden = check_sizes(features, context, features, hidden_features)
+        check_choice("activation", activation, _ACTIVATIONS)
+        check_choice("time", time, _TIMES)
+        widths = (features + _TIMES[time] + context, *hidden, features)
+        parts = []
+        for a, b in zip(widths, widths[1:]):
+            parts += (nn.Linear(a, b), _ACTIVATIONS[activation]())
+        zero(parts[-2])
+        self._hold(nn.Sequential(*parts[:-1]), features, context, time, _ORDER)
+
+    @classmethod
+    def of(cls, net, time="concatenate", order=_ORDER):
+        """The field that a network computes which is there already; its parameters are shared.
+
+        Args:
+            net: an `nn.Sequential` of `nn.Linear` and activations in turn. Its outputs are the features,
+                and what its inputs have beyond them and φ(t) is the context.
+            time: as for `VectorField`.
+            order: how the inputs are concatenated, a permutation of ("x", "t", "context").
+
+        Raises:
+            TypeError: net holds something else, has hooks or a forward of its own.
+            ValueError: time or order is unknown, or net has too few inputs.
+        """
+        check_choice("time", time, _TIMES)
+        if sorted(order) != sorted(_ORDER):
+            raise ValueError(f"order: expected a permutation of {_ORDER}, got {order!r}")
+        if not isinstance(net, nn.Sequential) or type(net).forward is not nn.Sequential.forward:
+            raise TypeError(f"net: expected an nn.Sequential, got {type(net).__name__}")
+        if has_hooks(net):
+            raise TypeError("net: has hooks, which the fused solve would not call")
+        dense = dense_layers(net)
+        inputs, features = dense[0].linear.in_features, dense[-1].linear.out_features
+        context = inputs - features - _TIMES[time]
+        if context < 0:
+            raise ValueError(
+                f"net: expected at least {features + _TIMES[time]} inputs, its {features} outputs and "
+                f"{_TIMES[time]} of time, got {inputs}"
+            )
+        field = cls.__new__(cls)
+        nn.Module.__init__(field)
+        field._hold(net, features, context, time, tuple(order))
+        return field
+
+    def _hold(self, net, features, context, time, order):
+        self.net, self.features, self.context, self.order = net, features, context, order
+        frequencies = math.pi * torch.arange(1, 4) if time == "fourier" else None
+        if frequencies is not None:
+            frequencies = frequencies.to(net[0].weight)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        widths = {"x": features, "t": _TIMES[time], "context": context}
+        self._widths = {part: widths[part] for part in order}
+
+    def forward(self, t, x, context=None):
+        """f(t, x) (…, D) for t a number or a tensor that broadcasts with x's batch shape, x (…, D)."""
+        check_features("x", x, self.features)
+        check_dtype("x", x, self.net[0].weight)
+        check_context(context, self.context)
+        t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
+        batch = check_broadcast("t", t.shape, "x", x.shape[:-1])
+        parts = {"x": x, "t": self._embedding(t), "context": context}
+        if context is not None:
+            batch = check_broadcast("context", context.shape[:-1], "x and t", batch)
+        parts = [parts[part] for part, width in self._widths.items() if width]
+        return self.net(torch.cat([part.expand(*batch, part.shape[-1]) for part in parts], -1))
+
+    def _embedding(self, t):
+        t = t.unsqueeze(-1)
+        if self.frequencies is None:
+            return t
+        return torch.cat(((t * self.frequencies).cos(), (t * self.frequencies).sin()), -1)
+
+    def layers(self, context=None):
+        """The `FieldLayer`s of `ops.neural_ode` given the context (…, context)."""
+        check_context(context, self.context)
+        if context is not None:
+            check_dtype("context", context, self.net[0].weight)
+        return field_layers(dense_layers(self.net), self._widths, context)
+
+    @property
+    def time(self):
+        """The `TimeEmbedding` of `ops.neural_ode`; None if the field does not change in time."""
+        if not self._widths["t"]:
+            return None
+        return TimeEmbedding(columns(self.net[0].weight, self._widths)["t"], self.frequencies)
+
+    def extra_repr(self):
+        return f"features={self.features}, context={self.context}, order={self.order}"
+
+
+class Dense(NamedTuple):
+    """One layer of a network: gain·a(W u + b), a with its slope as `FieldLayer` has it."""
+
+    linear: nn.Module
+    activation: str = "identity"
+    slope: float = 1.0
+    gain: float = 1.0
+
+
+def dense_layers(net, is_linear=lambda part: type(part) is nn.Linear):
+    """The `Dense` layers of an `nn.Sequential`; TypeError if it holds anything else.
+
+    is_linear: whether a module of it computes W u + b by attributes `weight` and `bias`.
+    """
+    layers = []
+    for part in net._modules.values():
+        if is_linear(part):
+            layers.append(Dense(part))
+        elif layers and layers[-1].activation == "identity" and _read(part):
+            layers[-1] = Dense(layers[-1].linear, *_read(part))
+        else:
+            raise TypeError(f"net: expected linear layers and known activations in turn, got {part}")
+    if not layers or layers[-1].activation != "identity":
+        raise TypeError("net: expected a linear layer at the end")
+    return layers
+
+
+def _read(part):
+    """(name, slope, gain) of an activation, None if there is no kernel for it."""
+    kind = type(part)
+    if kind is nn.SELU:
+        return "elu", _SELU_SLOPE, _SELU_SCALE
+    if kind is nn.LeakyReLU:
+        return "leaky_relu", part.negative_slope
+    if kind is nn.ELU:
+        return "elu", part.alpha
+    if kind is nn.GELU and part.approximate != "none":
+        return None
+    # Beyond its threshold torch's softplus is the identity: at 20 that is 2e-9 away.
+    if kind is nn.Softplus and (part.beta != 1 or part.threshold < 20):
+        return None
+    return next(((name,) for name, known in _ACTIVATIONS.items() if known is kind), None)
+
+
+def field_layers(dense, widths, context=None):
+    """`FieldLayer`s of a network whose inputs are concatenated as widths has them, part by part."""
+    first = columns(dense[0].linear.weight, widths)
+    weight, bias = first["x"], dense[0].linear.bias
+    if context is not None:
+        bias = F.linear(context, first["context"], bias)
+    layers = [FieldLayer(weight, bias, dense[0].activation, dense[0].slope)]
+    for before, layer in zip(dense, dense[1:]):
+        weight = layer.linear.weight
+        weight = weight if before.gain == 1 else before.gain * weight
+        layers.append(FieldLayer(weight, layer.linear.bias, layer.activation, layer.slope))
+    return tuple(layers)
+
+
+def columns(weight, widths):
+    """The columns of the first layer's weight that see each part of the input."""
+    return dict(zip(widths, weight.split(list(widths.values()), 1)))
+
+
+def has_hooks(net):
+    """Whether a module of the network would call a hook."""
+    return any(getattr(module, name) for module in net.modules() for name in _HOOKS)

@@ -1,0 +1,156 @@
+"""A continuous transform: the flow of a vector field from one time to another."""
+
+import math
+
+import torch
+
+from flowkern import ops
+from flowkern.nn._arguments import (
+    check_broadcast,
+    check_choice,
+    check_context,
+    check_count,
+    check_dtype,
+    check_features,
+)
+from flowkern.ops.neural_ode import TABLEAUX
+from flowkern.transforms._hutchinson import noise as hutchinson
+from flowkern.transforms.base import Transform
+
+
+class NeuralODE(Transform):
+    """y = x(t_noise) where dx/dt = f(t, x; context) and x(t_data) = x; log|det J| = ∫ Tr ∂f/∂x dt.
+
+    Both directions take the same fixed number of steps of a Runge–Kutta method, so they undo each
+    other, and the log-det is that of the map, up to the error of the method.
+
+    Args:
+        field: f, a module such as `nn.VectorField`, with `features`, `context`, `layers(context)` and
+            `time`, which describe it to `ops.neural_ode`.
+        method: euler, midpoint, heun2, rk4 (the 3/8 rule), rk4_classic or dopri5 (its fifth-order
+            formula).
+        steps: number of equal steps.
+        trace: "exact", or "hutchinson" for the estimate εᵀ ∂f/∂x ε, whose mean over ε is exact, at the
+            price of one tangent. ε is fixed during a solve, a new one for each row.
+        noise: ε's distribution, "rademacher" (less variance) or "normal".
+        seed: None to draw ε by torch's generator, anew for every solve; or an integer, for the same ε in
+            every solve and on every device.
+        gradient: "discrete", the gradient of the steps as they were taken; or "adjoint", the continuous
+            adjoint, in memory that does not grow with steps. They differ by the error of the method.
+        checkpoint: how many steps lie between states that are stored for the discrete gradient, a
+            divisor of steps; those between are computed a second time.
+        times: (t_noise, t_data), at which x is noise and data. The default is that of flow matching;
+            zuko's CNF has (1.0, 0.0).
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type or value; at the call, x or context has
+            the wrong shape or dtype. The error names it.
+
+    Source: Chen et al., Neural Ordinary Differential Equations (2018); Grathwohl et al., FFJORD (2019).
+    """
+
+    def __init__(
+        self,
+        field,
+        method="rk4",
+        steps=16,
+        trace="exact",
+        noise="rademacher",
+        seed=None,
+        gradient="discrete",
+        checkpoint=1,
+        times=(0.0, 1.0),
+    ):
+        super().__init__()
+        if not callable(getattr(field, "layers", None)):
+            raise TypeError(
+                f"field: expected a module with layers, such as nn.VectorField, got {type(field).__name__}"
+            )
+        check_choice("method", method, TABLEAUX)
+        check_choice("trace", trace, ("exact", "hutchinson"))
+        check_choice("noise", noise, ("rademacher", "normal"))
+        check_choice("gradient", gradient, ("discrete", "adjoint"))
+        check_count("steps", steps, 1)
+        check_count("checkpoint", checkpoint, 1)
+        if steps % checkpoint:
+            raise ValueError(f"checkpoint: expected a divisor of steps = {steps}, got {checkpoint}")
+        if seed is not None:
+            check_count("seed", seed, 0)
+        self.field, self.times = field, _checked_times(times)
+        self.steps, self.trace, self.noise, self.seed = steps, trace, noise, seed
+        self.options = {"method": method, "gradient": gradient, "checkpoint": checkpoint}
+
+    def forward(self, x, context=None):
+        """y (…, features) and logabsdet (…,), from data to noise."""
+        return self._map("x", x, context, *reversed(self.times))
+
+    def inverse(self, y, context=None):
+        """x (…, features) and logabsdet (…,), from noise to data."""
+        return self._map("y", y, context, *self.times)
+
+    def data(self, noise, context=None):
+        """What `inverse` makes of noise (…, features), without the log-det."""
+        return self._solve("noise", noise, context, *self.times).y[-1]
+
+    def forward_and_costs(self, x, context=None):
+        """`forward`, and ∫ ‖f‖² |dt| and ∫ ‖∂f/∂x‖² |dt| along the way (Frobenius; by ε its estimate)."""
+        solution = self._solve(
+            "x", x, context, *reversed(self.times), trace=True, kinetic=True, jacobian=True
+        )
+        y, logabsdet, *costs = (part[-1] for part in solution)
+        sign = 1 if self.times[0] > self.times[1] else -1
+        return y, logabsdet, *(sign * cost for cost in costs)
+
+    def trajectory(self, x, t, context=None):
+        """x(t) (T, …, features) at times t, a sequence of numbers in order, with x(t[0]) = x (…, features).
+
+        No step is longer than those of the transform.
+        """
+        t = [float(time) for time in t]
+        length = abs(self.times[1] - self.times[0]) / self.steps
+        gaps = [abs(b - a) for a, b in zip(t, t[1:])]
+        steps = max(1, math.ceil(max(gaps, default=0.0) / length - 1e-6))
+        t = torch.tensor(t, dtype=torch.float64, device=x.device)
+        return self._at("x", x, context, t, steps, {**self.options, "checkpoint": 1}).y
+
+    def _map(self, name, x, context, start, end):
+        solution = self._solve(name, x, context, start, end, trace=True)
+        return solution.y[-1], solution.logabsdet[-1]
+
+    def _solve(self, name, x, context, start, end, **wanted):
+        t = torch.linspace(start, end, 2, dtype=torch.float64, device=x.device)
+        return self._at(name, x, context, t, self.steps, self.options, **wanted)
+
+    def _at(self, name, x, context, t, steps, options, trace=False, **costs):
+        field = self.field
+        check_features(name, x, field.features)
+        check_context(context, field.context)
+        with torch.autocast(x.device.type, enabled=False):
+            layers = field.layers(context)
+            check_dtype(name, x, layers[0].weight)
+            trace = self._trace(name, x, context) if trace else None
+            return ops.neural_ode(
+                x, layers, t, steps=steps, time=field.time, trace=trace, **options, **costs
+            )
+
+    def _trace(self, name, x, context):
+        if self.trace == "exact":
+            return "exact"
+        batch = x.shape[:-1]
+        if context is not None:
+            batch = check_broadcast("context", context.shape[:-1], name, batch)
+        return hutchinson(self.noise, (1, *batch, x.shape[-1]), self.seed, x)
+
+    def extra_repr(self):
+        options = {"steps": self.steps, "trace": self.trace, **self.options, "times": self.times}
+        return ", ".join(f"{name}={value!r}" for name, value in options.items())
+
+
+def _checked_times(times):
+    try:
+        start, end = map(float, times)
+    except (TypeError, ValueError):
+        raise ValueError(f"times: expected two numbers (t_noise, t_data), got {times!r}") from None
+    if start == end or not math.isfinite(start) or not math.isfinite(end):
+        raise ValueError(f"times: expected two different finite numbers, got {times!r}")
+    return start, end
