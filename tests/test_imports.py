@@ -12,7 +12,9 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in (ROOT / "flowkern").rglob("*.py")
 }
-OPS = ("affine_coupling", "masked_autoregressive", "rational_quadratic_spline")
+OPS = (
+    "affine_coupling", "masked_autoregressive", "probability_path", "rational_quadratic_spline"
+)  # fmt: skip
 
 # room of flowkern: the rooms it may import
 ROOMS = {
@@ -41,9 +43,16 @@ OP_MODULES = {
     "__init__": {"backends", "_arguments", "function", "native", "scale_map", "knot_map"},
 }
 
-# The masked autoregressive op has other rooms, and applies the formulas of the other two.
+# The masked autoregressive op has other rooms, and applies the formulas of the couplings.
 _AFFINE, _SPLINE = "affine_coupling", "rational_quadratic_spline"
 OP_MODULES_OF = {
+    "probability_path": {
+        "reference": {"_random"},
+        "native": {"_library"},
+        "triton": {"_triton_random", "native"},
+        "function": {"native", "reference", "triton"},
+        "__init__": {"backends", "_arguments", "function", "native"},
+    },
     "masked_autoregressive": {
         "conditioner": set(),
         "element": {f"{_AFFINE}.scale_map", _SPLINE},

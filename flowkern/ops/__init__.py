@@ -10,6 +10,7 @@ from flowkern.ops.masked_autoregressive import (
     masked_autoregressive,
     masked_autoregressive_inverse,
 )
+from flowkern.ops.probability_path import probability_path
 from flowkern.ops.rational_quadratic_spline import KnotMap, rational_quadratic_spline
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "affine_coupling",
     "masked_autoregressive",
     "masked_autoregressive_inverse",
+    "probability_path",
     "rational_quadratic_spline",
 ]

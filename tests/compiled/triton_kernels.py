@@ -24,6 +24,8 @@ from flowkern.ops import AffineElement, KnotMap, ScaleMap, SplineElement
 from flowkern.ops.affine_coupling import SCALE_MAPS
 from flowkern.ops.affine_coupling import triton as affine
 from flowkern.ops.masked_autoregressive import triton as masked
+from flowkern.ops.probability_path import PATHS
+from flowkern.ops.probability_path import triton as path
 from flowkern.ops.rational_quadratic_spline import TAILS
 from flowkern.ops.rational_quadratic_spline import triton as spline
 
@@ -63,6 +65,11 @@ MASKED = [
     (AffineElement("additive"), 1, False, torch.float32),
     (AffineElement("softplus"), 2, True, torch.float64),
     (SplineElement(3.0), 23, True, torch.float32),
+]
+# (path, whether t and noise are given, dtype)
+PATH_LAUNCHES = [
+    *((name, False, dtype) for name in PATHS for dtype in (torch.float32, torch.float64)),
+    ("conditional", True, torch.float32),
 ]
 # The most bytes of stack. In kernels of the masked transform ptxas gives up a few registers to let
 # one more block run on a multiprocessor.
@@ -144,6 +151,13 @@ def _masked(element, parameters, inverse, dtype):
     return x, x[:, 0], (tensors, order, ends, *spec)
 
 
+def _path(given, dtype):
+    """x, t or None, noise or None, the seed."""
+    x = torch.empty(ROWS, FEATURES, dtype=dtype, device="meta")
+    seed = torch.empty((), dtype=torch.int64, device="meta")
+    return x, x[:, 0].contiguous(), x if given else None, seed
+
+
 def _directions(name, module, grads, tensors, arguments, most):
     yield f"{name}", module._launch_forward, (*tensors, *arguments), most
     yield f"{name}, backward", module._launch_backward, (*grads, *tensors, *arguments), most
@@ -171,6 +185,11 @@ def launches():
         most = ANY if dtype == torch.float64 else FEW
         yield name, masked._launch_forward, (x, *rest), most
         yield f"{name}, backward", masked._launch_backward, (x, logabsdet, x, x, True, *rest), most
+    for kind, given, dtype in PATH_LAUNCHES:
+        x, t, *rest = _path(given, dtype)
+        name, rest = f"path {kind} {dtype}" + " given" * given, (*rest, PATHS[kind], 0.5)
+        yield name, path._launch_forward, (x, x, t if given else None, *rest), NONE
+        yield f"{name}, backward", path._launch_backward, (x, x, True, x, x, t, *rest), NONE
 
 
 def main(architectures):
