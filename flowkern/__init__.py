@@ -4,13 +4,14 @@ from flowkern import ops
 from flowkern.backends import backend
 
 __version__ = "0.1.0"
-__all__ = ["accelerate", "backend", "explain", "flows", "ops", "restore", "transforms"]
+__all__ = ["accelerate", "backend", "explain", "flows", "matching", "ops", "restore", "transforms"]
 
 _LAZY = {
     "accelerate": ("flowkern.adapters", "accelerate"),
     "explain": ("flowkern.adapters", "explain"),
     "restore": ("flowkern.adapters", "restore"),
     "flows": ("flowkern.flows", None),
+    "matching": ("flowkern.matching", None),
     "transforms": ("flowkern.transforms", None),
 }
 

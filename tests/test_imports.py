@@ -26,6 +26,7 @@ ROOMS = {
     "distributions": {"nn", "ops"},
     "transforms": {"nn", "ops"},
     "flows": {"distributions", "nn", "ops", "transforms"},
+    "matching": {"ops"},
     "adapters": {"backends", "ops"},
     "report": {"", "backends"},
     "demo": {"", "backends", "adapters", "flows", "ops", "report"},
