@@ -12,7 +12,8 @@ template <class S> struct PathProblem {
   double sigma;
   const std::int64_t* seed;
   const S *x0, *x1;
-  const S* noise;    // null: drawn, where there is any
+  const S* noise;    // null: drawn if draws_noise, else 0
+  bool draws_noise;
   const S* given_t;  // (N,); null: drawn
   S* t;              // (N,), the drawn ones
   S *x_t, *u_t;
@@ -21,10 +22,6 @@ template <class S> struct PathProblem {
   const S *grad_x, *grad_u;
   S *grad_x0, *grad_x1;
   S* grad_t;  // (N, D), the parts of each element; null: not wanted
-
-  // Whether noise has any weight.
-  bool noisy() const { return sigma != 0 || kind == 1; }
-  const S* times() const { return given_t ? given_t : t; }
 };
 
 // Elements and times are worked on in blocks of as many; `begin` and `end` count blocks.

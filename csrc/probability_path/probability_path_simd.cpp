@@ -70,18 +70,19 @@ template <class S> __attribute__((noinline)) void draw_normal(Key key, int64_t b
 
 template <class S> FLOWKERN_HD const S* read_noise(const PathProblem<S>& p, int64_t block, const Range& at, Buffer<S>& buffer) {
   if (p.noise) return read(p.noise, at, buffer);
-  if (p.noisy()) draw_normal(key_of(*p.seed), block, buffer.values);
+  if (p.draws_noise) draw_normal(key_of(*p.seed), block, buffer.values);
   return buffer.values;
 }
 
 // The time of each element.
 template <class S> FLOWKERN_HD const S* read_times(const PathProblem<S>& p, const Range& at, Buffer<S>& buffer) {
-  if (p.features == 1) return read(p.times(), at, buffer);
+  const S* times = p.given_t ? p.given_t : p.t;
+  if (p.features == 1) return read(times, at, buffer);
   int64_t row = at.first / p.features, column = at.first % p.features;
   for (int i = 0; i < at.count; ++row, column = 0) {
     const int64_t left = p.features - column;
     const int end = left < at.count - i ? i + int(left) : at.count;
-    for (const S t = p.times()[row]; i < end; ++i) buffer.values[i] = t;
+    for (const S t = times[row]; i < end; ++i) buffer.values[i] = t;
   }
   for (int i = at.count; i < kBlock; ++i) buffer.values[i] = S(0);
   return buffer.values;

@@ -47,6 +47,7 @@ template <class Device> struct PathOp {
     PathProblem<S> p{};
     p.rows = a.x0.size(0), p.features = a.x0.size(1);
     p.kind = int(a.kind), p.sigma = a.sigma, p.seed = pointer<std::int64_t>(a.seed);
+    p.draws_noise = !a.noise && (a.sigma != 0 || a.kind == 1);
     p.x0 = pointer<S>(a.x0), p.x1 = pointer<S>(a.x1), p.noise = pointer<S>(a.noise), p.given_t = pointer<S>(a.t);
     return p;
   }
