@@ -16,6 +16,7 @@ from bench import harness, memory
 from flowkern import backends
 from flowkern.ops.affine_coupling.native import COMPILED as AFFINE
 from flowkern.ops.masked_autoregressive.native import COMPILED as AUTOREGRESSIVE
+from flowkern.ops.probability_path.native import COMPILED as PATH
 from flowkern.ops.rational_quadratic_spline.native import COMPILED as SPLINE
 
 
@@ -35,7 +36,8 @@ def describe(quick):
         "flowkern": f"{flowkern.__version__}, {_revision()}",
         "backends": f"affine_coupling on {backends.resolve('cpu', AFFINE)}, "
         f"rational_quadratic_spline on {backends.resolve('cpu', SPLINE)}, "
-        f"masked_autoregressive on {backends.resolve('cpu', AUTOREGRESSIVE)}",
+        f"masked_autoregressive on {backends.resolve('cpu', AUTOREGRESSIVE)}, "
+        f"probability_path on {backends.resolve('cpu', PATH)}",
         "threads": f"{torch.get_num_threads()} ({_thread_settings()})",
         "allocator": memory.keep_pages(),
     }

@@ -5,10 +5,14 @@ from bench import (
     flows,
     masked_autoregressive,
     posterior_maf,
+    probability_path,
     rational_quadratic_spline,
 )
 
-_MODULES = (rational_quadratic_spline, affine_coupling, masked_autoregressive, flows, posterior_maf)
+_MODULES = (
+    rational_quadratic_spline, affine_coupling, masked_autoregressive, probability_path, flows,
+    posterior_maf,
+)  # fmt: skip
 
 
 def tables(quick):
