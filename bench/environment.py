@@ -16,6 +16,8 @@ from bench import harness, memory
 from flowkern import backends
 from flowkern.ops.affine_coupling.native import KERNELS as AFFINE
 from flowkern.ops.masked_autoregressive.native import KERNELS as AUTOREGRESSIVE
+from flowkern.ops.neural_ode.native import KERNELS as NEURAL_ODE
+from flowkern.ops.probability_path.native import KERNELS as PATH
 from flowkern.ops.rational_quadratic_spline.native import KERNELS as SPLINE
 
 
@@ -30,12 +32,14 @@ def describe(quick):
         "system": f"{platform.system()} {platform.machine()}, Python {sys.version.split()[0]}",
         "versions": ", ".join(
             f"{name} {importlib.metadata.version(name)}"
-            for name in ("torch", "nflows", "zuko", "normflows")
+            for name in ("torch", "nflows", "zuko", "normflows", "torchdiffeq")
         ),
         "flowkern": f"{flowkern.__version__}, {_revision()}",
         "backends": f"affine_coupling on {backends.resolve('cpu', AFFINE)}, "
         f"rational_quadratic_spline on {backends.resolve('cpu', SPLINE)}, "
-        f"masked_autoregressive on {backends.resolve('cpu', AUTOREGRESSIVE)}",
+        f"masked_autoregressive on {backends.resolve('cpu', AUTOREGRESSIVE)}, "
+        f"neural_ode on {backends.resolve('cpu', NEURAL_ODE)}, "
+        f"probability_path on {backends.resolve('cpu', PATH)}",
         "threads": f"{torch.get_num_threads()} ({_thread_settings()})",
         "allocator": memory.keep_pages(),
     }

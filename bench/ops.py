@@ -14,7 +14,7 @@ from bench.harness import Candidate, Table
 DIRECTIONS = ("forward", "inverse", "forward+backward")
 # What a compiled candidate is called, and how: "max-autotune" replays CUDA graphs on a GPU.
 COMPILERS = {"compile": {}, "max-autotune": {"mode": "max-autotune"}}
-_STREAMING_BYTES = 64 * 2**20  # twice the last-level cache of the machines measured so far
+STREAMING_BYTES = 64 * 2**20  # twice the last-level cache of the machines measured so far
 
 
 def tables(op, candidates, x_shape, params_shape, batches, streaming, compiled):
@@ -29,18 +29,19 @@ def tables(op, candidates, x_shape, params_shape, batches, streaming, compiled):
     for batch, direction in itertools.product(batches, DIRECTIONS):
         shapes = (batch, *x_shape), (batch, *params_shape), (batch, *x_shape), (batch,)
         moved = _bytes_moved(shapes, direction)
-        sets = _STREAMING_BYTES // moved + 2 if batch in streaming else 1
+        sets = STREAMING_BYTES // moved + 2 if batch in streaming else 1
         yield Table(
             f"{op}-{direction}-{batch}",
-            f"{op}, {direction}, N={batch}, {_memory(moved, sets)}",
+            f"{op}, {direction}, N={batch}, {memory(moved, sets)}",
             lambda shapes=shapes, sets=sets, direction=direction: [
                 _inputs(shapes, direction) for _ in range(sets)
             ],
-            (*_chosen(candidates(direction), compiled), _limit(moved)),
+            (*chosen(candidates(direction), compiled), limit(moved)),
         )
 
 
-def _chosen(candidates, compiled):
+def chosen(candidates, compiled):
+    """Those that are not compiled, and those by one of the compilers in `compiled`."""
     return (c for c in candidates if compiler(c.name) in (None, *compiled))
 
 
@@ -49,7 +50,8 @@ def compiler(name):
     return next((prefix for prefix in COMPILERS if name.startswith(f"{prefix}(")), None)
 
 
-def _limit(moved):
+def limit(moved):
+    """The Candidate that copies, and so moves as many bytes."""
     return Candidate("limit: copy", lambda inputs: _copy(moved, len(inputs)), None)
 
 
@@ -99,7 +101,8 @@ def _bytes_moved(shapes, direction):
     return forward + (backward if direction == "forward+backward" else 0)
 
 
-def _memory(moved, sets):
+def memory(moved, sets):
+    """What a title says of the bytes moved and where they lie."""
     size = f"{moved / 2**20:.1f} MiB moved" if moved >= 2**20 else f"{moved / 2**10:.1f} KiB moved"
     return f"{size}, streaming ({sets} sets of inputs)" if sets > 1 else f"{size}, in cache"
 

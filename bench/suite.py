@@ -6,10 +6,14 @@ from bench import (
     masked_autoregressive,
     neural_ode,
     posterior_maf,
+    probability_path,
     rational_quadratic_spline,
 )
 
-_MODULES = (rational_quadratic_spline, affine_coupling, masked_autoregressive, neural_ode, flows, posterior_maf)
+_MODULES = (
+    rational_quadratic_spline, affine_coupling, masked_autoregressive, neural_ode, probability_path,
+    flows, posterior_maf,
+)  # fmt: skip
 
 
 def tables(quick):
@@ -21,6 +25,7 @@ def tables(quick):
         *affine_coupling.tables(batches=(1, 64), compiled=()),
         *masked_autoregressive.tables(batches=(4,), costs=(8, 16), compiled=()),
         *neural_ode.tables(batches=(3,), compiled=()),
+        *probability_path.tables(batches=(1, 64), compiled=()),
         *flows.tables(training=(8,), inference=(8,), compiled=()),
         *posterior_maf.tables(batches=(4,)),
     ]

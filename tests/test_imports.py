@@ -13,8 +13,9 @@ MODULES = {
     for path in (ROOT / "flowkern").rglob("*.py")
 }
 OPS = (
-    *("affine_coupling", "masked_autoregressive", "neural_ode", "rational_quadratic_spline"),
-    "runge_kutta_stage",
+OPS = (
+    *("affine_coupling", "masked_autoregressive", "neural_ode", "probability_path"),
+    *("rational_quadratic_spline", "runge_kutta_stage"),
 )
 
 # room of flowkern: the rooms it may import
@@ -27,6 +28,7 @@ ROOMS = {
     "distributions": {"nn", "ops"},
     "transforms": {"nn", "ops"},
     "flows": {"distributions", "nn", "ops", "transforms"},
+    "matching": {"ops"},
     "ode": {"ops"},
     "adapters": {"backends", "nn", "ode", "ops"},
     "report": {"", "backends"},
@@ -45,9 +47,16 @@ OP_MODULES = {
     "__init__": {"backends", "_arguments", "function", "native", "scale_map", "knot_map"},
 }
 
-# The masked autoregressive op has other rooms, and applies the formulas of the other two.
+# The masked autoregressive op has other rooms, and applies the formulas of the couplings.
 _AFFINE, _SPLINE = "affine_coupling", "rational_quadratic_spline"
 OP_MODULES_OF = {
+    "probability_path": {
+        "reference": {"_random"},
+        "native": {"_library"},
+        "triton": {"_triton_random", "native"},
+        "function": {"native", "reference", "triton"},
+        "__init__": {"backends", "_arguments", "function", "native"},
+    },
     "masked_autoregressive": {
         "conditioner": set(),
         "element": {f"{_AFFINE}.scale_map", _SPLINE},

@@ -48,20 +48,25 @@ inline Plan make_plan(int64_t features, int threads, int passes) {
 // A kernel takes its problem and a plan.
 template <class P> using Kernel = void (*)(P, Plan);
 
-template <class P>
-void launch(const char* name, Kernel<P> kernel, const P& problem, const Plan& plan, int threads, size_t shared, void* stream) {
-  if (problem.width > (1 << 30)) throw std::runtime_error("x: at most 2^30 features on a GPU");
-  const int64_t blocks = (problem.rows + plan.rows - 1) / plan.rows;
+// Runs a kernel on as many blocks, or on as many as a grid may have.
+template <class... P>
+void launch_blocks(const char* name, void (*kernel)(P...), int64_t blocks, int threads, size_t shared, void* stream, const P&... arguments) {
   if (blocks == 0) return;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(unsigned(blocks < 2147483647 ? blocks : 2147483647));
   config.blockDim = dim3(unsigned(threads));
   config.dynamicSmemBytes = shared;
   config.stream = static_cast<cudaStream_t>(stream);
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, problem, plan);
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, arguments...);
   if (error == cudaSuccess) return;
   cudaGetLastError();  // so that no later, innocent call reports it
   throw std::runtime_error(std::string("flowkern: the CUDA kernel ") + name + " was not launched: " + cudaGetErrorString(error));
+}
+
+template <class P>
+void launch(const char* name, Kernel<P> kernel, const P& problem, const Plan& plan, int threads, size_t shared, void* stream) {
+  if (problem.width > (1 << 30)) throw std::runtime_error("x: at most 2^30 features on a GPU");
+  launch_blocks(name, kernel, (problem.rows + plan.rows - 1) / plan.rows, threads, shared, stream, problem, plan);
 }
 
 // Calls body(row, rows) for the groups of rows that are this block's.

@@ -30,6 +30,8 @@ FLOWKERN_HD float abs(float a) { return ::fabsf(a); }
 FLOWKERN_HD double abs(double a) { return ::fabs(a); }
 FLOWKERN_HD float sqrt(float a) { return ::sqrtf(a); }
 FLOWKERN_HD double sqrt(double a) { return ::sqrt(a); }
+FLOWKERN_HD float round(float a) { return ::rintf(a); }
+FLOWKERN_HD double round(double a) { return ::rint(a); }
 FLOWKERN_HD float exp(float a) { return ::expf(a); }
 FLOWKERN_HD double exp(double a) { return ::exp(a); }
 FLOWKERN_HD float exp2_nonpositive(float a) { return ::exp2f(a); }
@@ -48,6 +50,8 @@ FLOWKERN_HD float abs(float a) { return __builtin_fabsf(a); }
 FLOWKERN_HD double abs(double a) { return __builtin_fabs(a); }
 FLOWKERN_HD float sqrt(float a) { return __builtin_sqrtf(a); }
 FLOWKERN_HD double sqrt(double a) { return __builtin_sqrt(a); }
+FLOWKERN_HD float round(float a) { return __builtin_rintf(a); }
+FLOWKERN_HD double round(double a) { return __builtin_rint(a); }
 FLOWKERN_HD float exp(float a) { return __builtin_expf(a); }
 FLOWKERN_HD double exp(double a) { return __builtin_exp(a); }
 FLOWKERN_HD float exp2_nonpositive(float a) { return __builtin_exp2f(a); }
@@ -59,5 +63,12 @@ FLOWKERN_HD double tanh(double a) { return __builtin_tanh(a); }
 FLOWKERN_HD float atan(float a) { return __builtin_atanf(a); }
 FLOWKERN_HD double atan(double a) { return __builtin_atan(a); }
 #endif
+
+// Horner's rule, coefficients from the constant term up.
+template <class V, class S, int N> FLOWKERN_HD V polynomial(V x, const S (&c)[N]) {
+  V y = V(c[N - 1]);
+  each<N, 1>(N, [&](int i) FLOWKERN_INLINE { y = fma(y, x, V(c[N - 1 - i])); });
+  return y;
+}
 
 FLOWKERN_END

@@ -9,13 +9,6 @@
 
 FLOWKERN_BEGIN
 
-// Horner's rule, coefficients from the constant term up.
-template <class V, class S, int N> FLOWKERN_HD V polynomial(V x, const S (&c)[N]) {
-  V y = V(c[N - 1]);
-  each<N, 1>(N, [&](int i) FLOWKERN_INLINE { y = fma(y, x, V(c[N - 1 - i])); });
-  return y;
-}
-
 // 2^x = 2ⁿ·2^f with n = floor x, f = x − n, 2^f = 1 + f·P(f).
 FLOWKERN_HD VecF exp2_nonpositive(VecF x) {
   constexpr float P[] = {0.6931471709f, 0.2402272042f, 0.05549602356f,  // 5e-9

@@ -11,6 +11,7 @@ from flowkern.ops.masked_autoregressive import (
     masked_autoregressive_inverse,
 )
 from flowkern.ops.neural_ode import FieldLayer, TimeEmbedding, neural_ode
+from flowkern.ops.probability_path import probability_path
 from flowkern.ops.rational_quadratic_spline import KnotMap, rational_quadratic_spline
 from flowkern.ops.runge_kutta_stage import runge_kutta_error, runge_kutta_stage
 
@@ -28,6 +29,7 @@ __all__ = [
     "masked_autoregressive",
     "masked_autoregressive_inverse",
     "neural_ode",
+    "probability_path",
     "rational_quadratic_spline",
     "runge_kutta_error",
     "runge_kutta_stage",

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "../../csrc/affine_coupling/affine_coupling_cuda.h"
+#include "../../csrc/probability_path/probability_path_cuda.h"
 #include "../../csrc/rational_quadratic_spline/rational_quadratic_spline_cuda.h"
 
 namespace {
@@ -71,6 +72,20 @@ template <class S> void spline() {
       }
 }
 
+template <class S> void path() {
+  for (int kind = 0; kind < 4; ++kind)
+    for (bool given : {false, true}) {
+      const S some{};
+      flowkern::PathProblem<S> p{};
+      p.rows = kRows, p.features = kFeatures, p.kind = kind, p.draws_noise = !given;
+      if (given) p.given_t = p.noise = &some;
+      flowkern::cuda::path_forward(p, nullptr);
+      flowkern::cuda::path_backward(p, nullptr);
+    }
+}
+
+template <class S> void all() { affine<S>(), spline<S>(), path<S>(); }
+
 }  // namespace
 
-int main() { affine<float>(), affine<double>(), spline<float>(), spline<double>(); }
+int main() { all<float>(), all<double>(); }

@@ -10,6 +10,10 @@ from tests.compiled import cuda_kernels
 from tests.compiled.resources import Resources, beyond, occupancy
 
 # Triton's kernels are compiled in other processes: this one may have its interpreter loaded.
+OPS = (
+    *("affine_coupling", "rational_quadratic_spline", "masked_autoregressive", "neural_ode"),
+    *("probability_path", "runge_kutta_stage"),
+)
 TRITON = ("80", "90", "100", "gfx942")
 
 
@@ -32,7 +36,7 @@ def test_cuda_kernels():
 @pytest.mark.parametrize("architecture", TRITON)
 def test_triton_kernels(architecture):
     printed = run("triton", architecture)
-    for op in ("affine_coupling", "rational_quadratic_spline", "masked_autoregressive", "neural_ode", "runge_kutta_stage"):
+    for op in OPS:
         assert f"triton, {op}, {architecture}\n" in printed
 
 

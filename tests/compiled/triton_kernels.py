@@ -23,6 +23,8 @@ from flowkern.ops.affine_coupling import triton as affine
 from flowkern.ops.masked_autoregressive import triton as masked
 from flowkern.ops.neural_ode import triton as solver
 from flowkern.ops.neural_ode.tableau import tableau
+from flowkern.ops.probability_path import PATHS
+from flowkern.ops.probability_path import triton as path
 from flowkern.ops.rational_quadratic_spline import TAILS
 from flowkern.ops.rational_quadratic_spline import triton as spline
 from flowkern.ops.runge_kutta_stage import triton as stage
@@ -74,6 +76,11 @@ SOLVES = [
 ]
 # (stages, weights for each row, dtype)
 STAGES = [(1, False, torch.float32), (4, True, torch.float32), (8, False, torch.float64)]
+# (path, whether t and noise are given, dtype)
+PATH_LAUNCHES = [
+    *((name, False, dtype) for name in PATHS for dtype in (torch.float32, torch.float64)),
+    ("conditional", True, torch.float32),
+]
 
 
 def specialisation(parameter, value):
@@ -251,7 +258,30 @@ def _stages():
         yield f"error, {name}", stage._launch_error, (y, y, [y] * stages, weights, 1e-3, 1e-6)
 
 
-LAUNCHES = {affine: _affines, spline: _splines, masked: _masked, solver: _solves, stage: _stages}
+def _path(given, dtype):
+    """x, t or None, noise or None, the seed."""
+    x = torch.empty(ROWS, FEATURES, dtype=dtype, device="meta")
+    seed = torch.empty((), dtype=torch.int64, device="meta")
+    return x, x[:, 0].contiguous(), x if given else None, seed
+
+
+def _paths():
+    """The same of the probability paths."""
+    for kind, given, dtype in PATH_LAUNCHES:
+        x, t, *rest = _path(given, dtype)
+        name, rest = f"{kind}, {dtype}" + ", given" * given, (*rest, PATHS[kind], 0.5)
+        yield f"forward, {name}", path._launch_forward, (x, x, t if given else None, *rest)
+        yield f"backward, {name}", path._launch_backward, (x, x, True, x, x, t, *rest)
+
+
+LAUNCHES = {
+    affine: _affines,
+    spline: _splines,
+    masked: _masked,
+    solver: _solves,
+    stage: _stages,
+    path: _paths,
+}
 
 
 def tables(architectures):

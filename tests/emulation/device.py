@@ -10,6 +10,7 @@ import torch
 
 import flowkern  # noqa: F401  (registers the ops that are replaced here)
 
+from flowkern.ops.probability_path import native
 from tests.emulation import build
 
 FORWARD, REVERSED, RANDOM = range(3)
@@ -49,6 +50,21 @@ class _Call(ctypes.Structure):
     ]
 
 
+_PATH_TENSORS = (
+    "x0", "x1", "t", "noise", "seed", "x_t", "u_t", "drawn", "grad_x", "grad_u", "grad_x0", "grad_x1",
+    "grad_t",
+)  # fmt: skip
+
+
+class _PathCall(ctypes.Structure):
+    _fields_ = [
+        ("sizes", ctypes.c_int64 * 2),
+        *((name, _Tensor) for name in _PATH_TENSORS),
+        ("kind", ctypes.c_int64),
+        ("sigma", ctypes.c_double),
+    ]
+
+
 @functools.cache
 def _library():
     return load(build.built(build.preloaded()))
@@ -57,7 +73,7 @@ def _library():
 def load(path):
     """A library of kernels; an entry point returns what was wrong, or None."""
     library = ctypes.CDLL(str(path))
-    for op in ("affine_coupling", "rational_quadratic_spline"):
+    for op in ("affine_coupling", "probability_path", "rational_quadratic_spline"):
         getattr(library, op).restype = ctypes.c_char_p
     return library
 
@@ -97,7 +113,10 @@ def _call(x, params, integers, numbers, tensors):
 
 
 def _launch(op, x, params, integers, numbers, **tensors):
-    call = _call(x, params, integers, numbers, tensors | {"x": x, "params": params})
+    _run(op, _call(x, params, integers, numbers, tensors | {"x": x, "params": params}), x)
+
+
+def _run(op, call, x):
     report = getattr(_library(), op)(ctypes.byref(call), x.dtype == torch.float64)
     if report is not None:
         raise RuntimeError(build.located(report.decode(), _library()._name))
@@ -141,9 +160,33 @@ def _affine(direction, count):
     return op
 
 
+def _path(x0, x1, t, noise, seed, path, sigma):
+    x_t, u_t, drawn = native.new_outputs(x0, t)
+    tensors = dict(x0=x0, x1=x1, t=t, noise=noise, seed=seed, x_t=x_t, u_t=u_t, drawn=drawn)
+    return _run_path(tensors, path, sigma, (x_t, u_t, drawn))
+
+
+def _path_backward(grad_x, grad_u, of_t, x0, x1, t, noise, seed, path, sigma):
+    grad_x0, grad_x1, grad_t = native.new_grads(x0, of_t)
+    tensors = dict(
+        x0=x0, x1=x1, t=t, noise=noise, seed=seed, grad_x=grad_x, grad_u=grad_u, grad_x0=grad_x0,
+        grad_x1=grad_x1, grad_t=grad_t if of_t else None,
+    )  # fmt: skip
+    return _run_path(tensors, path, sigma, (grad_x0, grad_x1, grad_t))
+
+
+def _run_path(tensors, path, sigma, outputs):
+    x0 = tensors["x0"]
+    given = {name: _Tensor.of(tensor) for name, tensor in tensors.items()}
+    _run("probability_path", _PathCall(tuple(x0.shape), kind=path, sigma=sigma, **given), x0)
+    return outputs
+
+
 OPS = {
     "affine_coupling": _affine(_forward, 2),
     "affine_coupling_backward": _affine(_backward, 4),
+    "probability_path": _path,
+    "probability_path_backward": _path_backward,
     "rational_quadratic_spline": _spline(_forward, 2),
     "rational_quadratic_spline_backward": _spline(_backward, 4),
 }

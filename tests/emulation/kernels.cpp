@@ -1,4 +1,5 @@
 // Entry points for Python (device.py) to the ops' CUDA sources, which are compiled as C++ beside this.
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
 
@@ -18,9 +19,22 @@ template <class S> void run_affine(const Call& c) {
   else flowkern::cuda::affine_forward(affine<S>(c), nullptr);
 }
 
+template <class S> void run_path(const PathCall& c) {
+  if (c.grad_x.data) flowkern::cuda::path_backward(path<S>(c), nullptr);
+  else flowkern::cuda::path_forward(path<S>(c), nullptr);
+}
+
+using emulation::Use;
+struct Watched { const char* name; const Tensor& tensor; Use use; };
+
+void watch(std::initializer_list<Watched> all) {
+  emulation::forget_all();
+  for (const auto& [name, tensor, use] : all)
+    if (tensor.data) emulation::watch(tensor.data, std::size_t(tensor.bytes), name, use);
+}
+
 void watch_all(const Call& c) {
-  using emulation::Use;
-  const struct { const char* name; const Tensor& tensor; Use use; } all[] = {
+  watch({
       {"x", c.x, Use::kInput},
       {"params", c.params, Use::kInput},
       {"index", c.index, Use::kInput},
@@ -30,14 +44,29 @@ void watch_all(const Call& c) {
       {c.grad_y.data ? "grad_x" : "y", c.y, Use::kOutput},
       {"logabsdet", c.logabsdet, Use::kOutput},
       {"grad_params", c.grad_params, Use::kOutput},
-  };
-  emulation::forget_all();
-  for (const auto& [name, tensor, use] : all)
-    if (tensor.data) emulation::watch(tensor.data, std::size_t(tensor.bytes), name, use);
+  });
+}
+
+void watch_all(const PathCall& c) {
+  watch({
+      {"t", c.t, Use::kInput},
+      {"noise", c.noise, Use::kInput},
+      {"seed", c.seed, Use::kInput},
+      {"x0", c.x0, Use::kInput},
+      {"x1", c.x1, Use::kInput},
+      {"grad_x", c.grad_x, Use::kInput},
+      {"grad_u", c.grad_u, Use::kInput},
+      {"x_t", c.x_t, Use::kOutput},
+      {"u_t", c.u_t, Use::kOutput},
+      {"drawn", c.drawn, Use::kOutput},
+      {"grad_x0", c.grad_x0, Use::kOutput},
+      {"grad_x1", c.grad_x1, Use::kOutput},
+      {"grad_t", c.grad_t, Use::kOutput},
+  });
 }
 
 // What was wrong, or null.
-template <class F> const char* reported(const Call& c, const F& run) {
+template <class C, class F> const char* reported(const C& c, const F& run) {
   static std::string report;
   try {
     watch_all(c);
@@ -66,6 +95,9 @@ const char* rational_quadratic_spline(const Call* c, bool wide) {
 }
 const char* affine_coupling(const Call* c, bool wide) {
   return reported(*c, [&] { wide ? run_affine<double>(*c) : run_affine<float>(*c); });
+}
+const char* probability_path(const PathCall* c, bool wide) {
+  return reported(*c, [&] { wide ? run_path<double>(*c) : run_path<float>(*c); });
 }
 void settings(int schedule, unsigned seed, unsigned most_blocks) {
   emulation::settings = {schedule, seed, most_blocks};

@@ -2,12 +2,14 @@
 #pragma once
 
 #include "affine_coupling/affine_coupling_cuda.h"
+#include "probability_path/probability_path_cuda.h"
 #include "rational_quadratic_spline/rational_quadratic_spline_cuda.h"
 
 namespace {
 
 using flowkern::AffineProblem;
 using flowkern::Elements;
+using flowkern::PathProblem;
 using flowkern::SplineProblem;
 
 // A tensor as device.py passes it: its address, how much of the memory behind that is its own, and
@@ -28,6 +30,14 @@ struct Call {
   Tensor x, params, index, bounds, y, logabsdet, grad_y, grad_logabsdet, grad_params;
   std::int64_t integers[3];  // of the op, in the order of its schema
   double numbers[9];
+};
+
+// Of the probability path; each direction has some of the tensors.
+struct PathCall {
+  std::int64_t sizes[2];
+  Tensor x0, x1, t, noise, seed, x_t, u_t, drawn, grad_x, grad_u, grad_x0, grad_x1, grad_t;
+  std::int64_t kind;
+  double sigma;
 };
 
 template <class S> SplineProblem<S> spline(const Call& c) {
@@ -68,6 +78,17 @@ template <class S> AffineProblem<S> affine(const Call& c) {
   p.grad_logabsdet = c.grad_logabsdet.elements<const S>(nullptr);
   p.grad_shift = c.grad_params.elements<S>(nullptr, shift);
   p.grad_raw = c.grad_params.elements<S>(nullptr, raw);
+  return p;
+}
+
+template <class S> PathProblem<S> path(const PathCall& c) {
+  PathProblem<S> p{};
+  p.rows = c.sizes[0], p.features = c.sizes[1], p.kind = int(c.kind), p.sigma = c.sigma;
+  p.seed = c.seed.at<std::int64_t>(), p.draws_noise = !c.noise.data && (c.sigma != 0 || c.kind == 1);
+  p.x0 = c.x0.at<S>(), p.x1 = c.x1.at<S>(), p.noise = c.noise.at<S>(), p.given_t = c.t.at<S>();
+  p.t = c.drawn.at<S>(), p.x_t = c.x_t.at<S>(), p.u_t = c.u_t.at<S>();
+  p.grad_x = c.grad_x.at<S>(), p.grad_u = c.grad_u.at<S>();
+  p.grad_x0 = c.grad_x0.at<S>(), p.grad_x1 = c.grad_x1.at<S>(), p.grad_t = c.grad_t.at<S>();
   return p;
 }
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+import flowkern
 from flowkern.ops import KnotMap
-from tests import cases
+from tests import cases, probability_path_cases
 from tests.cases import AFFINES, SPLINES
 from tests.emulation import build, device
 
@@ -40,6 +41,11 @@ EDGES = {
     ),
     "affine-one-feature": replace(AFFINES["exp"], batch=(257,), width=1, features=1),
 }
+PATHS = {
+    **{f"path-{name}": case for name, case in probability_path_cases.CASES.items()},
+    # More blocks than one, of 512 elements each.
+    "path-rows-257": probability_path_cases.Case("target", batch=257, shape=(3,)),
+}
 pytestmark = pytest.mark.timeout(900)  # the first test that runs builds the library
 
 
@@ -56,14 +62,25 @@ def test_agrees_with_the_reference(name, dtype):
         cases.check((CASES | EDGES)[name], "cpu", dtype, inverse=inverse)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", PATHS)
+def test_path_agrees_with_the_reference(name, dtype):
+    probability_path_cases.check(PATHS[name], "cpu", dtype)
+
+
 def test_every_kernel_runs():
-    """All instances of all kernels, by the cases of `test_agrees_with_the_reference`."""
+    """All instances of all kernels, by the cases of the tests above."""
     for case in (CASES | EDGES).values():
         for dtype in (torch.float64, torch.float32):
             for inverse in (False, True):
                 short = replace(case, batch=case.batch and (min(case.batch[0], 1),))
                 x, params = short.tensors(dtype, inverse=inverse)
                 cases.evaluate(short, x, params, backend="cpu", inverse=inverse)
+    for case in probability_path_cases.CASES.values():
+        for dtype in (torch.float64, torch.float32):
+            short = replace(case, batch=min(case.batch, 1))
+            x0, x1, *given = short.tensors(dtype)
+            probability_path_cases.evaluate(short, x0, x1, *given, (x0, x1), "cpu")
     assert device.launched() == device.kernels() != set()
     assert {source.parent.name for source in build.kernels()[:-1]} == {
         name.removesuffix("_backward") for name in device.OPS
@@ -85,6 +102,16 @@ def test_same_bits_in_every_order(name):
     orders += [{"schedule": device.RANDOM, "seed": seed} for seed in (1, 2)]
     for options in orders:
         assert all(map(torch.equal, first, run(**options))), options
+
+
+def test_path_gives_the_same_bits_in_every_order():
+    """Among them its random numbers, however many blocks work on them."""
+    x0, x1, *_ = PATHS["path-rows-257"].tensors()
+    results = []
+    for options in ({}, {"schedule": device.REVERSED}, {"most_blocks": 1}):
+        with device.configured(**options), flowkern.backend("cpu"):
+            results.append(PATHS["path-rows-257"](x0, x1, None, None))
+    assert all(all(map(torch.equal, results[0], other)) for other in results[1:])
 
 
 @pytest.mark.parametrize("op", ["affine_coupling", "rational_quadratic_spline"])

@@ -23,9 +23,12 @@ def context(kind, library):
 
 
 def check(case):
-    from tests import cases
+    from tests import cases, probability_path_cases
 
     for dtype in (torch.float32, torch.float64):
+        if isinstance(case, probability_path_cases.Case):
+            probability_path_cases.check(case, "cpu", dtype)
+            continue
         for inverse in (False, True):
             cases.check(case, "cpu", dtype, inverse=inverse)
 
@@ -34,11 +37,12 @@ def main(kind, library, *names):
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     with context(kind, library):
-        from tests.emulation.test_kernels import CASES, EDGES
+        from tests.emulation.test_kernels import CASES, EDGES, PATHS
 
-        chosen = names or [*CASES, *EDGES]
+        every = CASES | EDGES | PATHS
+        chosen = names or [*every]
         for name in chosen:
-            check((CASES | EDGES)[name])
+            check(every[name])
     print(f"{len(chosen)} cases")
 
 

@@ -31,6 +31,14 @@ template <class S> void run_affine(const Call& c) {
     c.grad_y.data ? loops::affine_backward(p, begin, end) : loops::affine_forward(p, begin, end);
   });
 }
+template <class S> void run_path(const PathCall& c) {
+  const PathProblem<S> p = path<S>(c);
+  const auto blocks = [](std::int64_t count) { return (count + flowkern::kPathBlock - 1) / flowkern::kPathBlock; };
+  if (!p.given_t) in_threads(blocks(p.rows), [&](auto begin, auto end) { loops::path_times(p, begin, end); });
+  in_threads(blocks(p.rows * p.features), [&](auto begin, auto end) {
+    c.grad_x.data ? loops::path_backward(p, begin, end) : loops::path_forward(p, begin, end);
+  });
+}
 
 }  // namespace
 
@@ -41,6 +49,10 @@ const char* rational_quadratic_spline(const Call* c, bool wide) {
 }
 const char* affine_coupling(const Call* c, bool wide) {
   wide ? run_affine<double>(*c) : run_affine<float>(*c);
+  return nullptr;
+}
+const char* probability_path(const PathCall* c, bool wide) {
+  wide ? run_path<double>(*c) : run_path<float>(*c);
   return nullptr;
 }
 }

@@ -1,0 +1,272 @@
+"""Flow matching: the loss, what its minimum is, couplings, errors."""
+
+import itertools
+import math
+import sys
+from unittest import mock
+
+import ot
+import pytest
+import torch
+from torch import nn
+
+import flowkern
+from flowkern.matching import FlowMatching, exact_pairing, sinkhorn_pairing
+from flowkern.matching.optimal_transport import sinkhorn_log_plan
+from flowkern.ops import probability_path
+from flowkern.ops.probability_path import PATHS
+
+
+class Linear(nn.Module):
+    """v(t, x, c) = W·(x, t, c)."""
+
+    def __init__(self, features, context=0):
+        super().__init__()
+        self.layer = nn.Linear(features + 1 + context, features)
+
+    def forward(self, t, x, context=None):
+        inputs = (x, t.unsqueeze(-1)) if context is None else (x, t.unsqueeze(-1), context)
+        return self.layer(torch.cat(inputs, dim=-1))
+
+
+class Recorder(nn.Module):
+    """The velocity 0; keeps what it was given."""
+
+    def forward(self, t, x, context=None):
+        self.seen = t, x, context
+        return torch.zeros_like(x)
+
+
+# --- the loss ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_loss_is_the_mean_square(backend, path):
+    """From x0, the seed and the noise that the generator gives, in this order."""
+    x1, context = torch.randn(40, 3), torch.randn(40, 2)
+    field = Linear(3, 2)
+    with flowkern.backend(backend):
+        generator = torch.Generator().manual_seed(7)
+        got = FlowMatching(field, path, sigma=0.2).loss(x1, context=context, generator=generator)
+        generator.manual_seed(7)
+        x0 = None if path == "target" else torch.randn(40, 3, generator=generator)
+        seed = torch.randint(2**63 - 1, (), generator=generator)
+        t, x_t, u_t = probability_path(x0, x1, path=path, sigma=0.2, seed=seed)
+    want = (field(t, x_t, context) - u_t).square().mean()
+    torch.testing.assert_close(got, want)
+    got.backward()
+    assert all(p.grad.abs().sum() > 0 for p in field.parameters())
+
+
+def test_normal_source_without_noise_is_the_target_path():
+    """Without x0 nothing but a seed is drawn outside of the kernel."""
+    x1 = torch.randn(40, 3)
+    losses = []
+    for path in ("conditional", "target"):
+        torch.manual_seed(3)
+        losses.append(FlowMatching(Linear(3), path))
+        losses[-1].field.layer.weight.data.fill_(0.1)
+        losses[-1].field.layer.bias.data.zero_()
+        torch.manual_seed(3)
+        losses[-1] = losses[-1].loss(x1)
+    assert torch.equal(*losses)
+
+
+def test_given_source():
+    x1, x0 = torch.randn(2, 40, 3)
+    field = Recorder()
+    loss = FlowMatching(field).loss(x1, x0)
+    torch.testing.assert_close(loss, (x1 - x0).square().mean())
+    t, x_t, _ = field.seen
+    torch.testing.assert_close(x_t, torch.lerp(x0, x1, t.unsqueeze(-1)))
+
+
+def test_manual_seed_reproduces():
+    model = FlowMatching(Linear(3), "schroedinger_bridge", "sinkhorn", sigma=0.5)
+    losses = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        losses.append(model(torch.ones(20, 3)).item())
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_the_field_is_given_its_own_dtype(dtype):
+    """t, x_t and the velocity have that of the data."""
+    field = Recorder()
+    FlowMatching(field).loss(torch.randn(9, 3, 2, 2, dtype=dtype))
+    t, x_t, context = field.seen
+    assert (t.dtype, x_t.dtype, context) == (dtype, dtype, None)
+    assert (t.shape, x_t.shape) == ((9,), (9, 3, 2, 2))
+    FlowMatching(Linear(3).to(dtype)).loss(torch.randn(9, 3, dtype=dtype)).backward()
+
+
+def test_compiles():
+    """The whole loss is one graph; its numbers are those of the seed that the graph draws."""
+    torch.compiler.reset()
+    model = FlowMatching(Linear(3), "schroedinger_bridge", sigma=0.3)
+    loss = torch.compile(model, fullgraph=True, backend="aot_eager")(torch.randn(20, 3))
+    loss.backward()
+    assert loss.isfinite() and model.field.layer.weight.grad.abs().sum() > 0
+
+
+# Coefficients of x0, x1 and noise in x_t and u_t at σ, for the laws below.
+def _weights(path, t, sigma):
+    zero, one = torch.zeros_like(t), torch.ones_like(t)
+    if path == "target":
+        return (zero, t, 1 - (1 - sigma) * t), (zero, one, (sigma - 1) * one)
+    if path == "variance_preserving":
+        cos, sin = torch.cos(math.pi / 2 * t), torch.sin(math.pi / 2 * t)
+        return (cos, sin, sigma * one), (-math.pi / 2 * sin, math.pi / 2 * cos, zero)
+    root = (t * (1 - t)).sqrt()
+    bridge = path == "schroedinger_bridge"
+    spread = (sigma * root, sigma * (1 - 2 * t) / (2 * root)) if bridge else (sigma * one, zero)
+    return (1 - t, t, spread[0]), (-one, one, spread[1])
+
+
+class Gaussian(nn.Module):
+    """v(t, x) = E[u_t | x_t = x] + a + b·(x − E x_t) from N(0, 1) to N(m, s²), feature by feature."""
+
+    mean, deviation = 1.5, 0.4
+
+    def __init__(self, path, sigma):
+        super().__init__()
+        self.path, self.sigma = path, sigma
+        self.change = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+
+    def forward(self, t, x, context=None):
+        of_x, of_u = _weights(self.path, t.unsqueeze(-1), self.sigma)
+        variances = 1, self.deviation**2, 1
+        variance = sum(a * a * v for a, v in zip(of_x, variances))
+        covariance = sum(a * b * v for a, b, v in zip(of_x, of_u, variances))
+        centred = x - of_x[1] * self.mean
+        change = self.change[0] + self.change[1] * centred
+        return of_u[1] * self.mean + covariance / variance * centred + change
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_minimum_is_the_marginal_velocity(path):
+    """Between Gaussians E[u_t | x_t] is known: no change of offset or slope lowers the loss there."""
+    sigma, n = 0.3, 100_000
+    field = Gaussian(path, sigma)
+    model = FlowMatching(field, path, sigma=sigma)
+    x1 = field.mean + field.deviation * torch.randn(n, 1, dtype=torch.float64)
+    at_minimum = model.loss(x1, generator=torch.Generator().manual_seed(1))
+    (slope,) = torch.autograd.grad(at_minimum, field.change)
+    assert slope.abs().max() < 0.04  # about 4 standard deviations
+    for change in ((0.3, 0), (-0.3, 0), (0, 0.3), (0, -0.3)):
+        field.change.data = torch.tensor(change, dtype=torch.float64)
+        loss = model.loss(x1, generator=torch.Generator().manual_seed(1))
+        assert loss > at_minimum + 0.01, change
+
+
+# --- couplings -----------------------------------------------------------------------------------
+
+
+def test_exact_pairing_is_the_best_permutation():
+    x0, x1 = torch.randn(2, 6, 2)
+    pairing = exact_pairing(x0, x1)
+    assert pairing.sort().values.tolist() == list(range(6))
+    cost = (x0[pairing] - x1).square().sum()
+    costs = [(x0[list(p)] - x1).square().sum() for p in itertools.permutations(range(6))]
+    torch.testing.assert_close(cost, min(costs))
+
+
+def test_exact_pairing_of_many():
+    """What is moved a little is found again, whatever its order, ties included."""
+    x1 = torch.arange(2000.0).view(500, 2, 2).repeat(2, 1, 1)
+    order = torch.randperm(1000)
+    x0 = x1[order] + 0.1 * torch.rand(1000, 2, 2)
+    pairing = exact_pairing(x0, x1)
+    assert pairing.sort().values.tolist() == list(range(1000))
+    assert (x0[pairing] - x1).abs().max() < 0.1
+
+
+def test_ot_reorders_x0_alone():
+    x1 = torch.randn(50, 2)
+    x0, context = x1.flip(0) + 0.001, x1[:, :1].clone()
+    field = Recorder()
+    loss = FlowMatching(field, coupling="ot").loss(x1, x0, context)
+    torch.testing.assert_close(loss, torch.tensor(1e-6), rtol=1e-2, atol=0)
+    _, x_t, seen = field.seen
+    assert (x_t[:, :1] - seen).abs().max() < 0.0011
+
+
+@pytest.mark.parametrize("epsilon", [1.0, 0.3])
+def test_sinkhorn_plan(epsilon):
+    """POT's entropic plan, and its marginals."""
+    x0, x1 = torch.randn(2, 30, 2, dtype=torch.float64)
+    cost = torch.cdist(x0, x1).square()
+    plan = sinkhorn_log_plan(cost, epsilon, iterations=2000).exp()
+    weights = torch.full((30,), 1 / 30, dtype=torch.float64)
+    want = ot.sinkhorn(weights, weights, cost, epsilon, method="sinkhorn_log", numItermax=2000, stopThr=1e-13)
+    torch.testing.assert_close(plan, want, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(plan.sum(0), weights)
+    torch.testing.assert_close(plan.sum(1), weights, rtol=1e-6, atol=0)
+
+
+def test_sinkhorn_survives_a_small_epsilon():
+    """By logarithms: exp(−cost/ε) itself would be 0 for all but the closest."""
+    x1 = torch.randn(40, 3)
+    x0 = x1.flip(0) + 1e-3
+    plan = sinkhorn_log_plan(torch.cdist(x0, x1).square(), 1e-4)
+    assert plan.isfinite().all()
+    assert sinkhorn_pairing(x0, x1, 1e-4).tolist() == list(range(39, -1, -1))
+
+
+def test_sinkhorn_pairing_follows_the_plan():
+    """Frequencies over a hundred copies of five points each, within four standard deviations."""
+    x0, x1 = torch.randn(2, 5, 2)
+    want = 5 * sinkhorn_log_plan(torch.cdist(x0.double(), x1.double()).square(), 2.0).exp()
+    pairing = sinkhorn_pairing(x0.repeat(100, 1), x1.repeat(100, 1), 2.0) % 5
+    found = nn.functional.one_hot(pairing, 5).view(100, 5, 5).double().mean(0).mT
+    assert ((found - want).abs() <= 4 * (want * (1 - want) / 100).sqrt()).all()
+
+
+def test_sinkhorn_shortens_the_ways():
+    """The bridge's own regularisation 2σ², and the default one."""
+    x1 = torch.randn(200, 2)
+    for path, sigma in (("conditional", 0.0), ("schroedinger_bridge", 0.2)):
+        field = Recorder()
+        losses = {}
+        for coupling in (None, "ot", "sinkhorn"):
+            torch.manual_seed(1)
+            x0 = torch.randn(200, 2)
+            losses[coupling] = FlowMatching(field, path, coupling, sigma).loss(x1, x0).item()
+        assert losses["ot"] < losses["sinkhorn"] < 0.5 * losses[None]
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+BAD = [
+    (TypeError, "field: .*function", dict(field=lambda t, x, context: x)),
+    (ValueError, "path: .*conditional.*'ot'", dict(path="ot")),
+    (ValueError, "coupling: .*'exact'", dict(coupling="exact")),
+    (ValueError, "coupling: .*target", dict(path="target", coupling="ot")),
+    (ValueError, "sigma: .*0", dict(path="schroedinger_bridge", coupling="sinkhorn")),
+]
+
+
+@pytest.mark.parametrize("error, message, arguments", BAD)
+def test_bad_arguments(error, message, arguments):
+    with pytest.raises(error, match="^" + message):
+        FlowMatching(**{"field": Linear(3), **arguments})
+
+
+def test_bad_batches():
+    x = torch.zeros(4, 3)
+    with pytest.raises(ValueError, match="^x0: .*takes none"):
+        FlowMatching(Linear(3), "target").loss(x, x)
+    with pytest.raises(ValueError, match=r"^x0: .*\(4, 3\), got \(5, 3\)"):
+        FlowMatching(Linear(3), coupling="ot").loss(x, torch.zeros(5, 3))
+    with pytest.raises(ValueError, match=r"^field: .*\(4, 3\), got \(4, 2\)"):
+        model = FlowMatching(Recorder())
+        model.field.forward = lambda t, x, context: x[:, :2]
+        model.loss(x)
+    with pytest.raises(ValueError, match="^sigma: .*-1"):
+        FlowMatching(Linear(3), sigma=-1).loss(x)
+
+
+def test_without_pot():
+    with mock.patch.dict(sys.modules, ot=None), pytest.raises(ImportError, match="pip install pot"):
+        FlowMatching(Linear(3), coupling="ot")

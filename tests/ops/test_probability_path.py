@@ -1,0 +1,408 @@
+"""The probability path: random numbers, its reference, published formulas, the dispatcher, errors."""
+
+import math
+
+import pytest
+import torch
+from torch.func import grad, vmap
+
+import flowkern
+from flowkern.backends import unavailable
+from flowkern.ops import _random, probability_path
+from flowkern.ops.probability_path import PATHS
+from tests.cases import laid_out
+from tests.probability_path_cases import CASES, SEED, Case, check, evaluate
+
+
+# The reference as it is: a graph of the 150 integer operations of each stream, twice.
+COMPILER = {"reference": "eager", "cpu": "aot_eager"}
+
+
+@pytest.fixture
+def on_backend(backend):
+    with flowkern.backend(backend):
+        yield
+
+
+@pytest.fixture(params=PATHS)
+def path(request):
+    return request.param
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_agrees_with_the_reference(backend, name):
+    for dtype in (torch.float64, torch.float32):
+        check(CASES[name], backend, dtype)
+
+
+# --- random numbers ------------------------------------------------------------------------------
+
+# Counter, key and output of Philox4x32-10, from the known answers of the authors' Random123 1.14.
+KNOWN = [
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    (
+        (0xFFFFFFFF,) * 4,
+        (0xFFFFFFFF,) * 2,
+        (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD),
+    ),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
+
+
+@pytest.mark.parametrize("counter, key, output", KNOWN)
+def test_philox_known_answers(counter, key, output):
+    words = _random.philox(*([torch.tensor(v) for v in values] for values in (counter, key)))
+    assert tuple(map(int, words)) == output
+
+
+def test_words_of_a_stream():
+    """Word 128b + 32j + i is output j of counter 32b + i; the seed's two halves are the key."""
+    seed = (0x299F31D0 << 32) + 0xA4093822
+    words = _random.words(300, 7, torch.tensor(seed))
+    for place in (0, 31, 32, 127, 128, 299):
+        block, output, i = place // 128, place % 128 // 32, place % 32
+        counter = [torch.tensor(v) for v in (32 * block + i, 0, 7, 0)]
+        key = [torch.tensor(v) for v in (0xA4093822, 0x299F31D0)]
+        assert words[place] == _random.philox(counter, key)[output]
+
+
+def test_uniform_stays_inside():
+    ends = torch.tensor([0, 0xFFFFFFFF])
+    for dtype in (torch.float32, torch.float64):
+        assert _random.uniform(ends, dtype).tolist() == [2.0**-24, 1 - 2.0**-24]
+
+
+@pytest.mark.parametrize("seed", [0, 1, -1, 2**63 - 1, -(2**63), 0x299F31D0A4093822])
+def test_same_words_on_every_backend(backend, seed):
+    """t shows the upper 23 bits of the words, so equal t are equal words."""
+    zeros = torch.zeros(1023, 2)
+    with flowkern.backend(backend):
+        t, _, _ = probability_path(zeros, zeros, seed=seed)
+    assert torch.equal(t, _random.uniform(_random.words(1023, 1, torch.tensor(seed)), torch.float32))
+
+
+def drawn(seed):
+    """The t and the noise of a call."""
+    zeros = torch.zeros(2**12, 4, dtype=torch.float64)
+    t, noise, _ = probability_path(zeros, zeros, sigma=1.0, seed=seed)
+    return t, noise.flatten()
+
+
+def kolmogorov(values, cdf):
+    """√n times the largest distance between the empirical and the true distribution function."""
+    n = len(values)
+    expected = cdf(values.sort().values)
+    steps = torch.arange(n + 1, dtype=torch.float64) / n
+    return max((steps[1:] - expected).max(), (expected - steps[:-1]).max()) * math.sqrt(n)
+
+
+def test_distributions(on_backend):
+    """t is uniform and noise normal over 25 seeds, neither too badly nor too well; four moments.
+
+    The distribution of Kolmogorov's distance has median 0.83, and 2.1 is its quantile 0.9997.
+    """
+    samples = [drawn(seed) for seed in range(25)]
+    for which, cdf in ((0, lambda v: v), (1, torch.special.ndtr)):
+        distances = torch.stack([kolmogorov(sample[which], cdf) for sample in samples])
+        assert 0.65 < distances.median() < 1.05 and distances.max() < 2.1
+    noise = torch.cat([noise for _, noise in samples])
+    for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        error = noise.pow(power).mean().item() - moment
+        assert abs(error) < 3 * math.sqrt(variance / len(noise)), power
+
+
+def test_independence(on_backend):
+    """Neighbours, pairs of Box and Muller, counters, streams and seeds are uncorrelated."""
+    (t, noise), (_, other) = drawn(5), drawn(6)
+    pairs = [(noise[:-lag], noise[lag:]) for lag in (1, 8, 32, 64, 96, 128)]
+    pairs += [(noise, other), (noise[: len(t)], t - 0.5)]
+    pairs += [(a.square() - 1, b.square() - 1) for a, b in pairs[:6]]
+    for number, (a, b) in enumerate(pairs):
+        correlation = (a * b).mean() / (a.square().mean() * b.square().mean()).sqrt()
+        assert abs(correlation) < 3 / math.sqrt(len(a)), number
+
+
+def test_seeds(on_backend):
+    x0, x1 = torch.randn(2, 40, 3)
+    first, again = (probability_path(x0, x1, sigma=1.0, seed=s) for s in (3, torch.tensor(3)))
+    assert all(map(torch.equal, first, again))
+    torch.manual_seed(1)
+    first, other = (probability_path(x0, x1, sigma=1.0) for _ in range(2))
+    torch.manual_seed(1)
+    again = probability_path(x0, x1, sigma=1.0)
+    assert all(map(torch.equal, first, again))
+    assert not any(map(torch.equal, first[:2], other[:2]))
+
+
+def test_numbers_depend_on_the_place_alone(on_backend):
+    """Neither on the number of rows nor on dtype; what is given leaves the rest as it is."""
+    x0, x1, t, noise = Case(batch=300, given=True).tensors()
+    full = probability_path(x0, x1, sigma=1.0, seed=3)
+    part = probability_path(x0[:77], x1[:77], sigma=1.0, seed=3)
+    assert all(torch.equal(f[:77], p) for f, p in zip(full, part))
+    wide = probability_path(x0.double(), x1.double(), sigma=1.0, seed=3)
+    for f, w in zip(full, wide):
+        torch.testing.assert_close(f.double(), w, rtol=1e-5, atol=1e-5)
+    _, x_t, _ = probability_path(x0, x1, full[0], sigma=1.0, seed=3)
+    assert torch.equal(x_t, full[1])
+
+
+# --- formulas ------------------------------------------------------------------------------------
+
+
+def _torchcfm(path, x0, x1, t, sigma, noise):
+    """x_t and u_t by the expressions of torchcfm 1.0.7 (Tong et al., table 1), written out again."""
+    line = t * x1 + (1 - t) * x0
+    if path == "conditional":
+        return line + sigma * noise, x1 - x0
+    if path == "target":
+        x_t = t * x1 + (1 - (1 - sigma) * t) * noise
+        return x_t, (x1 - (1 - sigma) * x_t) / (1 - (1 - sigma) * t)
+    if path == "variance_preserving":
+        angle = math.pi / 2 * t
+        velocity = math.pi / 2 * (angle.cos() * x1 - angle.sin() * x0)
+        return angle.cos() * x0 + angle.sin() * x1 + sigma * noise, velocity
+    x_t = line + sigma * (t * (1 - t)).sqrt() * noise
+    return x_t, (1 - 2 * t) / (2 * t * (1 - t) + 1e-8) * (x_t - line) + x1 - x0
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.1, 1.0, 3])
+def test_equals_torchcfm(on_backend, path, sigma):
+    x0, x1, t, noise = Case(batch=500, given=True).tensors(torch.float64)
+    got = probability_path(x0, x1, t, path=path, sigma=sigma, noise=noise)
+    assert got[0] is t
+    want = _torchcfm(path, x0, x1, t.unsqueeze(-1), sigma, noise)
+    torch.testing.assert_close(got[1:], want, rtol=1e-10, atol=1e-10)
+
+
+def test_velocity_is_the_derivative(on_backend, path):
+    """u_t = dx_t/dt for fixed noise, by differences."""
+    x0, x1, t, noise = Case(batch=50, given=True).tensors(torch.float64)
+    t, h = 0.05 + 0.9 * t, 1e-6
+    _, _, u_t = probability_path(x0, x1, t, path=path, sigma=0.4, noise=noise)
+    before, after = (
+        probability_path(x0, x1, t + step, path=path, sigma=0.4, noise=noise)[1] for step in (-h, h)
+    )
+    torch.testing.assert_close((after - before) / (2 * h), u_t, rtol=1e-6, atol=1e-6)
+
+
+def test_ends(on_backend, path):
+    """Without noise the path leads from x0 (target: from the noise) to x1, and u_t is finite there."""
+    x0, x1, _, noise = Case(batch=9, given=True).tensors(torch.float64)
+    sigma = 0.5 if path == "schroedinger_bridge" else 0.0
+    for t, end in ((0.0, noise if path == "target" else x0), (1.0, x1)):
+        times = torch.full((9,), t, dtype=torch.float64)
+        _, x_t, u_t = probability_path(x0, x1, times, path=path, sigma=sigma, noise=noise)
+        torch.testing.assert_close(x_t, end, rtol=1e-15, atol=1e-15)
+        assert u_t.isfinite().all()
+
+
+def test_variance_preserving_beyond_the_ends(on_backend):
+    """Trigonometric functions of any t."""
+    x0, x1 = torch.randn(2, 50, 3, dtype=torch.float64)
+    t = torch.linspace(-9, 9, 50, dtype=torch.float64)
+    got = probability_path(x0, x1, t, path="variance_preserving")[1:]
+    want = _torchcfm("variance_preserving", x0, x1, t.unsqueeze(-1), 0.0, torch.zeros_like(x0))
+    torch.testing.assert_close(got, want, rtol=1e-13, atol=1e-13)
+
+
+# --- gradients -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_gradcheck(on_backend, path, given):
+    """First and second derivatives, and forward mode, by differences."""
+    x0, x1, t, noise = Case(batch=3, shape=(2,), given=True).tensors(torch.float64)
+    inputs = [v.requires_grad_() for v in (x0, x1, 0.1 + 0.8 * t)]
+    noise = noise if given else None
+
+    def function(x0, x1, t):
+        return probability_path(x0, x1, t, path=path, sigma=0.5, noise=noise, seed=1)[1:]
+
+    if path == "target":  # x0 is not looked at
+        inputs, whole = inputs[1:], function
+        function = lambda x1, t: whole(None, x1, t)  # noqa: E731
+    torch.autograd.gradcheck(function, inputs, check_forward_ad=True)
+    torch.autograd.gradgradcheck(function, inputs)
+
+
+def test_drawn_times_take_no_gradient(on_backend):
+    x0, x1 = (v.requires_grad_() for v in torch.randn(2, 9, 3))
+    t, x_t, u_t = probability_path(x0, x1, sigma=0.1)
+    assert not t.requires_grad and x_t.requires_grad and u_t.requires_grad
+    grad_x0, grad_x1 = torch.autograd.grad(x_t.sum(), (x0, x1))
+    torch.testing.assert_close(grad_x1, t.unsqueeze(-1).expand(9, 3))
+    torch.testing.assert_close(grad_x0 + grad_x1, torch.ones(9, 3))
+
+
+# --- dispatcher, compilers, torch.func -----------------------------------------------------------
+
+
+def _raw(case, dtype=torch.float64):
+    x0, x1, t, noise = case.tensors(dtype)
+    return x0, x1, t, noise, torch.tensor(SEED), PATHS[case.path], case.sigma
+
+
+@pytest.mark.parametrize("name", ["conditional", "schroedinger_bridge given"])
+def test_opcheck(name):
+    if unavailable("cpu") is not None:
+        return  # test_backends.py decides whether that is allowed
+    op = torch.ops.flowkern.probability_path
+    x0, x1, t, *rest = arguments = _raw(CASES[name])
+    torch.library.opcheck(op, arguments)
+    t = torch.rand(len(x0), dtype=x0.dtype) if t is None else t
+    for of_t in (False, True):
+        backward = torch.ops.flowkern.probability_path_backward
+        torch.library.opcheck(backward, (x0, x1, of_t, x0, x1, t, *rest))
+
+
+def test_raw_op_refuses_what_it_cannot_read():
+    """The dispatcher op is public too: it checks shapes, dtypes and numbers itself."""
+    if unavailable("cpu") is not None:
+        return
+    x0, x1, t, noise, seed, kind, sigma = _raw(CASES["conditional given"])
+    for bad in (
+        (x0[0], x1, t, noise, seed, kind, sigma),
+        (x0, x1[1:], t, noise, seed, kind, sigma),
+        (x0[:, :0], x1[:, :0], t, noise[:, :0], seed, kind, sigma),
+        (x0, x1.float(), t, noise, seed, kind, sigma),
+        (x0.half(), x1.half(), t.half(), noise.half(), seed, kind, sigma),
+        (x0, x1.mT.contiguous().mT, t, noise, seed, kind, sigma),
+        (x0, x1, t[1:], noise, seed, kind, sigma),
+        (x0, x1, t.float(), noise, seed, kind, sigma),
+        (x0, x1, t, noise[:, 1:], seed, kind, sigma),
+        (x0, x1, t, noise, seed.int(), kind, sigma),
+        (x0, x1, t, noise, seed.expand(2), kind, sigma),
+        (x0, x1, t, noise, seed, 4, sigma),
+    ):
+        with pytest.raises(RuntimeError):
+            torch.ops.flowkern.probability_path(*bad)
+
+
+def test_compile_is_one_graph(backend):
+    """Values and gradients under fullgraph=True, also with a seed that the graph draws."""
+
+    def function(x0, x1, seed=None):
+        with flowkern.backend(backend):
+            return probability_path(x0, x1, path="schroedinger_bridge", sigma=0.5, seed=seed)
+
+    torch.compiler.reset()
+    compiled = torch.compile(function, fullgraph=True, backend=COMPILER[backend])
+    x0, x1 = (v.requires_grad_() for v in torch.randn(2, 20, 3))
+    seed = torch.tensor(3)
+    got, want = compiled(x0, x1, seed), function(x0, x1, seed)
+    torch.testing.assert_close(got, want)
+    results = [torch.autograd.grad(r[1].sum() + r[2].square().sum(), (x0, x1)) for r in (got, want)]
+    torch.testing.assert_close(*results)
+    first, second = compiled(x0, x1)[0], compiled(x0, x1)[0]
+    assert not torch.equal(first, second)
+
+
+def test_vmap(on_backend, path):
+    """Samples join the rows; per-sample gradients."""
+    x0, x1, t, noise = Case(batch=12, given=True).tensors(torch.float64)
+
+    def function(x0, x1, t, noise):
+        return probability_path(x0, x1, t, path=path, sigma=0.5, noise=noise)[1:]
+
+    want = function(x0, x1, t, noise)
+    split = [v.unflatten(0, (3, 4)) for v in (x0, x1, t, noise)]
+    got = vmap(function)(*split)
+    torch.testing.assert_close([g.flatten(0, 1) for g in got], list(want))
+    got = vmap(function, (0, None, 0, None))(split[0], x1[:4], split[2], noise[:4])
+    each = function(x0, x1[:4].repeat(3, 1), t, noise[:4].repeat(3, 1))
+    torch.testing.assert_close([g.flatten(0, 1) for g in got], list(each))
+
+    def loss(x1, t):
+        x_t, u_t = function(x0[:4], x1, t, noise[:4])
+        return (x_t * u_t).sum()
+
+    got = vmap(grad(loss, (0, 1)))(split[1], split[2])
+    for n in range(3):
+        want = grad(loss, (0, 1))(split[1][n], split[2][n])
+        torch.testing.assert_close([g[n] for g in got], list(want))
+
+
+def test_vmap_draws_for_each_sample(on_backend):
+    x1 = torch.zeros(3, 40, 2)
+    seed = torch.tensor(1)
+    t, x_t, _ = vmap(lambda x1: probability_path(None, x1, path="target", seed=seed))(x1)
+    flat = probability_path(None, x1.flatten(0, 1), path="target", seed=seed)
+    assert torch.equal(t.flatten(), flat[0]) and torch.equal(x_t.flatten(0, 1), flat[1])
+    seeds = torch.arange(3)
+    each = vmap(lambda s: probability_path(None, x1[0], path="target", seed=s)[:2])(seeds)
+    for n in range(3):
+        want = probability_path(None, x1[0], path="target", seed=seeds[n])
+        assert torch.equal(each[0][n], want[0]) and torch.equal(each[1][n], want[1])
+    drawn, _, _ = vmap(lambda x1: probability_path(None, x1, path="target"), randomness="different")(x1)
+    assert len(drawn.unique()) == 120
+
+
+# --- dtypes, layouts, errors ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(on_backend, path, dtype):
+    """Computed in float32 and rounded once; gradients have the dtype of their input."""
+    case = Case(path, given=True)
+    x0, x1, t, noise = case.tensors(dtype)
+    grads = x0.roll(1, 0), x0.roll(2, 0)
+    got = evaluate(case, x0, x1, t, noise, grads, "reference")
+    want = case(x0.float(), x1.float(), t.float(), noise.float())
+    for g, w in zip(got[1:3], want[1:]):
+        assert g.dtype == dtype
+        torch.testing.assert_close(g, w.to(dtype))
+    assert all(g.dtype == dtype for g in got)
+    t, x_t, _ = probability_path(x0, x1.float(), path=path, seed=1)
+    assert (t.dtype, x_t.dtype) == (torch.float32, torch.promote_types(torch.float32, x0.dtype))
+
+
+@pytest.mark.parametrize("layout", ["transposed", "sliced", "misaligned", "expanded"])
+def test_layouts(on_backend, layout):
+    """Not a bit differs between layouts of the same tensors."""
+    case = Case("schroedinger_bridge", batch=37, given=True)
+    x0, x1, t, noise = case.tensors()
+    other = [laid_out(v, layout) for v in (x0, x1, noise)]
+    x0, x1, noise = (v.clone(memory_format=torch.contiguous_format) for v in other)
+    times = laid_out(t.unsqueeze(0), layout).squeeze(0)
+    want, got = case(x0, x1, times.clone(), noise), case(*other[:2], times, other[2])
+    assert all(map(torch.equal, got, want))
+
+
+X, T = torch.zeros(4, 3), torch.zeros(4)
+BAD = [
+    (TypeError, "x0: .*NoneType", dict(x0=None)),
+    (TypeError, "x1: .*list", dict(x1=[1.0])),
+    (TypeError, "x1: .*torch.int64", dict(x1=X.long())),
+    (TypeError, "x0: .*layout", dict(x0=X.to_sparse())),
+    (ValueError, "x1: .*features", dict(x1=T)),
+    (ValueError, "x1: .*features", dict(x1=X[:, :0])),
+    (ValueError, r"x0: .*\(4, 3\), got \(4, 2\)", dict(x0=X[:, :2])),
+    (ValueError, "x0: .*device", dict(x0=X.to("meta"))),
+    (ValueError, r"t: .*\(4,\), got \(3,\)", dict(t=T[:3])),
+    (ValueError, r"t: .*\(4,\), got \(\)", dict(t=T[0])),
+    (TypeError, "t: .*float", dict(t=0.5)),
+    (ValueError, r"noise: .*\(4, 3\)", dict(noise=T)),
+    (ValueError, "noise: .*gradient", dict(noise=X.clone().requires_grad_())),
+    (ValueError, "path: .*conditional.*'line'", dict(path="line")),
+    (ValueError, "path: ", dict(path=None)),
+    (ValueError, "sigma: .*-1", dict(sigma=-1)),
+    (ValueError, "sigma: .*nan", dict(sigma=math.nan)),
+    (ValueError, "sigma: .*inf", dict(sigma=math.inf)),
+    (ValueError, "sigma: ", dict(sigma=X)),
+    (ValueError, "seed: .*int64", dict(seed=2**63)),
+    (ValueError, "seed: .*1.5", dict(seed=1.5)),
+    (ValueError, "seed: .*int32", dict(seed=torch.tensor(1, dtype=torch.int32))),
+    (ValueError, r"seed: .*\(2,\)", dict(seed=torch.tensor([1, 2]))),
+    (ValueError, "seed: .*meta", dict(seed=torch.zeros((), dtype=torch.int64, device="meta"))),
+]
+
+
+@pytest.mark.parametrize("error, message, arguments", BAD)
+def test_bad_input(error, message, arguments):
+    with pytest.raises(error, match="^" + message):
+        probability_path(**{"x0": X, "x1": X, **arguments})
