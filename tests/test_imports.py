@@ -13,7 +13,6 @@ MODULES = {
     for path in (ROOT / "flowkern").rglob("*.py")
 }
 OPS = (
-OPS = (
     *("affine_coupling", "masked_autoregressive", "neural_ode", "probability_path"),
     *("rational_quadratic_spline", "runge_kutta_stage"),
 )
