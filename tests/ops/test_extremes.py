@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flowkern
+from flowkern.ops import ScaleMap, affine_coupling
 from tests.cases import AFFINES, SPLINES, check_at, cotangents, evaluate
 from tests.conftest import RUNNABLE
 
@@ -143,6 +144,23 @@ def test_outside_a_bounded_domain_is_nan(backend, inverse):
     place[3, 1] = place[4, 2] = place[5, 0] = True
     assert torch.equal(result.y.isnan(), place)
     assert torch.equal(result.logabsdet.isnan(), place.any(-1))
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "reciprocal_sigmoid", "softplus"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scales_that_underflow_keep_their_log_det(backend, kind, dtype):
+    """With b = 0 these maps are exp(v + a) far to the left, and 1/exp(v + a) the reciprocal one."""
+    scale_map = ScaleMap(kind, a=0.0, b=0.0)
+    raw = torch.tensor([-30.0, -120.0, -1000.0, -1e30], dtype=dtype)
+    x, params = torch.ones_like(raw)[:, None], torch.stack((torch.zeros_like(raw), raw), -1)[:, None]
+    params = params.requires_grad_()
+    with flowkern.backend(backend):
+        y, logabsdet = affine_coupling(
+            x, params, scale_map=scale_map, inverse=kind == "reciprocal_sigmoid"
+        )
+    grad = torch.autograd.grad((y, logabsdet), params, (torch.zeros_like(y), torch.ones_like(raw)))[0]
+    torch.testing.assert_close(logabsdet, raw)
+    torch.testing.assert_close(grad[:, 0], torch.tensor([[0.0, 1.0]], dtype=dtype).expand(4, 2))
 
 
 @pytest.mark.parametrize("name", ["k8", "circular", "none"])

@@ -35,11 +35,17 @@ def _log_scale(v, kind, a, b):
         return a * torch.tanh(v)
     if kind == 4:
         return a * torch.atan(v)
-    if kind == 5:
-        return torch.log(torch.sigmoid(v + a) + b)
-    if kind == 6:
-        return -torch.log(torch.sigmoid(v + a) + b)
-    return torch.log(F.softplus(v + a, threshold=40) + b)
+    if kind in (5, 6):
+        z = v + a
+        log_sigmoid = F.logsigmoid(z) if b == 0 else torch.log(torch.sigmoid(z) + b)
+        return log_sigmoid if kind == 5 else -log_sigmoid
+    return _log_softplus(v + a) if b == 0 else torch.log(F.softplus(v + a, threshold=40) + b)
+
+
+def _log_softplus(z):
+    """Finite where softplus z = e·(1 − e/2 + …), e = exp z, underflows."""
+    far, near = z.clamp(max=-20), z.clamp(min=-20)
+    return torch.where(z < -20, far - torch.exp(far) / 2, torch.log(F.softplus(near, threshold=40)))
 
 
 def backward(grad_y, grad_logabsdet, x, params, *arguments):

@@ -87,11 +87,16 @@ def log_scale(v, KIND: tl.constexpr, A: tl.constexpr, B: tl.constexpr):
     elif KIND == 5 or KIND == 6:
         scale, rest = _triton.sigmoid(v + A), _triton.sigmoid(-v - A)
         value, slope = tl.log(scale + B), scale * rest / (scale + B)
+        if B == 0:  # finite where the sigmoid underflows
+            value, slope = tl.minimum(v + A, 0.0) - _triton.log1p(tl.exp(-tl.abs(v + A))), rest
         if KIND == 6:
             value, slope = -value, -slope
     elif KIND == 7:
         scale = _triton.softplus(v + A) + B
         value, slope = tl.log(scale), _triton.sigmoid(v + A) / scale
+        if B == 0:  # softplus z = e·(1 − e/2 + …) with e = exp z underflows before its logarithm does
+            half, tiny = tl.exp(v + A) / 2, v + A < -20
+            value, slope = tl.where(tiny, v + A - half, value), tl.where(tiny, 1 - half, slope)
     return value, slope
 
 
