@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import warnings
 
 from flowkern import backends
 from flowkern.report.machine import machine, versions
@@ -42,7 +43,9 @@ def _chosen():
     wish = os.environ.get("FLOWKERN_BACKEND")
     origin = f" (FLOWKERN_BACKEND={wish})" if wish else ""
     try:
-        return backends.resolve("cpu") + origin
+        with warnings.catch_warnings():  # the table says already why there are no kernels
+            warnings.simplefilter("ignore")
+            return backends.resolve("cpu") + origin
     except (RuntimeError, ValueError) as error:
         return f"nothing: {error}"
 

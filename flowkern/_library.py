@@ -6,8 +6,8 @@ import torch
 
 _FOLDER = Path(__file__).parent
 _HOW_TO_BUILD = (
-    "install a C++20 compiler (g++ 11 or later), then reinstall: "
-    "pip install --no-build-isolation --force-reinstall --no-deps flowkern"
+    "install a C++20 compiler (g++ 11 or later), then, where flowkern's sources are, "
+    "pip install --no-build-isolation --force-reinstall --no-deps ."
 )
 
 

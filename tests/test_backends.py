@@ -1,10 +1,12 @@
 """Which backend runs: chosen by context or environment, or the fastest; and that `cpu` is there."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from flowkern import _library, backends
 from flowkern.ops import affine_coupling
 from tests.cases import TYPICAL
 
+ROOT = Path(__file__).parents[1]
 WITHOUT_CPU = os.environ.get("FLOWKERN_WITHOUT_CPU") == "1"
 MISSING = [name for name in backends.NAMES if backends.unavailable(name) is not None]
 
@@ -118,6 +121,21 @@ def test_an_op_without_a_kernel_falls_back_alone(monkeypatch):
     if not WITHOUT_CPU:
         with flowkern.backend("cpu"), pytest.raises(RuntimeError, match="no kernel for this op"):
             backends.resolve("cpu", kernels=())
+
+
+@pytest.mark.parametrize("compiler", [None, "false"])
+def test_the_build_tells_that_there_is_no_compiler_and_goes_on(compiler, tmp_path):
+    """`false` stands for a compiler that is too old: it accepts no program."""
+    environment = {"PATH": str(tmp_path)} | ({"CXX": shutil.which(compiler)} if compiler else {})
+    folders = ("--build-lib", tmp_path / "lib", "--build-temp", tmp_path / "temp")
+    done = subprocess.run(
+        [sys.executable, "setup.py", "build_ext", *folders],
+        cwd=ROOT, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("flowkern: the cpu kernels are not built: ") == 1
+    assert "install g++ 11 or later" in done.stderr
+    assert not list(tmp_path.rglob("*.so"))
 
 
 def test_library_that_is_missing_or_does_not_load(monkeypatch, tmp_path):
