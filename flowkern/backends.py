@@ -18,6 +18,8 @@ from flowkern import _library
 NAMES = ("reference", "cpu", "triton", "cuda")
 # Fastest first, for each type of device.
 _AUTOMATIC = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
+# Triton reads half precision as it is; for the C++ and CUDA kernels it is converted to float32 first.
+_AUTOMATIC_HALF = {**_AUTOMATIC, "cuda": ("triton", "cuda", "reference")}
 
 
 class _Choice(threading.local):
@@ -46,10 +48,11 @@ def backend(name):
         _choice.name = previous
 
 
-def resolve(device_type, kernels=("cpu", "triton", "cuda")):
+def resolve(device_type, kernels=("cpu", "triton", "cuda"), half=False):
     """The backend that runs an op on tensors of `device_type` ("cpu", "cuda", …).
 
-    `kernels` names the backends for which the op has a kernel.
+    `kernels` names the backends for which the op has a kernel; `half` says that one of its tensors is
+    in half precision.
     """
     explicit = _choice.name or _environment
     if explicit is not None:
@@ -58,7 +61,8 @@ def resolve(device_type, kernels=("cpu", "triton", "cuda")):
         if explicit != "reference" and explicit not in kernels:
             raise RuntimeError(f"backend {explicit!r} was chosen, but has no kernel for this op")
         return explicit
-    for name in _AUTOMATIC.get(device_type, ("reference",)):
+    automatic = _AUTOMATIC_HALF if half else _AUTOMATIC
+    for name in automatic.get(device_type, ("reference",)):
         if name != "reference" and name not in kernels:
             continue
         if unavailable(name) is None:

@@ -138,6 +138,23 @@ def test_the_build_tells_that_there_is_no_compiler_and_goes_on(compiler, tmp_pat
     assert not list(tmp_path.rglob("*.so"))
 
 
+@pytest.mark.parametrize("op", TYPICAL)
+def test_half_precision_on_a_gpu_goes_to_the_kernels_that_read_it(op, monkeypatch):
+    """Also where x alone or the conditioner's output alone is of half precision."""
+    asked = []
+    monkeypatch.setattr(backends, "_environment", None)
+    monkeypatch.setattr(backends, "unavailable", lambda name: None)
+    assert backends.resolve("cuda") == "cuda"
+    assert backends.resolve("cuda", half=True) == "triton"
+    assert backends.resolve("cuda", ("cuda",), half=True) == "cuda"
+    assert backends.resolve("cpu", half=True) == "cpu"
+    monkeypatch.setattr(backends, "resolve", lambda *call: asked.append(call[2]) or "reference")
+    x, params = TYPICAL[op].tensors(torch.float32)
+    for tensors in ((x, params), (x.half(), params), (x, params.bfloat16())):
+        TYPICAL[op](*tensors)
+    assert asked == [False, True, True]
+
+
 def test_library_that_is_missing_or_does_not_load(monkeypatch, tmp_path):
     monkeypatch.setattr(_library, "_FOLDER", tmp_path)
     assert "not built: install a C++20 compiler" in _library._load("cpu")

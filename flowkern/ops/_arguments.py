@@ -4,12 +4,18 @@ import math
 
 import torch
 
-FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+HALVES = (torch.bfloat16, torch.float16)
+FLOATS = (torch.float64, torch.float32, *HALVES)
 
 
 def compute_dtype(x, params):
     """float64 if either tensor is, otherwise float32: half precision is only a storage format."""
     return torch.float64 if torch.float64 in (x.dtype, params.dtype) else torch.float32
+
+
+def half(x, params):
+    """Whether a kernel that takes one dtype needs a converted copy of either."""
+    return x.dtype in HALVES or params.dtype in HALVES
 
 
 def check_tensors(x, params):

@@ -120,20 +120,27 @@ def test_bins_along_either_axis(inverse, monkeypatch):
         check(small(SPLINES[name]), "triton", torch.float64, inverse=inverse)
 
 
-@pytest.mark.parametrize("kind", ["tanh", "atan", "softplus", "sigmoid"])
+@pytest.mark.parametrize("kind", ["tanh", "atan", "softplus", "sigmoid", "reciprocal_sigmoid"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_maps_are_relatively_accurate(kind, dtype):
-    """log s of tiny, moderate and huge raw scales (no lower than −56), to a few roundings."""
+    """log s of tiny, moderate and huge raw scales, to a few roundings, and its derivative."""
     raw = torch.logspace(-30, 30, 241, dtype=torch.float64).to(dtype)
-    raw = torch.cat((raw, -raw)) if kind in ("tanh", "atan") else torch.cat((raw, -raw[:128]))
+    raw = torch.cat((raw, -raw))
     params = torch.stack((torch.zeros_like(raw), raw), dim=-1).unsqueeze(1)
-    scale_map = ScaleMap(kind, b=0.0) if kind in ("softplus", "sigmoid") else kind
-    x = torch.zeros(len(raw), 1, dtype=dtype)
-    _, got = affine_coupling(x, params, scale_map=scale_map)
+    scale_map = kind if kind in ("tanh", "atan") else ScaleMap(kind, b=0.0)
+
+    def log_scale(dtype):
+        given = params.to(dtype, copy=True).requires_grad_()
+        x, inverse = torch.zeros(len(raw), 1, dtype=dtype), kind == "reciprocal_sigmoid"  # not beyond inf
+        _, logabsdet = affine_coupling(x, given, scale_map=scale_map, inverse=inverse)
+        return logabsdet, torch.autograd.grad(logabsdet.sum(), given)[0]
+
+    got, got_grad = log_scale(dtype)
     with flowkern.backend("reference"):
-        _, want = affine_coupling(x.double(), params.double(), scale_map=scale_map)
+        want, want_grad = log_scale(torch.float64)
     eps = torch.finfo(dtype).eps
     torch.testing.assert_close(got.double(), want, rtol=8 * eps, atol=4 * eps * (kind != "tanh"))
+    torch.testing.assert_close(got_grad.double(), want_grad, rtol=8 * eps, atol=4 * eps)
 
 
 # --- what is decided when a kernel is compiled ---------------------------------------------------
@@ -142,7 +149,7 @@ def test_maps_are_relatively_accurate(kind, dtype):
 COMBINATIONS = {
     "affine_coupling": [
         {"scale_map": kind, "scale_first": first}
-        for kind, first in itertools.product(SCALE_MAPS, (False, True))
+        for kind, first in itertools.product((*SCALE_MAPS, ScaleMap("softplus", b=0.0)), (False, True))
     ],
     "rational_quadratic_spline": [
         {"tails": tails, "knot_map": KnotMap(kind), "bound": bound}

@@ -41,7 +41,7 @@ def affine_coupling(
     scale_map = ScaleMap.of(scale_map)
     _check_params(params, scale_map)
     index = _arguments.resolve_index(index, mask, x, params.shape[-2])
-    backend = backends.resolve(x.device.type, KERNELS)
+    backend = backends.resolve(x.device.type, KERNELS, _arguments.half(x, params))
     flat_x, flat_params, batch = _arguments.flatten(x, params)
     y, logabsdet = apply(
         flat_x, flat_params, backend, index, bool(inverse), bool(scale_first), *scale_map.numbers()

@@ -64,7 +64,7 @@ def rational_quadratic_spline(
     knot_map.check(bins)
     box, bound = _interval(bound, tails, x, params)
     index = _arguments.resolve_index(index, mask, x, params.shape[-2])
-    backend = backends.resolve(x.device.type, KERNELS)
+    backend = backends.resolve(x.device.type, KERNELS, _arguments.half(x, params))
     flat_x, flat_params, batch = _arguments.flatten(x, params)
     y, logabsdet = apply(
         flat_x, flat_params, backend, index, bound, bool(inverse), TAILS[tails][0], *box,
