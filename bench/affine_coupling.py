@@ -9,6 +9,8 @@ own map; flowkern takes part once for each of these, so that every ratio compare
 | flowkern[nflows], nflows | chunked [shift, scale] | log(sigmoid(u + 2) + 1e-3) |
 | flowkern[zuko], zuko | interleaved shift, scale | u / (1 + abs(u)/ln 1000) |
 | flowkern[normflows], normflows | interleaved shift, scale | u |
+| flowkern[tanh], flowkern[atan] | chunked [shift, scale] | 2·tanh u, 1.272·atan u |
+| flowkern[softplus] | interleaved shift, scale | log(softplus(u) + 1e-3) |
 """
 
 import torch
@@ -46,6 +48,10 @@ def _candidates(direction):
         plain = _plain(fused, direction)
         yield from ops.candidates(ours, lambda f=fused: f, direction, plain, ours, compiled=False)
         yield from ops.candidates(theirs, build, direction, plain, ours)
+    for layout, scale_map in ((_chunked, "tanh"), (_chunked, "atan"), (_interleaved, "softplus")):
+        name, fused = f"flowkern[{scale_map}]", _fused(layout, scale_map)
+        plain = _plain(fused, direction)
+        yield from ops.candidates(name, lambda f=fused: f, direction, plain, name, compiled=False)
 
 
 def _chunked(params):

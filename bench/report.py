@@ -4,8 +4,11 @@ import json
 import statistics
 from pathlib import Path
 
+from bench import peers
 from bench.harness import paired_ratio
+from flowkern.report.timing import Timing
 
+charts = peers.optional("flowkern.report.cost")  # needs matplotlib
 RESULTS = Path(__file__).parent / "results"
 _PEERS = ("nflows", "zuko", "normflows")
 _HAND = ("dense", "eager", "hand")
@@ -14,18 +17,22 @@ _HAND = ("dense", "eager", "hand")
 def write(results, quick):
     """Save bench/results/latest.json and .md (quick: quick.*); return the Markdown."""
     name = "quick" if quick else "latest"
-    text = markdown(results)
     RESULTS.mkdir(exist_ok=True)
+    try:
+        picture = _cost_chart(results["tables"], RESULTS / f"{name}-cost.png")
+    except ModuleNotFoundError:
+        picture = []
+    text = markdown(results, picture)
     (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
     (RESULTS / f"{name}.md").write_text(text)
     return text
 
 
-def markdown(results):
-    """The whole report: environment, comparison table, then every table in full."""
+def markdown(results, picture=()):
+    """The whole report: environment, comparison table, `picture`, then every table in full."""
     lines = ["# Benchmark results", ""]
     lines += [f"- {key}: {value}" for key, value in results["environment"].items()]
-    lines += ["", "## Comparison", "", *comparison(results["tables"]), ""]
+    lines += ["", "## Comparison", "", *comparison(results["tables"]), "", *picture]
     for table in results["tables"]:
         lines += [f"## {table['title']}", "", *_details(table), ""]
     return "\n".join(lines)
@@ -49,6 +56,30 @@ def comparison(tables):
         ])  # fmt: skip
     refused = [line for table in tables for line in _refused(table)]
     return [*grid(header, rows), "", *refused]
+
+
+# Of the tables "masked_autoregressive-cost-D": what the chart calls a way, and the candidate.
+_WAYS = {
+    "eager forward": "forward of nflows",
+    "eager inverse": "nflows",
+    "flowkern forward": "forward of accelerate(nflows)",
+    "flowkern inverse": "accelerate(nflows)",
+}
+
+
+def _cost_chart(tables, path):
+    """Lines that show the picture of cost against D, drawn at `path`; none without such tables."""
+    costs = []
+    for table in tables:
+        features = table["name"].partition("masked_autoregressive-cost-")[2]
+        if features:
+            measured = _measured(table)
+            timings = {w: Timing(measured[n]["seconds"]) for w, n in _WAYS.items() if n in measured}
+            costs.append(charts.Cost(int(features), timings))
+    if not costs:
+        return []
+    charts.chart(costs, path)
+    return ["## Inverse of a masked autoregressive layer, D features", "", f"![]({path.name})", ""]
 
 
 def _details(table):

@@ -37,7 +37,7 @@ ROOMS = {
 # module of an op's folder: what it may import of flowkern, written without "flowkern." and "ops."
 OP_MODULES = {
     "reference": {"_arguments"},
-    "native": {"_library", "_arguments"},
+    "native": {"_library", "_arguments", "_native"},
     "triton": {"_launch_parameters", "_triton", "_arguments", "native", "triton_element"},
     "triton_element": {"_triton"},
     "function": {"_function", "reference", "native", "triton"},

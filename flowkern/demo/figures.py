@@ -105,35 +105,6 @@ def autoregressive(works, path):
     return charts.throughput([(work.title, work.items, work.timings) for work in works], path)
 
 
-def cost(costs, path):
-    """The time of an inverse against D, and how many forward passes it takes."""
-    with plt.rc_context(STYLE):
-        figure, (times, ratios) = plt.subplots(1, 2, figsize=(10.4, 3.9))
-        for name, label, color, style in (
-            ("eager inverse", "nflows, inverse", COLORS["eager"], "-"),
-            ("eager forward", "nflows, forward", COLORS["eager"], ":"),
-            ("flowkern inverse", "accelerated, inverse", COLORS["flowkern"], "-"),
-            ("flowkern forward", "accelerated, forward", COLORS["flowkern"], ":"),
-        ):
-            timed = [c for c in costs if name in c.timings]
-            y = [1e3 * c.timings[name].median for c in timed]
-            times.plot([c.features for c in timed], y, style, marker="o", color=color, label=label)
-        for name, label in (("eager", "nflows"), ("flowkern", "accelerated")):
-            timed = [c for c in costs if c.ratio(name)]
-            y = [c.ratio(name) for c in timed]
-            ratios.plot([c.features for c in timed], y, marker="o", color=COLORS[name], label=label)
-        times.set(title="Time of one call, ms", xlabel="features D")
-        ratios.set(title="Inverse / forward", xlabel="features D")
-        for ax in (times, ratios):
-            ax.set_xscale("log", base=2)
-            ax.set_yscale("log")
-            ax.xaxis.set_major_formatter("{x:.0f}")
-            ax.yaxis.set_major_formatter("{x:g}")
-            ax.grid()
-            ax.legend(loc="upper left", fontsize=9)
-        return save(figure, path)
-
-
 def two_moons(flow, path):
     """Data, learnt density and samples side by side, on the same axes."""
     extent = (-2.1, 2.1, -1.35, 1.35)

@@ -25,6 +25,7 @@ from flowkern.demo import (
 )
 from flowkern.demo.agreement import agreement
 from flowkern.demo.progress import bar, bars, messages_to
+from flowkern.report.cost import chart as cost_chart
 from flowkern.report.machine import machine, versions
 
 SEED = 0
@@ -182,7 +183,7 @@ def _pictures(flow, data, results, settings, console, folder):
         ),
         "speed": figures.throughput(results.works, folder / "speed.png"),
         "autoregressive": figures.autoregressive(results.maf_works, folder / "autoregressive.png"),
-        "cost": figures.cost(results.costs, folder / "cost.png"),
+        "cost": cost_chart(results.costs, folder / "cost.png"),
         "moons": figures.two_moons(two_moons, folder / "moons.png"),
     }
 

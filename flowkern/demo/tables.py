@@ -3,6 +3,7 @@
 from statistics import median
 
 from flowkern.demo import digits
+from flowkern.report.cost import WAYS
 from flowkern.report.table import Table
 from flowkern.report.timing import quartiles
 
@@ -93,11 +94,10 @@ def _per_sample(work, name):
 
 def cost(costs):
     """Milliseconds of forward and inverse against D, and their ratios."""
-    names = ("eager forward", "eager inverse", "flowkern forward", "flowkern inverse")
     rows = [
         [
             str(c.features),
-            *(_median_ms(c.timings.get(name)) for name in names),
+            *(_median_ms(c.timings.get(name)) for name in WAYS),
             *(_times(c.ratio(name)) for name in ("eager", "flowkern")),
         ]
         for c in costs

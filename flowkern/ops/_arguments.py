@@ -4,8 +4,8 @@ import math
 
 import torch
 
-HALVES = (torch.bfloat16, torch.float16)
-FLOATS = (torch.float64, torch.float32, *HALVES)
+_HALVES = (torch.bfloat16, torch.float16)
+_FLOATS = (torch.float64, torch.float32, *_HALVES)
 
 
 def compute_dtype(x, params):
@@ -15,26 +15,31 @@ def compute_dtype(x, params):
 
 def half(x, params):
     """Whether a kernel that takes one dtype needs a converted copy of either."""
-    return x.dtype in HALVES or params.dtype in HALVES
+    return x.dtype in _HALVES or params.dtype in _HALVES
+
+
+def check_tensor(name, tensor, like=None, of="x"):
+    """Raise an error unless `tensor` is dense, of floats, and on the device of `like`, named `of`."""
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in _FLOATS:
+        raise TypeError(f"{name}: expected a floating-point dtype, got {tensor.dtype}")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got layout {tensor.layout}")
+    if like is not None and tensor.device != like.device:
+        raise ValueError(f"{name}: expected device {like.device} as {of} has, got {tensor.device}")
 
 
 def check_tensors(x, params):
     """Raise an error that names the argument unless x (…, D) and params (…, T, P) fit each other."""
-    for name, tensor in (("x", x), ("params", params)):
-        if not isinstance(tensor, torch.Tensor):
-            raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-        if tensor.dtype not in FLOATS:
-            raise TypeError(f"{name}: expected a floating-point dtype, got {tensor.dtype}")
-        if tensor.layout != torch.strided:
-            raise TypeError(f"{name}: expected a dense tensor, got layout {tensor.layout}")
+    check_tensor("x", x)
+    check_tensor("params", params, x)
     if x.dim() < 1:
         raise ValueError(f"x: expected shape (…, features), got {tuple(x.shape)}")
     if params.dim() < 2:
         raise ValueError(
             f"params: expected shape (…, transformed features, parameters), got {tuple(params.shape)}"
         )
-    if params.device != x.device:
-        raise ValueError(f"params: expected device {x.device} as x has, got {params.device}")
 
 
 def flatten(x, params):
@@ -139,9 +144,3 @@ def in_dtype(tensor, dtype):
     """tensor in dtype. Under torch.compile, torch 2.11 drops the gradient of an output of a Function that
     went through a `to` which had nothing to do."""
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
-
-
-def kernel_tensors(x, params, *others):
-    """x, params and others in the one dtype that the C++ and CUDA kernels take."""
-    dtype = compute_dtype(x, params)
-    return [t if t.dtype == dtype else t.to(dtype) for t in (x, params, *others)]

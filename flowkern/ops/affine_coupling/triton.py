@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from flowkern.ops import _launch_parameters, _triton
-from flowkern.ops.affine_coupling.native import _ARGUMENTS
+from flowkern.ops.affine_coupling.native import ARGUMENTS
 
 
 def forward(x, params, *arguments):
@@ -49,7 +49,7 @@ def _launch_backward(grad_y, grad_logabsdet, x, params, index, *arguments):
     return grad_x, grad_params
 
 
-_library = _triton.register("affine_coupling", _ARGUMENTS, _launch_forward, _launch_backward)
+_library = _triton.register("affine_coupling", ARGUMENTS, _launch_forward, _launch_backward)
 
 
 def _tile(name, x, params):

@@ -5,7 +5,7 @@ import math
 import torch
 
 from flowkern import backends
-from flowkern.ops._arguments import FLOATS
+from flowkern.ops._arguments import check_tensor
 from flowkern.ops.masked_autoregressive.conditioner import Activation, Degrees, MaskedLayer, masks
 from flowkern.ops.masked_autoregressive.element import AffineElement, SplineElement
 from flowkern.ops.masked_autoregressive.function import ROW_WISE, apply
@@ -132,14 +132,9 @@ def _flat(tensor, batch):
 
 
 def _check_tensor(name, tensor, x):
-    if not isinstance(tensor, torch.Tensor):
-        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-    if tensor.dtype not in FLOATS:
-        raise TypeError(f"{name}: expected a floating-point dtype, got {tensor.dtype}")
+    check_tensor(name, tensor, x)
     if tensor.dim() < 1:
         raise ValueError(f"{name}: expected shape (…, features), got {tuple(tensor.shape)}")
-    if tensor.device != x.device:
-        raise ValueError(f"{name}: expected device {x.device} as x has, got {tensor.device}")
 
 
 def _check_layers(x, layers, degrees):

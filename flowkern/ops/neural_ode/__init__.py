@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from flowkern import backends
-from flowkern.ops._arguments import FLOATS
+from flowkern.ops._arguments import check_tensor
 from flowkern.ops.neural_ode.field import FieldLayer, TimeEmbedding
 from flowkern.ops.neural_ode.function import apply
 from flowkern.ops.neural_ode.native import KERNELS
@@ -229,12 +229,7 @@ def _check_layers(y, layers, time):
 
 
 def _check_tensor(name, tensor, y, shape):
-    if not isinstance(tensor, torch.Tensor):
-        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-    if tensor.dtype not in FLOATS:
-        raise TypeError(f"{name}: expected a floating-point dtype, got {tensor.dtype}")
-    if tensor.device != y.device:
-        raise ValueError(f"{name}: expected device {y.device} as y has, got {tensor.device}")
+    check_tensor(name, tensor, y, of="y")
     if tensor.dim() < 1 or shape is not None and tuple(tensor.shape) != tuple(shape):
         expected = "(…, D)" if shape is None else tuple(shape)
         raise ValueError(f"{name}: expected shape {expected}, got {tuple(tensor.shape)}")

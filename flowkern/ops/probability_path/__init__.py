@@ -5,7 +5,7 @@ import math
 import torch
 
 from flowkern import backends
-from flowkern.ops._arguments import FLOATS, compute_dtype
+from flowkern.ops._arguments import check_tensor, compute_dtype
 from flowkern.ops.probability_path.function import apply
 from flowkern.ops.probability_path.native import KERNELS
 
@@ -86,18 +86,9 @@ def _check(x0, x1, t, path, sigma, noise):
 
 
 def _check_tensor(name, tensor, like=None, shape=None):
-    if not isinstance(tensor, torch.Tensor):
-        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-    if tensor.dtype not in FLOATS:
-        raise TypeError(f"{name}: expected a floating-point dtype, got {tensor.dtype}")
-    if tensor.layout != torch.strided:
-        raise TypeError(f"{name}: expected a dense tensor, got layout {tensor.layout}")
-    if like is None:
-        return
-    if tensor.shape != shape:
+    check_tensor(name, tensor, like, of="x1")
+    if shape is not None and tensor.shape != shape:
         raise ValueError(f"{name}: expected shape {tuple(shape)}, got {tuple(tensor.shape)}")
-    if tensor.device != like.device:
-        raise ValueError(f"{name}: expected device {like.device} as x1 has, got {tensor.device}")
 
 
 def _seed(seed, device):

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from flowkern.ops import _launch_parameters, _triton
-from flowkern.ops.rational_quadratic_spline.native import _ARGUMENTS
+from flowkern.ops.rational_quadratic_spline.native import ARGUMENTS
 from flowkern.ops.rational_quadratic_spline.triton_element import spec_of, transform, transform_vjp
 
 
@@ -52,7 +52,7 @@ def _launch_backward(grad_y, grad_logabsdet, x, params, index, bound, *arguments
 
 
 _library = _triton.register(
-    "rational_quadratic_spline", _ARGUMENTS, _launch_forward, _launch_backward
+    "rational_quadratic_spline", ARGUMENTS, _launch_forward, _launch_backward
 )
 
 

@@ -1,0 +1,50 @@
+"""The C++ and CUDA kernels of the coupling ops as dispatcher ops: schemas, fake kernels, calls."""
+
+import torch
+
+from flowkern import _library as libraries
+from flowkern.ops._arguments import compute_dtype, in_dtype
+
+_library = torch.library.Library("flowkern", "FRAGMENT")
+
+
+def coupling_kernels(op, schema):
+    """(forward, backward, KERNELS) of one op, whose dispatcher op takes the arguments in `schema`."""
+    _library.define(f"{op}({schema}) -> (Tensor, Tensor)")
+    _library.define(
+        f"{op}_backward(Tensor grad_y, Tensor grad_logabsdet, {schema}) -> (Tensor, Tensor)"
+    )
+    torch.library.register_fake(f"flowkern::{op}", _fake, lib=_library)
+    torch.library.register_fake(f"flowkern::{op}_backward", _fake_backward, lib=_library)
+    kernel = getattr(torch.ops.flowkern, op)
+    backward_kernel = getattr(torch.ops.flowkern, f"{op}_backward")
+
+    def forward(x, params, *arguments):
+        """y (N, D), logabsdet (N,) by the kernel registered for x's device."""
+        x_k, params_k = _in_one_dtype(x, params)
+        y, logabsdet = kernel(x_k, params_k, *arguments)
+        return in_dtype(y, x.dtype), logabsdet
+
+    def backward(grad_y, grad_logabsdet, x, params, *arguments):
+        """grad_x (N, D) and grad_params (N, T, P), laid out as params is."""
+        x_k, params_k, grad_y_k = _in_one_dtype(x, params, grad_y)
+        grad_x, grad_params = backward_kernel(grad_y_k, grad_logabsdet, x_k, params_k, *arguments)
+        return grad_x.to(x.dtype), grad_params.to(params.dtype)
+
+    return forward, backward, ("triton", *libraries.compiled(op))
+
+
+def _fake(x, params, *arguments):
+    return torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(
+        x.shape[0], dtype=compute_dtype(x, params)
+    )
+
+
+def _fake_backward(grad_y, grad_logabsdet, x, params, *arguments):
+    return torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(params)
+
+
+def _in_one_dtype(x, params, *others):
+    """x, params and others in the one dtype that the C++ and CUDA kernels take."""
+    dtype = compute_dtype(x, params)
+    return [t if t.dtype == dtype else t.to(dtype) for t in (x, params, *others)]
