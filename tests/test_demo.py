@@ -128,6 +128,14 @@ def test_cost_ratio_is_inverse_over_forward():
     assert cost.Cost(8, timings).ratio("eager") is None
 
 
+def test_times_taken_beside_other_programs_are_called_no_measurement():
+    threads = torch.get_num_threads()
+    for busy, told in ((0.5 * threads, True), (0.9 * threads, False)):
+        timings = {"eager": timing.Timing([1.0], [busy]), "flowkern": timing.Timing([0.5], [0.5 * busy])}
+        notes = " ".join(tables.speed([speed.Work("sampling", 10, timings)]).notes)
+        assert ("no measurement" in notes) == told
+
+
 def test_torchdiffeq_and_flowkern_solve_the_same_flow(demo):
     """Its untrained field is zero: random weights say more."""
     assert demo[2]["ode_gap"] < 1e-5

@@ -2,6 +2,8 @@
 
 from statistics import median
 
+import torch
+
 from flowkern.demo import digits
 from flowkern.report.cost import WAYS
 from flowkern.report.table import Table
@@ -174,6 +176,11 @@ def _notes(works):
             yield f"{work.title}: {name} could not be timed: {reason}"
     busy = [t.busy_cores for w in works for t in w.timings.values()]
     yield f"Cores kept busy while timing: {min(busy):.1f} to {max(busy):.1f}."
+    if min(busy) < 0.75 * torch.get_num_threads():
+        yield (
+            f"Of {torch.get_num_threads()} threads some had to wait for other programs: these times are no "
+            "measurement, and the ratios hold roughly at most."
+        )
 
 
 def fields(title, values):
