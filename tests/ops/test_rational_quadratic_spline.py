@@ -202,6 +202,7 @@ BAD = [
     (ValueError, "params: .*3K .*got 23", dict(tails="circular")),
     (ValueError, r"params: .*3K\+1 .*got 23", dict(tails="none")),
     (ValueError, r"params: .*3K\+1 .*got 1", dict(tails="none", params=torch.zeros(4, 3, 1))),
+    (ValueError, "params: .*at most 256 bins, got 257", dict(params=torch.zeros(4, 3, 770))),
     (ValueError, "params: .*index or mask", dict(params=torch.zeros(4, 2, 23))),
     (ValueError, "index: .*names 2", dict(index=torch.tensor([0, 1]))),
     (ValueError, "mask: .*selects 2", dict(mask=torch.tensor([True, False, True]))),

@@ -14,6 +14,7 @@ __all__ = ["KnotMap", "TAILS", "rational_quadratic_spline"]
 
 # tails: (code, parameters per feature − 3K)
 TAILS = {"identity": (0, -1), "circular": (1, 0), "none": (2, 1)}
+MAX_BINS = 256  # as in csrc, whose loops keep the bins of a tile in the first cache
 
 
 def rational_quadratic_spline(
@@ -36,8 +37,8 @@ def rational_quadratic_spline(
     Args:
         x: (…, D), float32/float64, or float16/bfloat16 (computed in float32).
         params: (…, T, M) raw parameters [K widths | K heights | slopes], with M = 3K − 1 for
-            tails "identity", 3K for "circular" and 3K + 1 for "none". Batch dimensions broadcast
-            with those of x.
+            tails "identity", 3K for "circular" and 3K + 1 for "none", K up to 256. Batch dimensions
+            broadcast with those of x.
         index: int64 (T,), the transformed features in the order of params. Default: all D.
         mask: bool (D,), True at the transformed features, instead of `index`.
         tails: what lies outside the interval. "identity": y = x, and slope 1 at both ends.
@@ -84,6 +85,8 @@ def bins_of(per_feature, tails, name="params"):
             f"{name}: tails {tails!r} needs 3K{extra:+d} parameters per feature for some number of "
             f"bins K >= 1, got {per_feature}".replace("+0 ", " ")
         )
+    if bins > MAX_BINS:
+        raise ValueError(f"{name}: expected at most {MAX_BINS} bins, got {bins}")
     return bins
 
 
