@@ -73,8 +73,9 @@ class Solver(NamedTuple):
         task = self.task
         if self.method.b_error is None:
             return fixed.solve(task, self.method, **self.options)
-        if task.y0.numel() == 0:
-            return task.y0.expand(len(task.t), *task.y0.shape)
+        if task.y0.numel() == 0:  # nothing to control; the graph reaches what func uses all the same
+            t = task.t if task.t.dim() == 1 else task.t.new_zeros(len(task.t))
+            return fixed.solve(task._replace(t=t), self.method)
         if not self.per_sample and task.times is None:
             task = task._replace(times=tuple(task.t.tolist()))
             check_monotonic(task.times)
@@ -101,10 +102,10 @@ def _tolerance(name, value, task):
             raise ValueError(f"{name}: expected a number or one for each part of y0, got {value}")
         parts = [torch.as_tensor(v).expand(shape) for v, shape in zip(value, task.shapes)]
         value = flattened(parts, per_sample=task.y0.dim() == 2)
-    if not isinstance(value, torch.Tensor):
-        return float(value)
-    if value.requires_grad:
+    if isinstance(value, torch.Tensor) and value.requires_grad:
         raise ValueError(f"{name}: cannot require gradients")
-    if value.numel() == 1:
+    if not isinstance(value, torch.Tensor) or value.numel() == 1:
+        if not float(value) >= 0:
+            raise ValueError(f"{name}: expected 0 or more, got {float(value)}")
         return float(value)
     return value.to(task.y0.device, task.dtype).expand(task.y0.shape)

@@ -17,7 +17,7 @@ _RUNNING = -1
 def solve(problem, method, rtol, atol, options):
     """The states at problem.t, (T, N, …)."""
     solve = _Solve(problem, method, rtol, atol, _control.control(options))
-    for _ in range(solve.control.max_num_steps):
+    for _ in range(int(solve.control.max_num_steps)):
         if not solve.under_way:
             break
         solve.advance()
@@ -61,8 +61,9 @@ class _Solve:
 
     def _begin(self):
         """Check the times, and choose the first steps."""
-        if bool((self.arrival[1:] < self.arrival[:-1]).any()):
-            raise ValueError("t: expected times that rise or fall throughout, for each sample")
+        in_order = (self.arrival[1:] >= self.arrival[:-1]).all() & self.arrival[-1].isfinite().all()
+        if not bool(in_order):
+            raise ValueError("t: expected times that rise or fall throughout, and finite, for each sample")
         finite = (self.y + self.f).isfinite().view(len(self.y), -1).all(1)
         bad = ~finite & (self.status == _RUNNING)
         self.status = torch.where(bad, int(Status.NON_FINITE), self.status)
@@ -84,6 +85,8 @@ class _Solve:
         h = torch.where(running, self.h, 0.0)
         k, y1, self.ratio = self._evaluated(h)
         accepted = running & (self.ratio <= 1)
+        if self.control.min_step > 0:
+            accepted = accepted | self._shortest(running, h)
         time = torch.where(accepted, self.time + h, self.time)
         reached = torch.where(accepted, (self.arrival <= time).sum(0), self.reached)
         self.status = torch.where(reached == len(self.arrival), int(Status.OK), self.status)
@@ -96,6 +99,12 @@ class _Solve:
         self.y = torch.where(self._wide(accepted), y1, self.y)
         self.f = torch.where(self._wide(accepted), k[-1], self.f)
         self.h, self.time, self.reached = self.h * self._factor(), time, reached
+
+    def _shortest(self, running, h):
+        """Where the step cannot be shorter, and is taken whatever its error, if that is finite."""
+        shortest, finite = running & (h <= self.control.min_step), self.ratio.isfinite()
+        self.status = torch.where(shortest & ~finite, int(Status.NON_FINITE), self.status)
+        return shortest & finite
 
     def _stop_where_stuck(self):
         start = (self.t0 + self.sign * self.time).detach()

@@ -102,6 +102,15 @@ def test_shapes_and_times(shape):
     torch.testing.assert_close(got, torch.stack((y0, y0, later, later)), rtol=1e-5, atol=0)
 
 
+def test_the_shortest_step_is_taken():
+    """Whatever its error, and in its row alone."""
+    field, solution = decay(RATES)
+    y0 = torch.rand(5, 2, dtype=torch.float64)
+    states = solve(field, y0, T, rtol=1e-9, min_step=0.05)
+    errors = (states - solution(y0, T[0], T.view(-1, 1, 1))).abs().amax((0, 2))
+    assert errors[0] < 1e-8 < 1e-6 < errors[-1] < 1e-2
+
+
 def test_status_of_each_sample():
     """Those that fail have their reasons; the others are solved all the same."""
     y0 = torch.tensor([[0.5], [2.0], [math.nan], [0.25]], dtype=torch.float64)
@@ -121,6 +130,8 @@ def test_status_of_each_sample():
         (T, {"norm": torch.norm}, "options: norm: not with per_sample"),
         (OWN[:, :3], {}, r"t: expected shape \(T,\) or \(T, 5\), got \(5, 3\)"),
         (OWN[[2, 0, 3]], {}, "t: expected times that rise or fall"),
+        (OWN.index_fill(0, torch.tensor(2), math.nan), {}, "t: expected times that rise or fall"),
+        (OWN[:1] + math.inf, {}, "t: expected times that rise or fall"),
     ],
 )
 def test_errors_name_the_argument(t, options, message):
@@ -128,6 +139,7 @@ def test_errors_name_the_argument(t, options, message):
         solve(lambda t, y: -y, torch.rand(5, 2, dtype=torch.float64), t, **options)
 
 
-def test_scalars_have_no_rows():
-    with pytest.raises(ValueError, match="y0: steps of each sample need a batch dimension"):
-        solve(lambda t, y: -y, torch.tensor(1.0), T)
+@pytest.mark.parametrize("y0", [torch.tensor(1.0), (torch.ones(3), torch.tensor(1.0)), (torch.ones(3), torch.ones(2))])
+def test_states_without_rows(y0):
+    with pytest.raises(ValueError, match="y0: steps of each sample need a batch dimension, got shape"):
+        solve(lambda t, y: y, y0, T)
