@@ -182,6 +182,27 @@ def test_exact_pairing_of_many():
     assert (x0[pairing] - x1).abs().max() < 0.1
 
 
+@pytest.mark.parametrize("pairing", [exact_pairing, sinkhorn_pairing])
+def test_pairings_of_few(pairing):
+    """Of no samples, of one, and of samples that are all the same."""
+    for n in (0, 1):
+        assert pairing(*torch.randn(2, n, 3)).tolist() == [0] * n
+    assert pairing(*torch.ones(2, 6, 3)).shape == (6,)
+
+
+@pytest.mark.parametrize("pairing", [exact_pairing, sinkhorn_pairing])
+def test_pairings_that_cannot_be(pairing):
+    x = torch.randn(5, 3)
+    with pytest.raises(ValueError, match=r"^x0: expected shape \(5, 3\), got \(4, 3\)"):
+        pairing(x[:4], x)
+    if pairing is exact_pairing:
+        with pytest.raises(ValueError, match="^x0, x1: expected finite samples"):
+            pairing(x, x / 0)
+    else:
+        with pytest.raises(ValueError, match="^epsilon: expected a number above 0, got -1"):
+            pairing(x, x, -1)
+
+
 def test_ot_reorders_x0_alone():
     x1 = torch.randn(50, 2)
     x0, context = x1.flip(0) + 0.001, x1[:, :1].clone()

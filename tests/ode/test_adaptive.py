@@ -139,7 +139,8 @@ def test_a_batch_of_none_has_a_graph():
     """Gradients of what func uses are zero, not missing."""
     field, y0 = Field(torch.float64), torch.zeros(0, 3, dtype=torch.float64)
     for options in ({}, {"per_sample": True}):
-        grads = torch.autograd.grad(flowkern.odeint(field, y0, T, options=options).sum(), [*field.parameters()])
+        states = flowkern.odeint(field, y0, T, options=options)
+        grads = torch.autograd.grad(states.sum(), [*field.parameters()])
         assert not any(grad.any() for grad in grads)
 
 
@@ -218,7 +219,7 @@ def test_failures(field, y0, options, status, message, per_sample):
     "call, message",
     [
         ({"options": {"on_failure": "ignore"}}, "on_failure: expected 'raise' or 'warn', got 'ignore'"),
-        ({"options": {"max_step": -1.0}}, "expected 0 <= min_step <= max_step and max_step > 0, got 0.0 and -1.0"),
+        ({"options": {"max_step": -1.0}}, "min_step <= max_step and max_step > 0, got 0.0 and -1.0"),
         ({"options": {"min_step": 2.0, "max_step": 1.0}}, "expected 0 <= min_step <= max_step"),
         ({"rtol": -1e-3}, "rtol: expected 0 or more, got -0.001"),
         ({"atol": math.nan}, "atol: expected 0 or more, got nan"),

@@ -139,7 +139,10 @@ def test_errors_name_the_argument(t, options, message):
         solve(lambda t, y: -y, torch.rand(5, 2, dtype=torch.float64), t, **options)
 
 
-@pytest.mark.parametrize("y0", [torch.tensor(1.0), (torch.ones(3), torch.tensor(1.0)), (torch.ones(3), torch.ones(2))])
+@pytest.mark.parametrize(
+    "y0",
+    [torch.tensor(1.0), (torch.ones(3), torch.tensor(1.0)), (torch.ones(3), torch.ones(2))],
+)
 def test_states_without_rows(y0):
     with pytest.raises(ValueError, match="y0: steps of each sample need a batch dimension, got shape"):
         solve(lambda t, y: y, y0, T)
