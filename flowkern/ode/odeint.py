@@ -7,7 +7,9 @@ import torch
 
 from flowkern.ode import adaptive, fixed, per_sample
 from flowkern.ode.control import Control
-from flowkern.ode.problem import Problem, check_monotonic, flattened, problem, unflattened
+from flowkern.ode.problem import (
+    CALLBACKS, Problem, check_monotonic, flattened, problem, unflattened,
+)  # fmt: skip
 from flowkern.ode.tableau import Tableau, tableau
 
 _FIXED = ("step_size", "grid_constructor", "interp", "perturb")
@@ -65,6 +67,9 @@ class Solver(NamedTuple):
         options = _known(dict(options or {}), method)
         by_sample = bool(options.pop("per_sample", False))
         task = problem(func, y0, t, by_sample)
+        known = () if by_sample else ("callback_step",) if method.b_error is None else CALLBACKS
+        if ignored := [name for name in task.callbacks if name not in known]:
+            warnings.warn(f"func: {', '.join(ignored)} is not called by {method.name} here", stacklevel=3)
         tolerances = _tolerance("rtol", rtol, task), _tolerance("atol", atol, task)
         return cls(task, method, options, *tolerances, by_sample)
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import flowkern
-from flowkern.ode import Status
+from flowkern.ode import Status, per_sample
+from flowkern.ops import runge_kutta_stage
 from tests.ode.fields import Field, close, decay
 
 METHODS = ("bosh3", "dopri5", "tsit5")
@@ -41,6 +42,22 @@ def test_rows_do_not_know_each_other():
     for row in range(5):
         alone = solve(decay(RATES[row : row + 1])[0], y0[row : row + 1], T)
         torch.testing.assert_close(together[:, row : row + 1], alone, rtol=1e-12, atol=1e-14)
+
+
+def test_an_output_is_made_once(monkeypatch):
+    """Of each row where that passes it, however far the rows are from each other."""
+    made = []
+
+    def counted(y, k, weights):
+        made.append(len(y))
+        return runge_kutta_stage(y, k, weights)
+
+    monkeypatch.setattr(per_sample, "runge_kutta_stage", counted)
+    field, solution = decay(RATES)
+    y0, t = torch.rand(5, 2, dtype=torch.float64), torch.linspace(0, 1, 101, dtype=torch.float64)
+    states = solve(field, y0, t)
+    assert sum(made) == 100 * 5
+    torch.testing.assert_close(states, solution(y0, t[0], t.view(-1, 1, 1)), rtol=1e-5, atol=1e-6)
 
 
 def test_one_row_takes_the_steps_of_the_batch():
@@ -109,6 +126,16 @@ def test_the_shortest_step_is_taken():
     states = solve(field, y0, T, rtol=1e-9, min_step=0.05)
     errors = (states - solution(y0, T[0], T.view(-1, 1, 1))).abs().amax((0, 2))
     assert errors[0] < 1e-8 < 1e-6 < errors[-1] < 1e-2
+
+
+def test_callbacks_are_not_called():
+    """And a warning says so, as torchdiffeq's does of its solvers."""
+    field = Field(torch.float64)
+    field.callback_accept_step = lambda *_: field.seen.append(1)
+    for options, method in (({"per_sample": True}, "dopri5"), ({}, "rk4")):
+        with pytest.warns(UserWarning, match="func: callback_accept_step is not called"):
+            flowkern.odeint(field, torch.rand(2, 3).double(), T, method=method, options=options)
+    assert not field.seen
 
 
 def test_status_of_each_sample():
