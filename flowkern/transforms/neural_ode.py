@@ -110,6 +110,8 @@ class NeuralODE(Transform):
         No step is longer than those of the transform.
         """
         t = [float(time) for time in t]
+        if not t or not all(map(math.isfinite, t)):
+            raise ValueError(f"t: expected finite times, at least one, got {t}")
         length = abs(self.times[1] - self.times[0]) / self.steps
         gaps = [abs(b - a) for a, b in zip(t, t[1:])]
         steps = max(1, math.ceil(max(gaps, default=0.0) / length - 1e-6))

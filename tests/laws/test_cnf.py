@@ -1,6 +1,7 @@
 """Laws of vector fields and of continuous flows, in float64 unless said."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -401,6 +402,8 @@ WRONG = [
     (lambda: CNF(field=DoubledField(2))().sample(), TypeError, "field: has a forward of its own"),
     (lambda: CNF(field=hooked_field())().sample(), TypeError, "field: has hooks"),
     (lambda: CNF(2, times=(1.0, 1.0)), ValueError, "times: expected two different"),
+    (lambda: CNF(2).trajectory(torch.zeros(3, 2), [0.0, math.nan]), ValueError, "t: expected finite times"),
+    (lambda: CNF(2).trajectory(torch.zeros(3, 2), []), ValueError, "t: expected finite times, at least one"),
     (lambda: CNF(2, times=1.0), ValueError, r"times: expected two numbers \(t_noise"),
     (lambda: NeuralODE(nn.Linear(2, 2)), TypeError, "field: expected a module with layers"),
     (lambda: VectorField.of(network(), order=("x", "t")), ValueError, "order: expected a perm"),
