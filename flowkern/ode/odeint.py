@@ -21,7 +21,7 @@ def odeint(func, y0, t, *, rtol=1e-7, atol=1e-9, method=None, options=None, even
 
     Args:
         func: (t, y) → dy/dt, like y; t is a scalar tensor of y's dtype. With tuples y and dy/dt
-            are tuples.
+            are tuples. It leaves y as it is, and returns memory of its own each time.
         y0: tensor of any shape, or a tuple of tensors; float32/float64, other dtypes more slowly.
         t: (T,) times that rise or fall, a tensor or a list. Fixed grids check their order only where
             they lie on the host.
