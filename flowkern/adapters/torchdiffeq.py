@@ -41,9 +41,12 @@ def _solver(method):
 
     class Solver:
         def __init__(self, func, y0, rtol, atol, **options):
-            from torchdiffeq._impl.misc import _rms_norm
+            from torchdiffeq._impl.misc import _null_callback, _rms_norm
 
             self.func, self.y0 = func, y0
+            for name in CALLBACKS:
+                if getattr(func, name) is _null_callback:  # what torchdiffeq puts where there is none
+                    delattr(func, name)
             if options.get("norm") is _rms_norm:
                 del options["norm"]  # the default of both, which flowkern computes in one pass
             self.call = dict(rtol=rtol, atol=atol, method=method, options=options)

@@ -80,7 +80,7 @@ class FlowMatching(nn.Module):
         if x0 is None and self.coupling is None and self.path == "conditional" and self.sigma == 0:
             return "target", None  # the same path, whose start is drawn in the kernel
         if x0 is None:
-            x0 = torch.randn(x1.shape, dtype=x1.dtype, device=x1.device, generator=generator)
+            x0 = x1.new_empty(x1.shape).normal_(generator=generator)  # unlike randn, with any batch size
         if x0.shape != x1.shape:
             raise ValueError(f"x0: expected shape {tuple(x1.shape)}, got {tuple(x0.shape)}")
         if self.coupling == "ot":

@@ -24,9 +24,17 @@ def exact_pairing(x0, x1):
 
     Args:
         x0, x1: (N, …), on any device; the plan is computed on the CPU in float64, in about N³ steps.
+
+    Raises:
+        ValueError: the shapes differ, or a sample is not finite.
+        ImportError: POT is not installed.
     """
-    cost = _squared_distances(x0, x1).cpu().numpy()
-    plan = require_pot()([], [], cost, numItermax=10_000_000)
+    cost = _squared_distances(x0, x1).cpu()
+    if not cost.isfinite().all():
+        raise ValueError("x0, x1: expected finite samples, whose squared distances are finite too")
+    if len(cost) == 0:  # which crashes POT
+        return torch.empty(0, dtype=torch.int64, device=x1.device)
+    plan = require_pot()([], [], cost.numpy(), numItermax=10_000_000)
     return torch.from_numpy(plan.argmax(axis=0)).to(x1.device)
 
 
@@ -43,9 +51,17 @@ def sinkhorn_pairing(x0, x1, epsilon=None, generator=None):
         epsilon: ε > 0. Default: 5 % of the mean cost.
         generator: for the draws.
 
+    Raises:
+        ValueError: the shapes differ, or epsilon is not above 0.
+
     Source: Cuturi, Sinkhorn distances: lightspeed computation of optimal transport (2013).
     """
-    logits = sinkhorn_log_plan(_squared_distances(x0, x1), epsilon)
+    if epsilon is not None and not epsilon > 0:
+        raise ValueError(f"epsilon: expected a number above 0, got {epsilon}")
+    cost = _squared_distances(x0, x1)
+    if len(cost) == 0:
+        return torch.empty(0, dtype=torch.int64, device=x1.device)
+    logits = sinkhorn_log_plan(cost, epsilon)
     return torch.multinomial(logits.softmax(dim=0).mT, 1, generator=generator).squeeze(1)
 
 
@@ -55,8 +71,9 @@ def sinkhorn_log_plan(cost, epsilon=None, iterations=100):
     The last step sets the column sums, which are exact; the row sums are as far off as the algorithm
     is from convergence.
     """
-    epsilon = 0.05 * cost.mean() if epsilon is None else epsilon
-    logits, uniform = -cost / epsilon, -math.log(max(len(cost), 1))
+    if epsilon is None:
+        epsilon = (0.05 * cost.mean()).clamp(min=torch.finfo(cost.dtype).tiny)  # 0 where all are the same
+    logits, uniform = -cost / epsilon, -math.log(len(cost))
     of_row = of_column = torch.zeros_like(cost[:, 0])
     for _ in range(iterations):
         of_row = uniform - (logits + of_column).logsumexp(1)
@@ -65,4 +82,6 @@ def sinkhorn_log_plan(cost, epsilon=None, iterations=100):
 
 
 def _squared_distances(x0, x1):
+    if x0.shape != x1.shape:
+        raise ValueError(f"x0: expected shape {tuple(x1.shape)}, got {tuple(x0.shape)}")
     return torch.cdist(x0.flatten(1).double(), x1.flatten(1).double()).square()

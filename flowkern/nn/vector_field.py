@@ -133,7 +133,15 @@ class VectorField(nn.Module):
         return torch.cat(((t * self.frequencies).cos(), (t * self.frequencies).sin()), -1)
 
     def layers(self, context=None):
-        """The `FieldLayer`s of `ops.neural_ode` given the context (…, context)."""
+        """The `FieldLayer`s of `ops.neural_ode` given the context (…, context).
+
+        Raises:
+            TypeError: the field has hooks or a forward of its own, which a fused solve would not call.
+        """
+        if type(self).forward is not VectorField.forward:
+            raise TypeError("field: has a forward of its own, which the fused solve would not call")
+        if has_hooks(self):
+            raise TypeError("field: has hooks, which the fused solve would not call")
         check_context(context, self.context)
         if context is not None:
             check_dtype("context", context, self.net[0].weight)

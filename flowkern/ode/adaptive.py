@@ -72,13 +72,16 @@ class _Solve:
         y0 = self.y
         self._called("callback_step", self.time, y0, h)
         k, y1, self.ratio = self._evaluated(h, end)
-        accepted = self.ratio <= 1
+        shortest = h <= self.control.min_step
+        accepted = self.ratio <= 1 or shortest and math.isfinite(self.ratio)
         self._called(f"callback_{'accept' if accepted else 'reject'}_step", self.time, y0, h)
         if accepted:
             self.step = self.time, h, y0, k
             self.time, self.y, self.f = end, y1, k[-1]
             if end in self.jumps:
                 self.f = self.problem.func(self._beside(end, math.inf), y1)
+        elif shortest:
+            return Status.NON_FINITE
         self.h = h * self._factor()
         return Status.OK
 

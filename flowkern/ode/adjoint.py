@@ -21,8 +21,8 @@ def odeint_adjoint(
     """`odeint` whose gradients solve the adjoint equation, in memory that no step adds to.
 
     Args:
-        func, y0, t, rtol, atol, method, options, event_fn: as `odeint` takes them; func is a module,
-            or adjoint_params are given.
+        func, y0, t, rtol, atol, method, options, event_fn: as `odeint` takes them; t is (T,), and func
+            is a module, or adjoint_params are given.
         adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options: those of the backward solve;
             default those of the forward one, without its norm, and steps for the whole batch.
             The norm of the options takes the tuple (of t, y, a, and each parameter), or is
@@ -46,6 +46,8 @@ def odeint_adjoint(
         raise ValueError("adjoint_options: needed, as options are those of another method")
     params = func.parameters() if adjoint_params is None else adjoint_params
     solver = Solver.of(func, y0, t, rtol, atol, method, options)
+    if solver.task.t.dim() == 2:
+        raise ValueError(f"t: expected shape (T,), got {tuple(solver.task.t.shape)}")
     if adjoint_options is None:
         inherited = {**(options or {})}
         adjoint_options = {k: v for k, v in inherited.items() if k not in ("norm", "per_sample")}
@@ -81,7 +83,8 @@ class _Adjoint(torch.autograd.Function):
     def forward(ctx, solver, backward, callbacks, y0, t, *params):
         task = solver.task._replace(y0=y0.detach(), t=t.detach())
         states = solver._replace(task=task).states()
-        ctx.func, ctx.options, ctx.callbacks = task.func, backward, callbacks
+        ctx.func = _by_row(task.func) if solver.per_sample else task.func
+        ctx.options, ctx.callbacks = backward, callbacks
         ctx.save_for_backward(states, t, *params)
         return states
 
@@ -106,6 +109,11 @@ class _Adjoint(torch.autograd.Function):
             sums, a = (first, *rest), a + grad[i - 1]
         grad_t[0] = sums[0]
         return None, None, None, a, grad_t if ctx.needs_input_grad[4] else None, *sums[1:]
+
+
+def _by_row(func):
+    """func, which expects a time for each row, at one time for all."""
+    return lambda t, y: func(t.expand(len(y), *(1,) * (y.dim() - 1)), y)
 
 
 def _dynamics(func, params, through_time):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from flowkern.ode.problem import unflattened
+from flowkern.ode.problem import real_dtype, unflattened
 
 
 class Status(IntEnum):
@@ -47,7 +47,7 @@ class Control(NamedTuple):
 
     Attributes:
         first_step: chosen from the field where None.
-        min_step, max_step: bounds of the step size.
+        min_step, max_step: bounds of the step size; a step of min_step is taken whatever its error.
         safety, ifactor, dfactor: a step is multiplied by safety·ratio^(−1/order), in
             [dfactor, ifactor], where ratio is its error in units of the tolerance.
         max_num_steps: the most steps tried, between two outputs (of each sample: in all).
@@ -76,6 +76,11 @@ def control(options):
     made = Control(**values)
     if made.on_failure not in ("raise", "warn"):
         raise ValueError(f"options: on_failure: expected 'raise' or 'warn', got {made.on_failure!r}")
+    if not (0 <= made.min_step <= made.max_step and made.max_step > 0):
+        raise ValueError(
+            "options: min_step, max_step: expected 0 <= min_step <= max_step and max_step > 0, "
+            f"got {made.min_step} and {made.max_step}"
+        )
     return made
 
 
@@ -91,7 +96,9 @@ def fail(method, status, on_failure):
 
 
 def rms(tensor):
-    """Root mean square of all elements."""
+    """Root mean square of all elements; 0 of none."""
+    if tensor.numel() == 0:
+        return tensor.new_zeros((), dtype=real_dtype(tensor))
     return tensor.abs().square().mean().sqrt()
 
 

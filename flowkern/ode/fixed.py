@@ -72,13 +72,13 @@ def _stage_times(method, grid, h, dtype, perturb):
 def _grid(problem, step_size, grid_constructor):
     """The grid, and for each step the outputs (number, whether at its end) that it reaches."""
     t, times = problem.t, problem.times
-    if step_size is None and grid_constructor is None:
+    if len(t) == 1 or step_size is None and grid_constructor is None:
         return t, [[(j, True)] for j in range(1, len(t))]
     times = tuple(t.detach().tolist()) if times is None else times
     if grid_constructor is None:
-        steps, outputs = _plan(times, float(step_size), t.dtype, t.requires_grad)
-        signed = math.copysign(step_size, times[-1] - times[0])
-        inner = torch.arange(steps, dtype=t.dtype, device=t.device) * signed + t[0]
+        step = _step(float(step_size), times[-1] - times[0])
+        steps, outputs = _plan(times, step, t.dtype, t.requires_grad)
+        inner = torch.arange(steps, dtype=t.dtype, device=t.device) * step + t[0]
         return torch.cat((inner, t[-1:])), outputs
     grid = grid_constructor(problem.func, problem.y0, t)
     points = grid.detach().tolist()
@@ -87,14 +87,18 @@ def _grid(problem, step_size, grid_constructor):
     return grid, _outputs(points, times, t.requires_grad)
 
 
-def _plan(times, step_size, dtype, differentiable):
-    """The number of steps of one size, the last one shorter, and which outputs each reaches."""
+def _step(step_size, length):
+    """The step towards the last time, no longer than the way there."""
     if not step_size > 0:
         raise ValueError(f"options: step_size: expected a positive number, got {step_size}")
+    return math.copysign(min(step_size, abs(length)), length)
+
+
+def _plan(times, step, dtype, differentiable):
+    """The number of steps of one size, the last one shorter, and which outputs each reaches."""
     t = torch.tensor(times, dtype=dtype)
-    steps = math.ceil((t[-1] - t[0]).abs() / step_size + 1) - 1  # rounded as torchdiffeq does
-    signed = math.copysign(step_size, times[-1] - times[0])
-    points = torch.arange(steps, dtype=dtype) * signed + t[0]
+    steps = math.ceil((t[-1] - t[0]) / step + 1) - 1 if step else 1  # rounded as torchdiffeq does
+    points = torch.arange(steps, dtype=dtype) * step + t[0]
     return steps, _outputs([*points.tolist(), times[-1]], times, differentiable)
 
 
@@ -103,13 +107,14 @@ _plan._dynamo_marked_constant = True
 
 
 def _outputs(points, times, differentiable):
-    """For each step the outputs that it reaches; none is at its end where its time has a derivative."""
+    """For each step the outputs that it reaches; none is at its end where its time has a derivative,
+    unless the step has no length."""
     forward = times[-1] >= times[0]
     j, outputs = 1, []
-    for _, end in pairwise(points):
+    for start, end in pairwise(points):
         here = []
         while j < len(times) and (end >= times[j] if forward else end <= times[j]):
-            here.append((j, end == times[j] and not differentiable))
+            here.append((j, end == times[j] and (start == end or not differentiable)))
             j += 1
         outputs.append(here)
     return outputs

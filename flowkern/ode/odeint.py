@@ -7,7 +7,9 @@ import torch
 
 from flowkern.ode import adaptive, fixed, per_sample
 from flowkern.ode.control import Control
-from flowkern.ode.problem import Problem, check_monotonic, flattened, problem, unflattened
+from flowkern.ode.problem import (
+    CALLBACKS, Problem, check_monotonic, flattened, problem, unflattened,
+)  # fmt: skip
 from flowkern.ode.tableau import Tableau, tableau
 
 _FIXED = ("step_size", "grid_constructor", "interp", "perturb")
@@ -19,7 +21,7 @@ def odeint(func, y0, t, *, rtol=1e-7, atol=1e-9, method=None, options=None, even
 
     Args:
         func: (t, y) → dy/dt, like y; t is a scalar tensor of y's dtype. With tuples y and dy/dt
-            are tuples.
+            are tuples. It leaves y as it is, and returns memory of its own each time.
         y0: tensor of any shape, or a tuple of tensors; float32/float64, other dtypes more slowly.
         t: (T,) times that rise or fall, a tensor or a list. Fixed grids check their order only where
             they lie on the host.
@@ -65,6 +67,9 @@ class Solver(NamedTuple):
         options = _known(dict(options or {}), method)
         by_sample = bool(options.pop("per_sample", False))
         task = problem(func, y0, t, by_sample)
+        known = () if by_sample else ("callback_step",) if method.b_error is None else CALLBACKS
+        if ignored := [name for name in task.callbacks if name not in known]:
+            warnings.warn(f"func: {', '.join(ignored)} is not called by {method.name} here", stacklevel=3)
         tolerances = _tolerance("rtol", rtol, task), _tolerance("atol", atol, task)
         return cls(task, method, options, *tolerances, by_sample)
 
@@ -73,8 +78,9 @@ class Solver(NamedTuple):
         task = self.task
         if self.method.b_error is None:
             return fixed.solve(task, self.method, **self.options)
-        if task.y0.numel() == 0:
-            return task.y0.expand(len(task.t), *task.y0.shape)
+        if task.y0.numel() == 0:  # nothing to control; the graph reaches what func uses all the same
+            t = task.t if task.t.dim() == 1 else task.t.new_zeros(len(task.t))
+            return fixed.solve(task._replace(t=t), self.method)
         if not self.per_sample and task.times is None:
             task = task._replace(times=tuple(task.t.tolist()))
             check_monotonic(task.times)
@@ -101,10 +107,10 @@ def _tolerance(name, value, task):
             raise ValueError(f"{name}: expected a number or one for each part of y0, got {value}")
         parts = [torch.as_tensor(v).expand(shape) for v, shape in zip(value, task.shapes)]
         value = flattened(parts, per_sample=task.y0.dim() == 2)
-    if not isinstance(value, torch.Tensor):
-        return float(value)
-    if value.requires_grad:
+    if isinstance(value, torch.Tensor) and value.requires_grad:
         raise ValueError(f"{name}: cannot require gradients")
-    if value.numel() == 1:
+    if not isinstance(value, torch.Tensor) or value.numel() == 1:
+        if not float(value) >= 0:
+            raise ValueError(f"{name}: expected 0 or more, got {float(value)}")
         return float(value)
     return value.to(task.y0.device, task.dtype).expand(task.y0.shape)

@@ -1,7 +1,8 @@
 """Adaptive steps of each sample: the rows of y have times, steps and ends of their own.
 
 Every evaluation is one of the whole batch. Rows that have arrived, or failed, get steps of length 0
-and stay as they are. Decisions are made on the device; four numbers are read back for each step.
+and stay as they are. Decisions are made on the device; three numbers are read back for each step, and
+the rows that an output is made of.
 """
 
 import torch
@@ -17,7 +18,7 @@ _RUNNING = -1
 def solve(problem, method, rtol, atol, options):
     """The states at problem.t, (T, N, …)."""
     solve = _Solve(problem, method, rtol, atol, _control.control(options))
-    for _ in range(solve.control.max_num_steps):
+    for _ in range(int(solve.control.max_num_steps)):
         if not solve.under_way:
             break
         solve.advance()
@@ -28,7 +29,8 @@ class _Solve:
     """A solve under way; all but y, f and states are (N,) and in float64.
 
     `time` is how far a row has come, from 0; `arrival` (T, N) how far its outputs are, with the
-    derivative of the times; `reached` how many of them it has.
+    derivative of the times; `reached` how many of them it has. `starts` are the outputs of rows where no
+    time has passed, `made` the others: their places in (T·N,), and states.
     """
 
     def __init__(self, problem, method, rtol, atol, control):
@@ -53,16 +55,17 @@ class _Solve:
         self.ratio = torch.zeros_like(self.time)
         with torch.no_grad():
             self._begin()
-        self.states = [self.y] * len(t)
+        self.starts, self.made = [self.y] * len(t), []
         if self.arrival.requires_grad:  # where no time has passed, it has a derivative all the same
             passed = torch.where(self.arrival <= 0, self.arrival * self.sign, 0.0).unsqueeze(2)
             steps = passed.to(problem.dtype)
-            self.states = [runge_kutta_stage(self.y, (self.f,), step) for step in steps]
+            self.starts = [runge_kutta_stage(self.y, (self.f,), step) for step in steps]
 
     def _begin(self):
         """Check the times, and choose the first steps."""
-        if bool((self.arrival[1:] < self.arrival[:-1]).any()):
-            raise ValueError("t: expected times that rise or fall throughout, for each sample")
+        in_order = (self.arrival[1:] >= self.arrival[:-1]).all() & self.arrival[-1].isfinite().all()
+        if not bool(in_order):
+            raise ValueError("t: expected times that rise or fall throughout, and finite, for each sample")
         finite = (self.y + self.f).isfinite().view(len(self.y), -1).all(1)
         bad = ~finite & (self.status == _RUNNING)
         self.status = torch.where(bad, int(Status.NON_FINITE), self.status)
@@ -84,18 +87,26 @@ class _Solve:
         h = torch.where(running, self.h, 0.0)
         k, y1, self.ratio = self._evaluated(h)
         accepted = running & (self.ratio <= 1)
+        if self.control.min_step > 0:
+            accepted = accepted | self._shortest(running, h)
         time = torch.where(accepted, self.time + h, self.time)
         reached = torch.where(accepted, (self.arrival <= time).sum(0), self.reached)
         self.status = torch.where(reached == len(self.arrival), int(Status.OK), self.status)
-        self.under_way, rejected, first, last = self._summary(running & ~accepted, reached)
+        self.under_way, rejected, most = self._summary(running & ~accepted, reached)
         if rejected and torch.is_grad_enabled():  # no derivatives through states that are dropped
             h = torch.where(accepted, h, 0.0)
             k, y1, _ = self._evaluated(h)
-        for number in range(first, last):
-            self._output(number, h, k, (self.reached <= number) & (number < reached))
+        for later in range(most):
+            self._output(self.reached + later, reached, h, k)
         self.y = torch.where(self._wide(accepted), y1, self.y)
         self.f = torch.where(self._wide(accepted), k[-1], self.f)
         self.h, self.time, self.reached = self.h * self._factor(), time, reached
+
+    def _shortest(self, running, h):
+        """Where the step cannot be shorter, and is taken whatever its error, if that is finite."""
+        shortest, finite = running & (h <= self.control.min_step), self.ratio.isfinite()
+        self.status = torch.where(shortest & ~finite, int(Status.NON_FINITE), self.status)
+        return shortest & finite
 
     def _stop_where_stuck(self):
         start = (self.t0 + self.sign * self.time).detach()
@@ -115,20 +126,20 @@ class _Solve:
         return k, y1, (sums / width).sqrt().double()
 
     def _summary(self, rejected, reached):
-        """Whether rows are under way still, any step was rejected; the range of outputs reached."""
-        new = reached > self.reached
-        first = torch.where(new, self.reached, len(self.arrival)).amin()
-        last = torch.where(new, reached, 0).amax()
+        """Whether rows are under way still, any step was rejected; the most outputs a row reached."""
         under_way = (self.status == _RUNNING).any()
-        return torch.stack((under_way, rejected.any(), first, last)).tolist()
+        return torch.stack((under_way, rejected.any(), (reached - self.reached).amax())).tolist()
 
-    def _output(self, number, h, k, rows):
-        """Those rows of an output, from the step just made."""
-        theta = (self.arrival[number] - self.time) / torch.where(rows, h, 1.0)
-        theta = torch.where(rows, theta, 0.0)
-        weights = _control.dense_weights(self.dense, (self.sign * h).unsqueeze(1), theta)
-        state = runge_kutta_stage(self.y, k, weights.to(self.problem.dtype))
-        self.states[number] = torch.where(self._wide(rows), state, self.states[number])
+    def _output(self, number, reached, h, k):
+        """An output of each row, of the number (N,) that it has, if the step just made reached it."""
+        (rows,) = (number < reached).nonzero(as_tuple=True)
+        number, h = number[rows], h[rows]
+        theta = (self.arrival[number, rows] - self.time[rows]) / h
+        weights = _control.dense_weights(self.dense, (self.sign[rows] * h).unsqueeze(1), theta)
+        state = runge_kutta_stage(
+            self.y[rows], [k_j[rows] for k_j in k], weights.to(self.problem.dtype)
+        )
+        self.made.append((number * len(self.y) + rows, state))
 
     def _factor(self):
         """By how much the next steps are longer."""
@@ -140,12 +151,16 @@ class _Solve:
     def finished(self):
         """The outputs; a failure is reported, and its outputs are NaN."""
         self.status = torch.where(self.status == _RUNNING, Status.STEP_LIMIT, self.status)
+        states = torch.stack(self.starts)
+        if self.made:
+            places, made = map(torch.cat, zip(*self.made))
+            states = states.flatten(0, 1).index_copy(0, places, made).view_as(states)
         if bool((self.status != Status.OK).any()):
             _control.fail(self.method, self.status, self.control.on_failure)
-            for number, state in enumerate(self.states):
-                missed = self._wide(self.reached <= number)
-                self.states[number] = torch.where(missed, torch.nan, state)
-        return torch.stack(self.states)
+            numbers = torch.arange(len(states), device=states.device).unsqueeze(1)
+            missed = (self.reached <= numbers).view(*states.shape[:2], *(1,) * (self.y.dim() - 1))
+            states = torch.where(missed, torch.nan, states)
+        return states
 
     def _seen(self, time):
         """Times as func sees them, (N, 1, …)."""

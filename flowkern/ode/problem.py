@@ -50,11 +50,12 @@ def problem(func, y0, t, per_sample=False):
     shapes = None
     if not isinstance(y0, torch.Tensor):
         shapes = _shapes(y0)
+    if per_sample:
+        _check_rows([y0.shape] if shapes is None else shapes)
+    if shapes is not None:
         y0 = flattened(y0, per_sample)
     if not (y0.dtype.is_floating_point or y0.dtype.is_complex):
         raise TypeError(f"y0: expected a floating-point or complex dtype, got {y0.dtype}")
-    if per_sample and y0.dim() < 1:
-        raise ValueError("y0: steps of each sample need a batch dimension, got shape ()")
     t, times = _times(t, y0, per_sample)
     callbacks = {name: getattr(func, name) for name in CALLBACKS if hasattr(func, name)}
     return Problem(_field(func, shapes, per_sample), y0, t, times, shapes, callbacks)
@@ -64,6 +65,12 @@ def _shapes(y0):
     if not isinstance(y0, tuple) or not all(isinstance(part, torch.Tensor) for part in y0):
         raise TypeError(f"y0: expected a tensor or a tuple of tensors, got {type(y0).__name__}")
     return tuple(part.shape for part in y0)
+
+
+def _check_rows(shapes):
+    if any(shape[:1] != shapes[0][:1] or not shape for shape in shapes):
+        got = ", ".join(map(str, map(tuple, shapes)))
+        raise ValueError(f"y0: steps of each sample need a batch dimension, got shape {got}")
 
 
 def flattened(parts, per_sample=False):
@@ -88,16 +95,23 @@ def _field(func, shapes, per_sample):
 
     def field(t, y):
         if shapes is None:
-            f = func(t, y)
-        else:
-            f = flattened(func(t, unflattened(y, shapes)), per_sample)
-        return f if f.shape == y.shape and f.dtype == y.dtype else _fitted(f, y)
+            return _fitted(func(t, y), y)
+        state = unflattened(y, shapes)
+        f = func(t, state)
+        if not isinstance(f, (tuple, list)) or len(f) != len(state):
+            got = len(f) if isinstance(f, (tuple, list)) else type(f).__name__
+            raise ValueError(f"func: expected a derivative of {len(state)} parts, got {got}")
+        return flattened([_fitted(*pair) for pair in zip(f, state)], per_sample)
 
     return field
 
 
 def _fitted(f, y):
     """A derivative that broadcasts to the state, in its dtype (under autocast it has another)."""
+    if not isinstance(f, torch.Tensor):
+        raise TypeError(f"func: expected a tensor like the state, got {type(f).__name__}")
+    if f.shape == y.shape and f.dtype == y.dtype:
+        return f
     sizes = zip(reversed(f.shape), reversed(y.shape))
     broadcasts = f.dim() <= y.dim() and all(n in (1, m) for n, m in sizes)
     if not broadcasts or not torch.can_cast(f.dtype, y.dtype):
@@ -109,8 +123,14 @@ def _fitted(f, y):
 def _times(t, y0, per_sample):
     """The times on y0's device, and on the host where they are at hand there."""
     times = None
+    if isinstance(t, (tuple, list)) and any(isinstance(time, torch.Tensor) for time in t):
+        t = torch.stack([torch.as_tensor(time, dtype=torch.float64) for time in t])
     if not isinstance(t, torch.Tensor):
-        t, times = torch.tensor(t, dtype=torch.float64), tuple(t)
+        try:
+            t, times = torch.tensor(t, dtype=torch.float64), tuple(t)
+        except TypeError:
+            got = type(t).__name__
+            raise TypeError(f"t: expected a tensor or a list of numbers, got {got}") from None
     if not t.dtype.is_floating_point:
         raise TypeError(f"t: expected a floating-point dtype, got {t.dtype}")
     by_row = per_sample and t.dim() == 2 and t.shape[1] == len(y0)
@@ -127,7 +147,8 @@ def _times(t, y0, per_sample):
 
 
 def check_monotonic(times):
-    """Raise unless the times rise or fall throughout; equal ones may follow each other."""
+    """Raise unless the times are finite and rise or fall throughout; equal ones may follow each other."""
     steps = [after - before for before, after in pairwise(times)]
-    if not (all(step >= 0 for step in steps) or all(step <= 0 for step in steps)):
-        raise ValueError(f"t: expected times that rise or fall throughout, got {list(times)}")
+    one_way = all(step >= 0 for step in steps) or all(step <= 0 for step in steps)
+    if not one_way or not all(map(math.isfinite, times)):
+        raise ValueError(f"t: expected times that rise or fall throughout, and finite, got {list(times)}")

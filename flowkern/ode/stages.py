@@ -42,7 +42,8 @@ def coefficients(method, dtype, device):
 @functools.cache
 def _coefficients(method, dtype, device):
     weights = [weight for row in of(method).coefficients for weight in row]
-    return torch.tensor(weights, dtype=dtype, device=device)
+    with torch.inference_mode(False):  # they are kept, also for calls that need gradients
+        return torch.tensor(weights, dtype=dtype, device=device)
 
 
 def combined(y, k, used, weights):

@@ -13,6 +13,7 @@ from flowkern.nn._arguments import (
     check_dtype,
     check_features,
 )
+from flowkern.ops._arguments import in_dtype
 from flowkern.ops.neural_ode import TABLEAUX
 from flowkern.transforms._hutchinson import noise as hutchinson
 from flowkern.transforms.base import Transform
@@ -76,6 +77,8 @@ class NeuralODE(Transform):
             raise ValueError(f"checkpoint: expected a divisor of steps = {steps}, got {checkpoint}")
         if seed is not None:
             check_count("seed", seed, 0)
+            if seed >= 2**63:
+                raise ValueError(f"seed: expected an integer below 2**63, got {seed}")
         self.field, self.times = field, _checked_times(times)
         self.steps, self.trace, self.noise, self.seed = steps, trace, noise, seed
         self.options = {"method": method, "gradient": gradient, "checkpoint": checkpoint}
@@ -107,6 +110,8 @@ class NeuralODE(Transform):
         No step is longer than those of the transform.
         """
         t = [float(time) for time in t]
+        if not t or not all(map(math.isfinite, t)):
+            raise ValueError(f"t: expected finite times, at least one, got {t}")
         length = abs(self.times[1] - self.times[0]) / self.steps
         gaps = [abs(b - a) for a, b in zip(t, t[1:])]
         steps = max(1, math.ceil(max(gaps, default=0.0) / length - 1e-6))
@@ -125,9 +130,11 @@ class NeuralODE(Transform):
         field = self.field
         check_features(name, x, field.features)
         check_context(context, field.context)
+        parameter = next(field.parameters())
+        x = _converted(name, x, parameter)
+        context = None if context is None else _converted("context", context, parameter)
         with torch.autocast(x.device.type, enabled=False):
             layers = field.layers(context)
-            check_dtype(name, x, layers[0].weight)
             trace = self._trace(name, x, context) if trace else None
             return ops.neural_ode(
                 x, layers, t, steps=steps, time=field.time, trace=trace, **options, **costs
@@ -144,6 +151,12 @@ class NeuralODE(Transform):
     def extra_repr(self):
         options = {"steps": self.steps, "trace": self.trace, **self.options, "times": self.times}
         return ", ".join(f"{name}={value!r}" for name, value in options.items())
+
+
+def _converted(name, x, parameter):
+    """x in the parameters' dtype: under autocast it may come in another."""
+    check_dtype(name, x, parameter)
+    return in_dtype(x, parameter.dtype)
 
 
 def _checked_times(times):

@@ -9,6 +9,7 @@ from flowkern.adapters import torchdiffeq as fused
 from tests.ode.fields import Field, close
 
 T = torch.tensor([0.0, 0.3, 0.55, 1.0], dtype=torch.float64)
+pytestmark = pytest.mark.filterwarnings("error:func")  # callbacks that no one has set are not missed
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """Laws of vector fields and of continuous flows, in float64 unless said."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -354,6 +355,9 @@ def test_autocast_leaves_it_in_float32():
     wanted = flow(c).log_prob(x)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(flow(c).log_prob(x), wanted)
+        x, c = x.bfloat16(), c.bfloat16()  # what an encoder returns there
+        got = flow(c).log_prob(x)
+    assert torch.equal(got, flow(c.float()).log_prob(x.float())) and got.dtype == torch.float32
 
 
 @pytest.mark.parametrize("trace", ["exact", "hutchinson"])
@@ -366,6 +370,19 @@ def test_log_prob_and_its_gradient_compile_to_one_graph(trace):
     torch.testing.assert_close(got, wanted)
     got = torch.autograd.grad(got.sum(), list(flow.parameters()))
     torch.testing.assert_close(got, torch.autograd.grad(wanted.sum(), list(flow.parameters())))
+
+
+class DoubledField(VectorField):
+    """A field whose own forward the fused solve would not call."""
+
+    def forward(self, t, x, context=None):
+        return 2 * super().forward(t, x, context)
+
+
+def hooked_field():
+    field = VectorField(2)
+    hooked(field.net)
+    return field
 
 
 FIELD = VectorField(2)
@@ -381,7 +398,12 @@ WRONG = [
     (lambda: CNF(2, noise="uniform"), ValueError, "noise: expected one of 'rademacher'"),
     (lambda: CNF(2, gradient="none"), ValueError, "gradient: expected one of 'discrete'"),
     (lambda: CNF(2, seed="a"), TypeError, "seed: expected an integer"),
+    (lambda: CNF(2, seed=2**63), ValueError, "seed: expected an integer below 2"),
+    (lambda: CNF(field=DoubledField(2))().sample(), TypeError, "field: has a forward of its own"),
+    (lambda: CNF(field=hooked_field())().sample(), TypeError, "field: has hooks"),
     (lambda: CNF(2, times=(1.0, 1.0)), ValueError, "times: expected two different"),
+    (lambda: CNF(2).trajectory(torch.zeros(3, 2), [0.0, math.nan]), ValueError, "t: expected finite times"),
+    (lambda: CNF(2).trajectory(torch.zeros(3, 2), []), ValueError, "t: expected finite times, at least one"),
     (lambda: CNF(2, times=1.0), ValueError, r"times: expected two numbers \(t_noise"),
     (lambda: NeuralODE(nn.Linear(2, 2)), TypeError, "field: expected a module with layers"),
     (lambda: VectorField.of(network(), order=("x", "t")), ValueError, "order: expected a perm"),

@@ -102,11 +102,14 @@ def test_the_field_is_given_its_own_dtype(dtype):
 
 
 def test_compiles():
-    """The whole loss is one graph; its numbers are those of the seed that the graph draws."""
+    """The whole loss is one graph for all batch sizes; its numbers are those of the seed that it draws."""
     torch.compiler.reset()
     model = FlowMatching(Linear(3), "schroedinger_bridge", sigma=0.3)
-    loss = torch.compile(model, fullgraph=True, backend="aot_eager")(torch.randn(20, 3))
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)
+    loss = compiled(torch.randn(20, 3))
     loss.backward()
+    with torch.no_grad():
+        assert compiled(torch.randn(7, 3)).isfinite()
     assert loss.isfinite() and model.field.layer.weight.grad.abs().sum() > 0
 
 
@@ -180,6 +183,27 @@ def test_exact_pairing_of_many():
     pairing = exact_pairing(x0, x1)
     assert pairing.sort().values.tolist() == list(range(1000))
     assert (x0[pairing] - x1).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("pairing", [exact_pairing, sinkhorn_pairing])
+def test_pairings_of_few(pairing):
+    """Of no samples, of one, and of samples that are all the same."""
+    for n in (0, 1):
+        assert pairing(*torch.randn(2, n, 3)).tolist() == [0] * n
+    assert pairing(*torch.ones(2, 6, 3)).shape == (6,)
+
+
+@pytest.mark.parametrize("pairing", [exact_pairing, sinkhorn_pairing])
+def test_pairings_that_cannot_be(pairing):
+    x = torch.randn(5, 3)
+    with pytest.raises(ValueError, match=r"^x0: expected shape \(5, 3\), got \(4, 3\)"):
+        pairing(x[:4], x)
+    if pairing is exact_pairing:
+        with pytest.raises(ValueError, match="^x0, x1: expected finite samples"):
+            pairing(x, x / 0)
+    else:
+        with pytest.raises(ValueError, match="^epsilon: expected a number above 0, got -1"):
+            pairing(x, x, -1)
 
 
 def test_ot_reorders_x0_alone():

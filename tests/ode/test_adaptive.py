@@ -17,6 +17,7 @@ OPTIONS = {
     "default": {},
     "first_step": {"first_step": 0.05},
     "bounds": {"min_step": 0.01, "max_step": 0.1},
+    "shortest": {"min_step": 2.5},
     "factors": {"safety": 0.8, "ifactor": 3.0, "dfactor": 0.5},
     "step_t": {"step_t": STOPS},
     "jump_t": {"jump_t": STOPS},
@@ -134,6 +135,23 @@ def test_shapes_and_times(method, shape):
     torch.testing.assert_close(got, torch.stack((y0, y0, later, later)), rtol=1e-4, atol=0)
 
 
+def test_a_batch_of_none_has_a_graph():
+    """Gradients of what func uses are zero, not missing."""
+    field, y0 = Field(torch.float64), torch.zeros(0, 3, dtype=torch.float64)
+    for options in ({}, {"per_sample": True}):
+        states = flowkern.odeint(field, y0, T, options=options)
+        grads = torch.autograd.grad(states.sum(), [*field.parameters()])
+        assert not any(grad.any() for grad in grads)
+
+
+def test_a_part_without_elements():
+    """It has no error, and does not spoil that of the others."""
+    y0 = torch.rand(3, 2, dtype=torch.float64)
+    states, none = flowkern.odeint(lambda t, s: (-s[0], s[1]), (y0, y0[:, :0]), T)
+    torch.testing.assert_close(states[-1], y0 * math.exp(-2), rtol=1e-5, atol=0)
+    assert none.shape == (4, 3, 0)
+
+
 def test_complex_states():
     y0 = torch.randn(3, 2, dtype=torch.complex128)
     want = torchdiffeq.odeint(lambda t, y: 1j * t * y, y0, T)
@@ -179,6 +197,7 @@ BLOW_UP = torch.tensor([[0.5], [2.0]], dtype=torch.float64)  # y' = y² ends at 
         (lambda t, y: -y, BLOW_UP * math.nan, {}, Status.NON_FINITE, "is not finite"),
         (lambda t, y: (1 - t).log() + 0 * y, BLOW_UP, {}, Status.NON_FINITE, "is not finite"),
         (lambda t, y: 1e8 * (1 - y), BLOW_UP, {"max_num_steps": 50}, Status.STEP_LIMIT, "max_num_steps"),
+        (lambda t, y: (1 - t).log() + 0 * y, BLOW_UP, {"min_step": 0.1}, Status.NON_FINITE, "is not finite"),
         (logistic, BLOW_UP, {"first_step": math.nan}, Status.STEP_UNDERFLOW, "resolution of t"),
     ],
 )
@@ -196,6 +215,16 @@ def test_failures(field, y0, options, status, message, per_sample):
     assert got[2, -1].isnan().all()
 
 
-def test_unknown_failure_option():
-    with pytest.raises(ValueError, match="on_failure: expected 'raise' or 'warn', got 'ignore'"):
-        flowkern.odeint(logistic, BLOW_UP, [0.0, 1.0], options={"on_failure": "ignore"})
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        ({"options": {"on_failure": "ignore"}}, "on_failure: expected 'raise' or 'warn', got 'ignore'"),
+        ({"options": {"max_step": -1.0}}, "min_step <= max_step and max_step > 0, got 0.0 and -1.0"),
+        ({"options": {"min_step": 2.0, "max_step": 1.0}}, "expected 0 <= min_step <= max_step"),
+        ({"rtol": -1e-3}, "rtol: expected 0 or more, got -0.001"),
+        ({"atol": math.nan}, "atol: expected 0 or more, got nan"),
+    ],
+)
+def test_errors_name_the_argument(call, message):
+    with pytest.raises(ValueError, match=message):
+        flowkern.odeint(logistic, BLOW_UP, [0.0, 1.0], **call)

@@ -65,12 +65,19 @@ def test_gradients_of_backpropagation(method):
 
 
 def test_per_sample_forward():
-    """Steps of each sample forwards, of the whole batch backwards."""
-    field, y0 = Field(torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    """Steps of each sample forwards, of the whole batch backwards; func sees times (N, 1) in both."""
+    field, y0, seen = Field(torch.float64), torch.randn(4, 3, dtype=torch.float64), set()
+    field.register_forward_pre_hook(lambda _, inputs: seen.add(inputs[0].shape))
     call = dict(rtol=1e-8, atol=1e-8)
     got = gradients(flowkern.odeint_adjoint, field, y0, T, options={"per_sample": True}, **call)
+    assert seen == {(4, 1)}
     for a, b in zip(got, gradients(flowkern.odeint_adjoint, field, y0, T, **call), strict=True):
         close(a, b, rtol=1e-5)
+
+
+def test_a_batch_of_none():
+    field, y0 = Field(torch.float64), torch.zeros(0, 3, dtype=torch.float64)
+    assert not any(grad.any() for grad in gradients(flowkern.odeint_adjoint, field, y0, T))
 
 
 def test_memory_does_not_grow_with_the_steps():
@@ -97,9 +104,13 @@ def test_memory_does_not_grow_with_the_steps():
             {"adjoint_params": (), "adjoint_method": "rk4", "options": {"first_step": 0.1}},
             ValueError, "adjoint_options: needed",
         ),
+        (
+            {"adjoint_params": (), "t": torch.zeros(2, 3), "options": {"per_sample": True}},
+            ValueError, r"t: expected shape \(T,\), got \(2, 3\)",
+        ),
         ({"adjoint_params": (), "event_fn": max}, NotImplementedError, "event_fn"),
     ],
 )  # fmt: skip
 def test_errors_name_the_argument(call, error, message):
     with pytest.raises(error, match=message):
-        flowkern.odeint_adjoint(lambda t, y: -y, torch.ones(3), [0.0, 1.0], **call)
+        flowkern.odeint_adjoint(lambda t, y: -y, torch.ones(3), **{"t": [0.0, 1.0], **call})

@@ -7,6 +7,7 @@ import torch
 import torchdiffeq
 
 import flowkern
+from flowkern.ode import stages as _stages
 from tests.ode.fields import Field, close, logistic, spiral
 
 SHARED = ("euler", "midpoint", "heun2", "heun3", "rk4")
@@ -92,6 +93,39 @@ def test_shapes_and_times(shape, options):
         torch.testing.assert_close(solve(t), want, rtol=1e-3, atol=1e-3, equal_nan=True)
 
 
+@pytest.mark.parametrize("step_size", [2.0, 1e20, math.inf])
+def test_a_step_longer_than_the_time(step_size):
+    """It is one step to the end."""
+    y0, options = torch.rand(3, dtype=torch.float64), {"step_size": step_size}
+    for t in (T, -T):
+        states = flowkern.odeint(logistic, y0, t, method="rk4", options=options)
+        close(states[-1], flowkern.odeint(logistic, y0, t[[0, -1]], method="rk4")[-1])
+
+
+@pytest.mark.parametrize("options", [{}, {"step_size": 0.3}])
+def test_gradient_of_a_time_at_the_beginning(options):
+    """Where no time has passed, dy(t)/dt is f."""
+    t = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    states = flowkern.odeint(lambda t, y: 2 * y, torch.ones(1).double(), t, method="rk4", options=options)
+    (grad,) = torch.autograd.grad(states[1].sum(), t)
+    close(grad, torch.tensor([-2.0, 2.0], dtype=torch.float64))
+
+
+def test_gradient_of_times_in_a_list():
+    end = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    states = flowkern.odeint(lambda t, y: y * 0 + 3, torch.ones(1).double(), [0.0, end], method="euler")
+    assert torch.autograd.grad(states[-1].sum(), end)[0] == 3
+
+
+def test_gradients_after_inference_mode():
+    """The weights of a method, which are kept, were first needed there."""
+    _stages._coefficients.cache_clear()
+    y0, t = torch.ones(2, dtype=torch.float64), T.double().requires_grad_()
+    with torch.inference_mode():
+        flowkern.odeint(logistic, y0, t, method="heun3")
+    flowkern.odeint(logistic, y0 / 2, t, method="heun3").sum().backward()
+
+
 def test_complex_and_half_states():
     y0 = torch.randn(3, 2, dtype=torch.complex128)
     want = torchdiffeq.odeint(lambda t, y: 1j * t * y, y0, T.double(), method="rk4")
@@ -168,6 +202,8 @@ def test_nothing_is_read_back():
         ({"method": "dopri8"}, ValueError, "method: expected one of .*, got 'dopri8'"),
         ({"event_fn": logistic}, NotImplementedError, "event_fn"),
         ({"t": [0.0, 1.0, 0.5]}, ValueError, "t: expected times that rise or fall"),
+        ({"t": [0.0, math.inf]}, ValueError, "t: expected times that rise or fall"),
+        ({"t": 1.0}, TypeError, "t: expected a tensor or a list of numbers, got float"),
         ({"t": torch.zeros(2, 2)}, ValueError, r"t: expected shape \(T,\), got \(2, 2\)"),
         ({"t": torch.arange(3)}, TypeError, "t: expected a floating-point dtype, got torch.int64"),
         ({"y0": [1.0]}, TypeError, "y0: expected a tensor or a tuple of tensors, got list"),
@@ -177,6 +213,7 @@ def test_nothing_is_read_back():
         ({"func": lambda t, y: 1j * y}, ValueError, "func: expected a derivative like the state"),
         ({"func": lambda t, y: y[:2]}, ValueError, "func: expected a derivative like the state"),
         ({"func": lambda t, y: y[:, None] * y}, ValueError, "func: expected a derivative like"),
+        ({"func": lambda t, y: None}, TypeError, "func: expected a tensor like the state, got NoneType"),
         ({"rtol": (1e-3, 1e-3)}, ValueError, "rtol: expected a number or one for each part"),
     ],
 )
@@ -184,6 +221,20 @@ def test_errors_name_the_argument(change, error, message):
     call = {"func": lambda t, y: -y, "y0": torch.ones(3), "t": [0.0, 1.0], "method": "euler", **change}
     with pytest.raises(error, match=message):
         flowkern.odeint(call.pop("func"), call.pop("y0"), call.pop("t"), **call)
+
+
+@pytest.mark.parametrize(
+    "func, message",
+    [
+        (lambda t, y: (y[1], y[0]), r"derivative like the state, .* \(3, 2\), got .* \(2, 3\)"),
+        (lambda t, y: y[:1], "func: expected a derivative of 2 parts, got 1"),
+        (lambda t, y: y[0], "func: expected a derivative of 2 parts, got Tensor"),
+    ],
+)
+def test_parts_of_a_derivative(func, message):
+    """Each is like its part of the state; as many elements in other shapes will not do."""
+    with pytest.raises(ValueError, match=message):
+        flowkern.odeint(func, (torch.ones(3, 2), torch.ones(2, 3)), [0.0, 1.0], method="euler")
 
 
 def test_unknown_options_are_named():

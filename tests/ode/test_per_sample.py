@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import flowkern
-from flowkern.ode import Status
+from flowkern.ode import Status, per_sample
+from flowkern.ops import runge_kutta_stage
 from tests.ode.fields import Field, close, decay
 
 METHODS = ("bosh3", "dopri5", "tsit5")
@@ -41,6 +42,22 @@ def test_rows_do_not_know_each_other():
     for row in range(5):
         alone = solve(decay(RATES[row : row + 1])[0], y0[row : row + 1], T)
         torch.testing.assert_close(together[:, row : row + 1], alone, rtol=1e-12, atol=1e-14)
+
+
+def test_an_output_is_made_once(monkeypatch):
+    """Of each row where that passes it, however far the rows are from each other."""
+    made = []
+
+    def counted(y, k, weights):
+        made.append(len(y))
+        return runge_kutta_stage(y, k, weights)
+
+    monkeypatch.setattr(per_sample, "runge_kutta_stage", counted)
+    field, solution = decay(RATES)
+    y0, t = torch.rand(5, 2, dtype=torch.float64), torch.linspace(0, 1, 101, dtype=torch.float64)
+    states = solve(field, y0, t)
+    assert sum(made) == 100 * 5
+    torch.testing.assert_close(states, solution(y0, t[0], t.view(-1, 1, 1)), rtol=1e-5, atol=1e-6)
 
 
 def test_one_row_takes_the_steps_of_the_batch():
@@ -102,6 +119,25 @@ def test_shapes_and_times(shape):
     torch.testing.assert_close(got, torch.stack((y0, y0, later, later)), rtol=1e-5, atol=0)
 
 
+def test_the_shortest_step_is_taken():
+    """Whatever its error, and in its row alone."""
+    field, solution = decay(RATES)
+    y0 = torch.rand(5, 2, dtype=torch.float64)
+    states = solve(field, y0, T, rtol=1e-9, min_step=0.05)
+    errors = (states - solution(y0, T[0], T.view(-1, 1, 1))).abs().amax((0, 2))
+    assert errors[0] < 1e-8 < 1e-6 < errors[-1] < 1e-2
+
+
+def test_callbacks_are_not_called():
+    """And a warning says so, as torchdiffeq's does of its solvers."""
+    field = Field(torch.float64)
+    field.callback_accept_step = lambda *_: field.seen.append(1)
+    for options, method in (({"per_sample": True}, "dopri5"), ({}, "rk4")):
+        with pytest.warns(UserWarning, match="func: callback_accept_step is not called"):
+            flowkern.odeint(field, torch.rand(2, 3).double(), T, method=method, options=options)
+    assert not field.seen
+
+
 def test_status_of_each_sample():
     """Those that fail have their reasons; the others are solved all the same."""
     y0 = torch.tensor([[0.5], [2.0], [math.nan], [0.25]], dtype=torch.float64)
@@ -121,6 +157,8 @@ def test_status_of_each_sample():
         (T, {"norm": torch.norm}, "options: norm: not with per_sample"),
         (OWN[:, :3], {}, r"t: expected shape \(T,\) or \(T, 5\), got \(5, 3\)"),
         (OWN[[2, 0, 3]], {}, "t: expected times that rise or fall"),
+        (OWN.index_fill(0, torch.tensor(2), math.nan), {}, "t: expected times that rise or fall"),
+        (OWN[:1] + math.inf, {}, "t: expected times that rise or fall"),
     ],
 )
 def test_errors_name_the_argument(t, options, message):
@@ -128,6 +166,10 @@ def test_errors_name_the_argument(t, options, message):
         solve(lambda t, y: -y, torch.rand(5, 2, dtype=torch.float64), t, **options)
 
 
-def test_scalars_have_no_rows():
-    with pytest.raises(ValueError, match="y0: steps of each sample need a batch dimension"):
-        solve(lambda t, y: -y, torch.tensor(1.0), T)
+@pytest.mark.parametrize(
+    "y0",
+    [torch.tensor(1.0), (torch.ones(3), torch.tensor(1.0)), (torch.ones(3), torch.ones(2))],
+)
+def test_states_without_rows(y0):
+    with pytest.raises(ValueError, match="y0: steps of each sample need a batch dimension, got shape"):
+        solve(lambda t, y: y, y0, T)

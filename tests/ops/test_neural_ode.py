@@ -233,6 +233,8 @@ def test_compile_is_one_graph(backend):
         value = function(*values)
         results.append([value, *torch.autograd.grad(value, values)])
     torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(*values), value)
 
 
 def test_torch_func(backend):

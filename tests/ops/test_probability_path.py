@@ -201,6 +201,15 @@ def test_ends(on_backend, path):
         assert u_t.isfinite().all()
 
 
+def test_bridge_without_noise_at_the_ends(on_backend):
+    """It is a straight line there, and so is its derivative by t."""
+    x0, x1 = torch.randn(2, 2, 3)
+    t = torch.tensor([0.0, 1.0], requires_grad=True)
+    _, x_t, u_t = probability_path(x0, x1, t, path="schroedinger_bridge", seed=1)
+    (grad,) = torch.autograd.grad(x_t.sum() + u_t.sum(), t)
+    torch.testing.assert_close(grad, (x1 - x0).sum(1))
+
+
 def test_variance_preserving_beyond_the_ends(on_backend):
     """Trigonometric functions of any t."""
     x0, x1 = torch.randn(2, 50, 3, dtype=torch.float64)

@@ -8,7 +8,7 @@ import torch
 from flowkern import backends
 from flowkern.ops._arguments import check_tensor
 from flowkern.ops.neural_ode.field import FieldLayer, TimeEmbedding
-from flowkern.ops.neural_ode.function import apply
+from flowkern.ops.neural_ode.function import apply, needs_gradient
 from flowkern.ops.neural_ode.native import KERNELS
 from flowkern.ops.neural_ode.reference import Spec
 from flowkern.ops.neural_ode.tableau import TABLEAUX, tableau
@@ -78,7 +78,7 @@ def neural_ode(
         *(None if layer.bias is None else layer.bias.to(dtype) for layer in layers[1:]),
     )  # fmt: skip
     start = y.to(dtype).expand(*batch, y.shape[-1]).reshape(rows, y.shape[-1])
-    every = checkpoint if gradient == "discrete" and _needs_gradient(start, inputs) else steps
+    every = checkpoint if gradient == "discrete" and needs_gradient(start, *inputs) else steps
     kinds = [layer.kind() for layer in layers[:-1]]
     spec = Spec(
         tuple(k for k, _ in kinds), tuple(s for _, s in kinds), *table.flat(), every,
@@ -151,6 +151,8 @@ def _noise(noise, y, batch, dtype):
     _check_tensor("trace", noise, y, None)
     noise = noise.detach().to(dtype)
     noise = noise if noise.dim() > y.dim() else noise.unsqueeze(0)
+    if noise.shape[0] == 0:
+        raise ValueError("trace: expected at least one noise")
     try:
         return noise.expand(noise.shape[0], *batch, y.shape[-1])
     except RuntimeError:
@@ -165,10 +167,6 @@ def _closed(weights):
     if len(weights) == 2:
         return (weights[0] * weights[1].mT).sum(1)
     return weights[1] * (weights[0] @ weights[2]).mT
-
-
-def _needs_gradient(y, inputs):
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (y, *inputs))
 
 
 def _compute_dtype(y, layers):

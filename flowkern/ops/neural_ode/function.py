@@ -66,10 +66,17 @@ def _differentiable_vjp(cotangents, spec, *inputs):
     return grads
 
 
+def needs_gradient(*tensors):
+    """Whether a backward may come; any of the tensors may be None."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
 def apply(y, backend, first_back, *arguments):
     """(path, sums) for y (N, D) on `backend`; first_back asks for the continuous adjoint."""
     compiling = torch.compiler.is_compiling()
     transformed = not compiling and torch._C._are_functorch_transforms_active()
     if forward_ad._current_level >= 0 or transformed:
         return reference.forward(y, *arguments)
+    if not needs_gradient(y, first_back, *arguments[1:]):  # where a compiler cannot trace a Function
+        return backends(backend).forward(y, *arguments)
     return NeuralOde.apply(y, backend, first_back, *arguments)

@@ -54,6 +54,8 @@ def probability_path(x0, x1, t=None, *, path="conditional", sigma=0.0, noise=Non
     _check(x0, x1, t, path, sigma, noise)
     if path == "target":
         x0 = x1.detach()  # never read, nor differentiated
+    if path == "schroedinger_bridge" and sigma == 0:
+        path = "conditional"  # the same, but for 0·∞ in the derivative by t at the ends
     backend = backends.resolve(x1.device.type, KERNELS)
     dtype = compute_dtype(x0, x1)
     ends = (v.to(dtype).flatten(1) for v in (x0, x1))
