@@ -31,7 +31,7 @@ ROOMS = {
     "ode": {"ops"},
     "adapters": {"backends", "nn", "ode", "ops"},
     "report": {"", "backends"},
-    "demo": {"", "backends", "adapters", "flows", "nn", "ops", "report"},
+    "demo": {"", "backends", "adapters", "flows", "matching", "nn", "ops", "report"},
     "__main__": {"", "backends", "report"},
 }
 # module of an op's folder: what it may import of flowkern, written without "flowkern." and "ops."

@@ -9,6 +9,7 @@ from torchdiffeq import odeint
 
 from flowkern.demo import moons, speed
 from flowkern.flows import CNF
+from flowkern.matching import FlowMatching
 from flowkern.nn import VectorField
 from flowkern.ops import FieldLayer, neural_ode
 from flowkern.report.timing import interleaved
@@ -43,12 +44,8 @@ def by_flow_matching(settings, on_step):
     """A field that has learnt them by flow matching along straight lines, as a flow; no solve is needed."""
     torch.manual_seed(0)
     field = VectorField(2, activation="gelu")
-
-    def loss(x):
-        t, noise = torch.rand(len(x)), torch.randn_like(x)
-        return (field(t, torch.lerp(noise, x, t.unsqueeze(-1))) - (x - noise)).square().mean()
-
-    _train(field, loss, settings.matching_steps, settings, lambda value: on_step(f"{value:.3f}"))
+    matching = FlowMatching(field)
+    _train(field, matching.loss, settings.matching_steps, settings, lambda value: on_step(f"{value:.3f}"))
     return CNF(field=field, steps=STEPS)
 
 

@@ -19,7 +19,7 @@ flow = flowkern.flows.CNF(features=2, hidden_features=(64, 64))     # by likelih
 loss = -flow().log_prob(x).mean()
 
 field = flowkern.nn.VectorField(features=2, activation="gelu")      # by flow matching, no solve:
-loss = (field(t, torch.lerp(noise, x, t[:, None])) - (x - noise)).square().mean()
+loss = flowkern.matching.FlowMatching(field).loss(x)
 flow = flowkern.flows.CNF(field=field)                              # its samples, its likelihood"""
 
 
