@@ -7,8 +7,8 @@ from pathlib import Path
 from bench.harness import paired_ratio
 
 RESULTS = Path(__file__).parent / "results"
-_PEERS = ("nflows", "zuko", "normflows")
-_HAND = ("dense", "eager", "hand")
+_PEERS = ("nflows", "zuko", "normflows", "torchdiffeq")
+_HAND = ("dense", "eager", "hand", "closed form")
 
 
 def write(results, quick):

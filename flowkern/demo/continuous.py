@@ -76,7 +76,7 @@ class Torchdiffeq(torch.nn.Module):
 
     def __init__(self, flow):
         super().__init__()
-        self.net = copy.deepcopy(flow.transform.field.net)
+        self.net, self.steps = copy.deepcopy(flow.transform.field.net), flow.transform.steps
 
     def field(self, t, x):
         return self.net(torch.cat((x, t.expand(len(x), 1)), 1))
@@ -101,7 +101,7 @@ class Torchdiffeq(torch.nn.Module):
 
     def solve(self, field, state, start, end):
         t = torch.tensor([start, end])
-        return odeint(field, state, t, method="rk4", options={"step_size": 1 / STEPS})
+        return odeint(field, state, t, method="rk4", options={"step_size": 1 / self.steps})
 
 
 class Flowkern(torch.nn.Module):

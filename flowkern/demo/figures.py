@@ -160,6 +160,7 @@ def continuous(flows, results, folder, on_frame):
         "animation": _animation(flows, folder / "continuous.gif", on_frame),
         "torchdiffeq": charts.throughput(works, folder / "torchdiffeq.png"),
         "solvers": _accuracy(results.accuracies, folder / "solvers.png"),
+        "memory": _memory(results.memories, folder / "memory.png"),
     }
 
 
@@ -221,6 +222,28 @@ def _accuracy(accuracies, path):
         axes[0].set(title="Error of the state", ylabel="largest error")
         axes[1].set(title="Error of the log-det")
         axes[0].legend(loc="lower left", fontsize=9)
+        return save(figure, path)
+
+
+def _memory(memories, path):
+    """The peak of a gradient's memory against the number of steps."""
+    with plt.rc_context(STYLE):
+        figure, ax = plt.subplots(figsize=(7.2, 3.9))
+        styles = {"torchdiffeq": "-", "discrete": "-", "checkpoints": "--", "adjoint": ":"}
+        for way, style in styles.items():
+            known = [(m.steps, m.peaks[way] / 2**20) for m in memories if way in m.peaks]
+            peer = way == "torchdiffeq"
+            ax.plot(
+                *zip(*known), style, marker="o", markersize=4, label=way if peer else f"flowkern, {way}",
+                color=COLORS["torchdiffeq" if peer else "flowkern"],
+            )  # fmt: skip
+        ax.set_xscale("log", base=2)
+        ax.set_yscale("log")
+        ax.xaxis.set_major_formatter("{x:.0f}")
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.set(title="Memory of one forward and backward, MiB", xlabel="steps")
+        ax.grid()
+        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
         return save(figure, path)
 
 
