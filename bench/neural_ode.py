@@ -9,9 +9,9 @@ form d₂ᵀ (W₂ ∘ (W₁W₃)ᵀ) d₁ with flowkern and by hand. "hutchinso
 No candidate can be faster than the multiplications of its evaluations, which "limit: matmul" takes as
 one `torch.mm` of as many: 2DH + 2H² for each sample and stage, and four times that with gradients.
 
-The tables of memory have the same work with gradients at 16 to 1024 steps: a state per step, a state in √steps
-(checkpoint), none (adjoint), and torchdiffeq, whose `odeint` keeps every activation. The table of
-accuracy has methods with more and more steps; its errors are those to the solution, as nothing else has.
+The tables of memory have the same work with gradients at 16 to 1024 steps: a state per step, a state in
+√steps (checkpoint), none (adjoint), and torchdiffeq, whose `odeint` keeps every activation. The table of
+accuracy has methods with more and more steps; only there are errors those to the exact solution.
 """
 
 import itertools
@@ -82,12 +82,13 @@ def _accuracy(batch):
         for method, numbers in ACCURACY.items()
         for steps in numbers
     }
+    first = next(iter(solves))
     return Table(
         f"neural_ode-accuracy-{batch}",
         f"neural_ode, errors to the solution, exact trace, forward, N={batch}, [method, steps]",
         partial(_inputs, batch),
         tuple(
-            Candidate(name, lambda inputs, f=f: _make(f, "exact", "forward", torch.float32), plain, next(iter(solves)))
+            Candidate(name, lambda inputs, f=f: _make(f, "exact", "forward", torch.float32), plain, first)
             for name, f in solves.items()
         ),
         floor=1.0,

@@ -181,7 +181,8 @@ def test_page_is_self_contained_and_complete(demo):
     assert text.count("data:image/gif;base64,") == 1
     for title in (
         "Digits", "Training", "The same numbers", "Speed", "Autoregressive flows",
-        "The same samples", "Cost against the number of features", "Two moons", "Continuous flows", "From noise to data",
+        "The same samples", "Cost against the number of features", "Two moons", "Continuous flows",
+        "From noise to data",
         "torchdiffeq and flowkern", "Memory of the gradient", "How accurate the solvers are", "Machine",
     ):  # fmt: skip
         assert f"<h2>{title}" in text

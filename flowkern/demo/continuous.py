@@ -31,7 +31,7 @@ def by_likelihood(settings, on_step):
         on_step: called with a note after every step, for a progress bar.
     """
     torch.manual_seed(0)
-    flow = CNF(2, steps=STEPS)
+    flow = CNF(2, activation="gelu", steps=STEPS)
 
     def loss(x):
         return -flow().log_prob(x).mean()
@@ -50,7 +50,7 @@ def by_flow_matching(settings, on_step):
 
 
 def _train(model, loss_of, steps, settings, on_step):
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     data = moons.points(20_000, seed=0)
     for _ in range(steps):

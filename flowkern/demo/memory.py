@@ -3,12 +3,14 @@
 import math
 from dataclasses import dataclass
 
+import torch
+
 from flowkern.demo import moons
 from flowkern.demo.continuous import Torchdiffeq
 from flowkern.flows import CNF
 from flowkern.report.memory import peak_memory
 
-BATCH = 512
+BATCH = 256
 # way: how its gradient is taken, given the number of steps
 WAYS = {
     "discrete": lambda steps: {},
@@ -34,7 +36,9 @@ def measure(flow, settings, on_step):
     x, field, found = moons.points(BATCH, seed=2), flow.transform.field, []
     for steps in settings.memory_steps:
         flows = {way: CNF(field=field, steps=steps, **options(steps)) for way, options in WAYS.items()}
-        calls = {way: _gradient(lambda x, flow=flow: flow().log_prob(x), flow, x) for way, flow in flows.items()}
+        calls = {
+            way: _gradient(lambda x, flow=flow: flow().log_prob(x), flow, x) for way, flow in flows.items()
+        }
         if steps <= settings.memory_peer_steps:
             peer = Torchdiffeq(flows["discrete"])
             calls["torchdiffeq"] = _gradient(peer.log_prob, peer, x)
@@ -44,9 +48,7 @@ def measure(flow, settings, on_step):
 
 
 def _gradient(log_prob, model, x):
-    def call():
-        model.zero_grad()
-        log_prob(x).mean().backward()
-
-    call()  # the gradients of the parameters, and what is allocated once
-    return call
+    """A call that adds to the gradients of the parameters, which are there already."""
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    return lambda: log_prob(x).mean().backward()

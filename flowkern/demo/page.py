@@ -15,7 +15,7 @@ samples = flow().sample((2000,))"""
 
 
 CONTINUOUS = """\
-flow = flowkern.flows.CNF(features=2, hidden_features=(64, 64))     # by likelihood:
+flow = flowkern.flows.CNF(features=2, activation="gelu")            # by likelihood:
 loss = -flow().log_prob(x).mean()
 
 field = flowkern.nn.VectorField(features=2, activation="gelu")      # by flow matching, no solve:
@@ -175,7 +175,7 @@ def _continuous(results, picture):
         "to data or back, with the trace of the Jacobian, is one kernel.",
         code=CONTINUOUS,
         picture=picture,
-        caption=f"Learnt densities, and the paths of 120 points of noise (grey) to data. Held-out "
+        caption=f"Learnt densities, and the paths of 120 points of noise (grey) to data (orange). Held-out "
         f"negative log-likelihood: {likelihood:.2f} and {matching:.2f} nats.",
     )
 
@@ -207,8 +207,8 @@ def _memory(results, picture):
         "torchdiffeq keeps all activations of all steps. flowkern keeps one state per step (discrete), or one "
         "in √steps and computes those between a second time (checkpoints): the same gradient. The adjoint "
         "keeps none, and is another gradient, that of the exact solution up to the method's error. What "
-        "grows in all three are the times of the stages, as the first layer sees them: a table that does not depend "
-        "on the number of points.",
+        "grows in all three are the times of the stages, as the first layer sees them: a table that does "
+        "not depend on the number of points.",
         picture=picture,
         caption="Both axes are logarithmic.",
         table=tables.memory(results.memories),

@@ -65,7 +65,7 @@ FULL = Settings(
     cnf_steps=1000,
     matching_steps=4000,
     memory_steps=(16, 32, 64, 128, 256, 512, 1024),
-    memory_peer_steps=128,
+    memory_peer_steps=256,
 )
 QUICK = replace(
     FULL,
@@ -81,6 +81,6 @@ QUICK = replace(
     moons_steps=400,
     cnf_steps=400,
     matching_steps=3000,
-    memory_steps=(16, 64, 256, 1024),
-    memory_peer_steps=16,
+    memory_steps=(16, 32, 64, 256),
+    memory_peer_steps=32,
 )

@@ -116,7 +116,8 @@ class Added(nn.Module):
         self.first, self.of_time, self.last = nn.Linear(3, 5), nn.Linear(1, 5, bias=False), nn.Linear(5, 3)
 
     def layers(self, context=None):
-        return FieldLayer(self.first.weight, self.first.bias, "tanh"), FieldLayer(self.last.weight, self.last.bias)
+        hidden = FieldLayer(self.first.weight, self.first.bias, "tanh")
+        return hidden, FieldLayer(self.last.weight, self.last.bias)
 
     @property
     def time(self):

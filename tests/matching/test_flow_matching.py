@@ -205,7 +205,7 @@ def test_the_minimum_is_the_marginal_velocity(path):
 
 
 def test_a_matched_field_has_a_likelihood_and_the_right_gradients():
-    """log p of its flow is near the data's own density, its gradients to x, context and weights by differences."""
+    """log p of its flow is near the data's own; its gradients to x, context and weights are right."""
     torch.manual_seed(0)
     field = VectorField(2, 1, hidden_features=(16, 16), activation="silu").double()
     model = FlowMatching(field)
