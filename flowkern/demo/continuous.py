@@ -31,7 +31,7 @@ def by_likelihood(settings, on_step):
         on_step: called with a note after every step, for a progress bar.
     """
     torch.manual_seed(0)
-    flow = CNF(2, activation="gelu", steps=STEPS)
+    flow = CNF(2, steps=STEPS)
 
     def loss(x):
         return -flow().log_prob(x).mean()

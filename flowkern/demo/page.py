@@ -15,7 +15,7 @@ samples = flow().sample((2000,))"""
 
 
 CONTINUOUS = """\
-flow = flowkern.flows.CNF(features=2, activation="gelu")            # by likelihood:
+flow = flowkern.flows.CNF(features=2, hidden_features=(64, 64))     # by likelihood:
 loss = -flow().log_prob(x).mean()
 
 field = flowkern.nn.VectorField(features=2, activation="gelu")      # by flow matching, no solve:
