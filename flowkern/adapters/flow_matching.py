@@ -16,6 +16,7 @@ from flowkern.adapters._ode import (
     described,
     field_of,
     host_times,
+    known_of,
     largest,
     solution,
 )
@@ -58,7 +59,7 @@ class Sampler:
     def takes(self, module, call, x):
         """Whether a call, its arguments by name, is solved here."""
         t = call["time_grid"]
-        if call["model_extras"] or host_times(t) is None or not self.field.fits(module.velocity_model, x):
+        if call.get("model_extras") or host_times(t) is None or not self.field.fits(module.velocity_model, x):
             return False
         if call["method"] in _ADAPTIVE:
             return self.ode is not None and call["step_size"] is None
@@ -165,16 +166,15 @@ def ode_error(solver, x_1, method="dopri5", atol=1e-5, rtol=1e-5):
     Raises:
         ValueError: the solver is not solved by fixed steps.
     """
-    function = getattr(solver.__dict__.get("sample"), "args", ())
-    if not function or not isinstance(function[0], Sampler) or function[0].ode is None:
+    known = known_of(solver, "sample", Sampler)
+    if known is None or known.ode is None:
         raise ValueError("solver: expected one accelerated by accelerate(solver, ode=…)")
     call = dict(
         x_1=x_1, log_p0=lambda x: 0.0, step_size=None, method=method, atol=atol, rtol=rtol,
         exact_divergence=True,
     )  # fmt: skip
     t = torch.tensor([1.0, 0.0], device=x_1.device)
-    exact = solution(function[0].field, solver.velocity_model, x_1, t, function[0].ode)
-    fixed_steps, own = solver.compute_likelihood(**call), type(solver).compute_likelihood(solver, **call)
-    return OdeError(
-        *(largest(*pair) for f in (fixed_steps, own) for pair in zip(f, (exact.y[-1], exact.logabsdet[-1])))
-    )
+    exact = solution(known.field, solver.velocity_model, x_1, t, known.ode)
+    wanted = exact.y[-1], exact.logabsdet[-1]
+    ours, own = solver.compute_likelihood(**call), type(solver).compute_likelihood(solver, **call)
+    return OdeError(*map(largest, (*ours, *own), (*wanted, *wanted)))

@@ -12,6 +12,7 @@ from flowkern.adapters._ode import (
     described,
     field_of,
     host_times,
+    known_of,
     largest,
     solution,
 )
@@ -113,9 +114,9 @@ def ode_error(node, x, t_span):
     Raises:
         ValueError: node is not solved by fixed steps.
     """
-    function = getattr(node.__dict__.get("trajectory"), "args", ())
-    if not function or not isinstance(function[0], Solver):
+    known = known_of(node, "trajectory", Solver)
+    if known is None:
         raise ValueError("node: expected one accelerated by accelerate(node, ode=…)")
-    exact = solution(function[0].field, node.vf, x, t_span, function[0].ode).y
+    exact = solution(known.field, node.vf, x, t_span, known.ode).y
     own = type(node).trajectory(node, x, t_span)
     return OdeError(largest(node.trajectory(x, t_span), exact), None, largest(own, exact), None)
