@@ -78,12 +78,12 @@ def _call(task, library, flow, compiler):
     compile_ = partial(ops.compile_, compiler=compiler) if compiler else lambda function: function
     if task == "training step":
         log_prob = libraries.LOG_PROB[library]
-        return _training_step(flow, compile_(lambda x: -log_prob(flow, x).mean()))
+        return training_step(flow, compile_(lambda x: -log_prob(flow, x).mean()))
     ask = (libraries.LOG_PROB if task == "log_prob" else libraries.SAMPLE)[library]
     return torch.no_grad()(compile_(lambda x: (ask(flow, x),)))
 
 
-def _training_step(flow, loss_of):
+def training_step(flow, loss_of):
     parameters = list(flow.parameters())
     optimizer = torch.optim.Adam(parameters, lr=1e-4)
 

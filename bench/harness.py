@@ -16,7 +16,7 @@ from typing import Callable, NamedTuple
 
 import torch
 
-from bench.memory import peak_memory
+from flowkern.report.memory import peak_memory
 
 
 class Candidate(NamedTuple):

@@ -8,6 +8,10 @@ form d₂ᵀ (W₂ ∘ (W₁W₃)ᵀ) d₁ with flowkern and by hand. "hutchinso
 
 No candidate can be faster than the multiplications of its evaluations, which "limit: matmul" takes as
 one `torch.mm` of as many: 2DH + 2H² for each sample and stage, and four times that with gradients.
+
+The tables of memory have the same work with gradients at 16 to 1024 steps: a state per step, a state in
+√steps (checkpoint), none (adjoint), and torchdiffeq, whose `odeint` keeps every activation. The table of
+accuracy has methods with more and more steps; only there are errors those to the exact solution.
 """
 
 import itertools
@@ -24,10 +28,12 @@ torchdiffeq = peers.optional("torchdiffeq")
 FEATURES, HIDDEN, STEPS = 8, 64, 16
 TRACES = ("exact", "hutchinson")
 WORKS = ("forward", "forward+backward")
+TORCHDIFFEQ_STEPS = 256  # as far as its memory is measured: 1.5 GiB
+ACCURACY = {"euler": (16, 64, 256), "midpoint": (8, 32, 128), "rk4": (4, 16, 64), "dopri5": (2, 8, 32)}
 
 
-def tables(batches=(1, 32, 1024), compiled=("compile",)):
-    """One Table for each trace, work and batch size."""
+def tables(batches=(1, 32, 1024), compiled=("compile",), memory=(16, 64, 256, 1024)):
+    """One Table for each trace, work and batch size; one of memory for each number of steps; of accuracy."""
     for batch, trace, work in itertools.product(batches, TRACES, WORKS):
         candidates = [*_candidates(trace, work, compiled), _limit(trace, batch, work)]
         yield Table(
@@ -36,6 +42,57 @@ def tables(batches=(1, 32, 1024), compiled=("compile",)):
             partial(_inputs, batch),
             tuple(candidates),
         )
+    for steps in memory:
+        yield _memory(steps)
+    yield _accuracy(max(batches))
+
+
+def _memory(steps, batch=256):
+    candidates = [
+        ("flowkern", _fused, {}),
+        ("flowkern[checkpoint]", _fused, {"checkpoint": 2 ** (steps.bit_length() // 2)}),
+        ("flowkern[adjoint]", _on_backend, {"gradient": "adjoint"}),
+        ("torchdiffeq", by_torchdiffeq, {}),
+        ("torchdiffeq[adjoint]", by_torchdiffeq, {"adjoint": True}),
+    ]
+    return Table(
+        f"neural_ode-memory-{steps}",
+        f"neural_ode, memory, hutchinson, forward+backward, N={batch}, {steps} steps",
+        partial(_inputs, batch),
+        tuple(
+            _candidate(name, partial(solve, steps=steps, **options))
+            for name, solve, options in candidates
+            if steps <= TORCHDIFFEQ_STEPS or name != "torchdiffeq"
+        ),
+        floor=2e-5,  # so many steps' rounding errors
+    )
+
+
+def _candidate(name, solve):
+    """One with gradients, whose truth is itself in float64."""
+    plain = partial(_make, solve, "hutchinson", "forward+backward")
+    return Candidate(name, lambda inputs: plain(torch.float32), plain)
+
+
+def _accuracy(batch):
+    solution = partial(_on_backend, method="dopri5", steps=400)
+    plain = partial(_make, solution, "exact", "forward")
+    solves = {
+        f"flowkern[{method}, {steps}]": partial(_fused, method=method, steps=steps)
+        for method, numbers in ACCURACY.items()
+        for steps in numbers
+    }
+    first = next(iter(solves))
+    return Table(
+        f"neural_ode-accuracy-{batch}",
+        f"neural_ode, errors to the solution, exact trace, forward, N={batch}, [method, steps]",
+        partial(_inputs, batch),
+        tuple(
+            Candidate(name, lambda inputs, f=f: _make(f, "exact", "forward", torch.float32), plain, first)
+            for name, f in solves.items()
+        ),
+        floor=1.0,
+    )
 
 
 def _inputs(batch):
@@ -45,11 +102,12 @@ def _inputs(batch):
 
 
 def _candidates(trace, work, compiled):
-    plain = partial(_make, _by_torchdiffeq, trace, work)
+    plain = partial(_make, by_torchdiffeq, trace, work)
     yield Candidate("flowkern", lambda inputs: _make(_fused, trace, work, torch.float32), plain)
     if work == "forward+backward":
-        yield Candidate("flowkern[adjoint]", lambda inputs: _adjoint(trace, torch.float32), partial(_adjoint, trace))
-    yield Candidate("torchdiffeq", lambda inputs: _make(_by_torchdiffeq, trace, work, torch.float32), plain)
+        adjoint = partial(_make, partial(_on_backend, gradient="adjoint"), trace, work)
+        yield Candidate("flowkern[adjoint]", lambda inputs: adjoint(torch.float32), adjoint)
+    yield Candidate("torchdiffeq", lambda inputs: _make(by_torchdiffeq, trace, work, torch.float32), plain)
     if trace == "exact":
         own = partial(_make, _by_hand, trace, work)
         yield Candidate("closed form", lambda inputs: _make(_by_hand, trace, work, torch.float32), own)
@@ -59,15 +117,15 @@ def _candidates(trace, work, compiled):
 
 
 def _make(solve, trace, work, dtype):
-    """call(y, noise, grad_y, grad_logabsdet) with the parameters of `_parameters`."""
-    parameters = [p.requires_grad_("backward" in work) for p in _parameters(dtype)]
+    """call(y, noise, grad_y, grad_logabsdet) with the parameters of `parameters`."""
+    weights = [p.requires_grad_("backward" in work) for p in parameters(dtype)]
 
     def call(y, noise, grad_y, grad_logabsdet):
         if "backward" not in work:
             with torch.no_grad():
-                return solve(y, noise if trace == "hutchinson" else None, *parameters)
-        outputs = solve(y, noise if trace == "hutchinson" else None, *parameters)
-        grad, *grads = torch.autograd.grad(outputs, (y, *parameters), (grad_y, grad_logabsdet))
+                return solve(y, noise if trace == "hutchinson" else None, *weights)
+        outputs = solve(y, noise if trace == "hutchinson" else None, *weights)
+        grad, *grads = torch.autograd.grad(outputs, (y, *weights), (grad_y, grad_logabsdet))
         return *outputs, grad, grads
 
     return call
@@ -77,46 +135,44 @@ def _compiled(name, trace, work, inputs):
     return _make(ops.compile_(_by_hand, ops.compiler(name)), trace, work, torch.float32)
 
 
-def _adjoint(trace, dtype):
-    """flowkern's adjoint; in float64, which is its own truth, by the reference."""
-    backend = "reference" if dtype == torch.float64 else flowkern.backends.resolve("cpu")
-
-    def solve(*arguments):
-        with flowkern.backend(backend):
-            return _fused(*arguments, gradient="adjoint")
-
-    return _make(solve, trace, "forward+backward", dtype)
+def _on_backend(y, *arguments, **options):
+    """flowkern's solve; in float64, which is a truth, by the reference."""
+    backend = "reference" if y.dtype == torch.float64 else flowkern.backends.resolve("cpu")
+    with flowkern.backend(backend):
+        return _fused(y, *arguments, **options)
 
 
-def _parameters(dtype):
+def parameters(dtype):
     generator = torch.Generator().manual_seed(0)
     shapes = ((HIDDEN, FEATURES + 1), (HIDDEN,), (HIDDEN, HIDDEN), (HIDDEN,), (FEATURES, HIDDEN), (FEATURES,))
     return [(torch.randn(s, generator=generator) / s[-1] ** 0.5).to(dtype) for s in shapes]
 
 
-def _fused(y, noise, w1, b1, w2, b2, w3, b3, gradient="discrete"):
+def _fused(y, noise, w1, b1, w2, b2, w3, b3, steps=STEPS, **options):
     layers = [FieldLayer(w1[:, :-1], b1, "tanh"), FieldLayer(w2, b2, "tanh"), FieldLayer(w3, b3)]
     solution = neural_ode(
-        y, layers, torch.tensor([0.0, 1.0]), steps=STEPS, time=TimeEmbedding(w1[:, -1:]),
-        trace="exact" if noise is None else noise, gradient=gradient,
+        y, layers, torch.tensor([0.0, 1.0]), steps=steps, time=TimeEmbedding(w1[:, -1:]),
+        trace="exact" if noise is None else noise, **options,
     )  # fmt: skip
     return solution.y[-1], solution.logabsdet[-1]
 
 
-def _by_torchdiffeq(y, noise, w1, b1, w2, b2, w3, b3):
+def by_torchdiffeq(y, noise, *parameters, steps=STEPS, adjoint=False):
     """What users of torchdiffeq write: the trace by autograd inside the field."""
-    needs_grad = torch.is_grad_enabled()
+    w1, b1, w2, b2, w3, b3 = parameters
 
     def field(t, state):
+        needs_grad = torch.is_grad_enabled()
         with torch.enable_grad():
-            x = state[0] if needs_grad else state[0].detach().requires_grad_()
+            x = state[0] if needs_grad and state[0].requires_grad else state[0].detach().requires_grad_()
             u = torch.tanh(torch.addmm(b1, torch.cat((x, t.expand(len(x), 1)), 1), w1.mT))
             f = torch.addmm(b3, torch.tanh(torch.addmm(b2, u, w2.mT)), w3.mT)
             trace = _trace(f, x, noise, needs_grad)
         return (f, trace) if needs_grad else (f.detach(), trace.detach())
 
-    grid = torch.linspace(0, 1, STEPS + 1, dtype=y.dtype)
-    path, sums = torchdiffeq.odeint(field, (y, y.new_zeros(len(y))), grid, method="rk4")
+    solve = partial(torchdiffeq.odeint_adjoint, adjoint_params=parameters) if adjoint else torchdiffeq.odeint
+    t, options = torch.tensor([0.0, 1.0], dtype=y.dtype), {"step_size": 1 / steps}
+    path, sums = solve(field, (y, y.new_zeros(len(y))), t, method="rk4", options=options)
     return path[-1], sums[-1]
 
 

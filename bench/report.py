@@ -10,8 +10,8 @@ from flowkern.report.timing import Timing
 
 charts = peers.optional("flowkern.report.cost")  # needs matplotlib
 RESULTS = Path(__file__).parent / "results"
-_PEERS = ("nflows", "zuko", "normflows")
-_HAND = ("dense", "eager", "hand")
+_PEERS = ("nflows", "zuko", "normflows", "torchdiffeq")
+_HAND = ("dense", "eager", "hand", "closed form")
 
 
 def write(results, quick):

@@ -2,17 +2,19 @@
 
 from bench import (
     affine_coupling,
+    cnf,
     flows,
     masked_autoregressive,
     neural_ode,
+    odeint,
     posterior_maf,
     probability_path,
     rational_quadratic_spline,
 )
 
 _MODULES = (
-    rational_quadratic_spline, affine_coupling, masked_autoregressive, neural_ode, probability_path,
-    flows, posterior_maf,
+    rational_quadratic_spline, affine_coupling, masked_autoregressive, neural_ode, odeint,
+    probability_path, flows, cnf, posterior_maf,
 )  # fmt: skip
 
 
@@ -24,8 +26,10 @@ def tables(quick):
         *rational_quadratic_spline.tables(batches=(1, 64), compiled=()),
         *affine_coupling.tables(batches=(1, 64), compiled=()),
         *masked_autoregressive.tables(batches=(4,), costs=(8, 16), compiled=()),
-        *neural_ode.tables(batches=(3,), compiled=()),
+        *neural_ode.tables(batches=(3,), compiled=(), memory=(4,)),
+        *odeint.tables(batches=(3,), compiled=()),
         *probability_path.tables(batches=(1, 64), compiled=()),
         *flows.tables(training=(8,), inference=(8,), compiled=()),
+        *cnf.tables(batches=(8,)),
         *posterior_maf.tables(batches=(4,)),
     ]

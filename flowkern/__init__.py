@@ -7,10 +7,12 @@ __version__ = "0.1.0"
 __all__ = [
     "SolverError",
     "accelerate",
+    "adapters",
     "backend",
     "explain",
     "flows",
     "matching",
+    "nn",
     "ode",
     "odeint",
     "odeint_adjoint",
@@ -21,10 +23,12 @@ __all__ = [
 
 _LAZY = {
     "accelerate": ("flowkern.adapters", "accelerate"),
+    "adapters": ("flowkern.adapters", None),
     "explain": ("flowkern.adapters", "explain"),
     "restore": ("flowkern.adapters", "restore"),
     "flows": ("flowkern.flows", None),
     "matching": ("flowkern.matching", None),
+    "nn": ("flowkern.nn", None),
     "ode": ("flowkern.ode", None),
     "odeint": ("flowkern.ode", "odeint"),
     "odeint_adjoint": ("flowkern.ode", "odeint_adjoint"),

@@ -14,7 +14,17 @@ import torch
 from rich.console import Console
 
 import flowkern
-from flowkern.demo import autoregressive, continuous, cost, digits, run, speed, spline_flow, tables
+from flowkern.demo import (
+    autoregressive,
+    continuous,
+    cost,
+    digits,
+    memory,
+    run,
+    speed,
+    spline_flow,
+    tables,
+)
 from flowkern.demo.progress import messages_to
 from flowkern.demo.settings import QUICK
 from flowkern.flows import CNF
@@ -24,7 +34,7 @@ TINY = dataclasses.replace(
     QUICK, layers=2, hidden_features=16, batch=32, steps=4, evaluate_every=2, rounds=2,
     sample_seconds=0.0, maf_layers=2, maf_hidden=80, maf_steps=2, cost_features=(4, 8),
     cost_peer_features=4, cost_rounds=2, moons_steps=3, moons_batch=32, cnf_steps=2,
-    matching_steps=2,
+    matching_steps=2, memory_steps=(4, 64), memory_peer_steps=4,
 )  # fmt: skip
 
 
@@ -161,17 +171,27 @@ def test_errors_of_the_solvers_fall_with_their_order(demo):
             assert math.log2(errors[4] / errors[5]) > order - 0.2  # of 16 and 32 steps
 
 
+def test_memory_of_the_gradient(demo):
+    """Ours is a small part of torchdiffeq's, and checkpoints take less than a state per step."""
+    first, *_, last = (found["peaks"] for found in demo[2]["memories"])
+    assert "torchdiffeq" not in last and max(first[way] for way in memory.WAYS) < first["torchdiffeq"] / 10
+    states = 60 * memory.BATCH * 2 * 4
+    assert last["discrete"] - first["discrete"] > states
+    assert last["checkpoints"] < last["discrete"] - states / 2
+
+
 def test_page_is_self_contained_and_complete(demo):
     folder, _, results = demo
     text = (folder / "index.html").read_text(encoding="utf-8")
     assert "{{" not in text
     assert re.findall(r'(?:src|href)="(?!data:)', text) == []
-    assert text.count("data:image/png;base64,") == 9
+    assert text.count("data:image/png;base64,") == 10
     assert text.count("data:image/gif;base64,") == 1
     for title in (
         "Digits", "Training", "The same numbers", "Speed", "Autoregressive flows",
-        "The same samples", "Cost against the number of features", "Two moons", "Continuous flows", "From noise to data",
-        "torchdiffeq and flowkern", "How accurate the solvers are", "Machine",
+        "The same samples", "Cost against the number of features", "Two moons", "Continuous flows",
+        "From noise to data",
+        "torchdiffeq and flowkern", "Memory of the gradient", "How accurate the solvers are", "Machine",
     ):  # fmt: skip
         assert f"<h2>{title}" in text
     assert results["machine"]["Processor"] in text and results["versions"]["torch"] in text
@@ -187,6 +207,7 @@ def test_terminal_shows_the_tables_and_what_was_left_out(demo):
         "microseconds per sample",
         "Cost against the number of features",
         "A continuous flow, by torchdiffeq and by flowkern",
+        "Memory of the gradient",
     ):
         assert words in printed
     assert "index.html" in printed
@@ -215,7 +236,7 @@ def test_what_cannot_be_timed_is_named_with_its_reason(monkeypatch):
 def test_without_kernels_the_demo_says_that_nothing_is_accelerated(tmp_path):
     out = io.StringIO()
     with flowkern.backend("reference"):
-        run.run(dataclasses.replace(TINY, layers=1), tmp_path, Console(file=out, width=200))
+        run.run(dataclasses.replace(TINY, layers=1, memory_steps=(4,)), tmp_path, Console(file=out, width=200))
     assert "nothing below is accelerated" in out.getvalue()
     assert "show no acceleration" in (tmp_path / "index.html").read_text(encoding="utf-8")
 

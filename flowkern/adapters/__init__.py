@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import torch
 
-from flowkern.adapters import nflows, normflows, zuko
+from flowkern.adapters import flow_matching, nflows, normflows, torchdyn, zuko
 from flowkern.ops import FieldLayer, neural_ode
 
 __all__ = ["Explanation", "Layer", "accelerate", "explain", "restore"]
 
-PEERS = (nflows, zuko, normflows)
+PEERS = (nflows, zuko, normflows, flow_matching, torchdyn)
 _REPLICATE = "_replicate_for_data_parallel"
 _ODE = ("method", "steps", "gradient", "checkpoint")
 
@@ -34,10 +34,11 @@ def accelerate(model, ode=None):
 
     Args:
         model: any `torch.nn.Module`.
-        ode: how to solve layers that are differential equations (zuko's CNF), whose numbers become
-            those of other steps: `steps`, and if need be `method`, `gradient` and `checkpoint` of
-            `ops.neural_ode`, as a dictionary. Without it they are left as they are.
-            `flowkern.adapters.zuko.ode_error` measures what it changes.
+        ode: how to solve differential equations whose solver chooses its steps by itself (zuko's CNF,
+            flow_matching's ODESolver, torchdyn's NeuralODE), so that their numbers become those of
+            other steps: `steps`, and if need be `method`, `gradient` and `checkpoint` of
+            `ops.neural_ode`, as a dictionary. Without it they are left as they are. `ode_error` of
+            `flowkern.adapters.zuko`, `.flow_matching` and `.torchdyn` measures what it changes.
 
     Returns:
         model.
@@ -108,7 +109,7 @@ def _note(module, methods):
     known = next((a for a in arguments if hasattr(a, "left")), None)
     parts = [", ".join(name for name in methods if name != _REPLICATE)]
     if hasattr(known, "note"):
-        parts.append(f"fixed steps in place of its own: {known.note}")
+        parts.append(known.note)
     if known and known.left(module):
         parts.append(f"at present left to its own code: {known.left(module)}")
     return "; ".join(parts)

@@ -15,7 +15,7 @@ class Plan(NamedTuple):
     methods: name → function(module, …) that takes the place of the bound method; empty to leave
         the layer as it is.
     reason: why the layer is left.
-    by_ode: options of `accelerate`'s `ode` → methods, where these are all that it takes.
+    by_ode: options of `accelerate`'s `ode` → methods, for a layer whose steps these can name.
     """
 
     methods: dict

@@ -12,17 +12,13 @@ import torch
 from torch import nn
 
 from flowkern.adapters._masked import has_own_forward
+from flowkern.adapters._ode import ADAPTIVE, OdeError, described, largest
 from flowkern.adapters._plan import Plan, disagreement, overridden, points, qualified_name, stranger
 from flowkern.nn.vector_field import columns, dense_layers, field_layers, has_hooks
 from flowkern.ops import TimeEmbedding, neural_ode
 
 LAYER = "flows.continuous.FFJTransform"
 _PACKAGE = re.compile(r"(?:.*\.)?zuko\.")
-_ADAPTIVE = (
-    "its solver chooses its steps by itself; accelerate(model, ode={'method': 'rk4', 'steps': 32}) "
-    "puts fixed ones in its place"
-)
-
 
 class Solver:
     """The steps that take the place of a layer's own.
@@ -37,7 +33,7 @@ class Solver:
     @property
     def note(self):
         """What explain says of a layer that is solved so."""
-        return ", ".join(f"{name} {value}" for name, value in self.options.items())
+        return described(self.options)
 
     def left(self, module):
         """Why zuko computes the module as it is now; None if it does not."""
@@ -123,7 +119,7 @@ def plan(module):
         or Solver({}).left(module)
         or disagreement(functools.partial(_comparisons, module))
     )
-    return Plan({}, reason) if reason else Plan({}, _ADAPTIVE, _methods)
+    return Plan({}, reason) if reason else Plan({}, ADAPTIVE, _methods)
 
 
 def _methods(ode):
@@ -143,15 +139,6 @@ def _comparisons(module):
 
 
 # What the other steps change.
-
-
-class OdeError(NamedTuple):
-    """The largest errors of y and of the log-det over the data, of fixed steps and of zuko's own."""
-
-    y: float
-    logabsdet: float
-    zuko_y: float
-    zuko_logabsdet: float
 
 
 @torch.no_grad()
@@ -182,7 +169,7 @@ def ode_error(flow, x, c=None):
         module.atol, module.rtol = 1e-3 * module.atol, 1e-3 * module.rtol
     wanted = _call(exact.double(), x.double(), None if c is None else c.double())
     return OdeError(
-        *(float((a - b).abs().max()) for f in (fixed, plain) for a, b in zip(_call(f, x, c), wanted))
+        *(largest(a, b) for f in (fixed, plain) for a, b in zip(_call(f, x, c), wanted))
     )
 
 

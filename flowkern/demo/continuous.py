@@ -9,6 +9,7 @@ from torchdiffeq import odeint
 
 from flowkern.demo import moons, speed
 from flowkern.flows import CNF
+from flowkern.matching import FlowMatching
 from flowkern.nn import VectorField
 from flowkern.ops import FieldLayer, neural_ode
 from flowkern.report.timing import interleaved
@@ -43,17 +44,13 @@ def by_flow_matching(settings, on_step):
     """A field that has learnt them by flow matching along straight lines, as a flow; no solve is needed."""
     torch.manual_seed(0)
     field = VectorField(2, activation="gelu")
-
-    def loss(x):
-        t, noise = torch.rand(len(x)), torch.randn_like(x)
-        return (field(t, torch.lerp(noise, x, t.unsqueeze(-1))) - (x - noise)).square().mean()
-
-    _train(field, loss, settings.matching_steps, settings, lambda value: on_step(f"{value:.3f}"))
+    matching = FlowMatching(field)
+    _train(field, matching.loss, settings.matching_steps, settings, lambda value: on_step(f"{value:.3f}"))
     return CNF(field=field, steps=STEPS)
 
 
 def _train(model, loss_of, steps, settings, on_step):
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     data = moons.points(20_000, seed=0)
     for _ in range(steps):
@@ -79,7 +76,7 @@ class Torchdiffeq(torch.nn.Module):
 
     def __init__(self, flow):
         super().__init__()
-        self.net = copy.deepcopy(flow.transform.field.net)
+        self.net, self.steps = copy.deepcopy(flow.transform.field.net), flow.transform.steps
 
     def field(self, t, x):
         return self.net(torch.cat((x, t.expand(len(x), 1)), 1))
@@ -104,7 +101,7 @@ class Torchdiffeq(torch.nn.Module):
 
     def solve(self, field, state, start, end):
         t = torch.tensor([start, end])
-        return odeint(field, state, t, method="rk4", options={"step_size": 1 / STEPS})
+        return odeint(field, state, t, method="rk4", options={"step_size": 1 / self.steps})
 
 
 class Flowkern(torch.nn.Module):

@@ -11,6 +11,7 @@ ROWS = 8
 FRAMES = 32
 _HELD = 8  # of the frames, with the points at their ends
 _WIDE = (-3.2, 3.2, -2.1, 2.1)
+_ENDS = COLORS["torch.compile"]
 
 
 def digit_grids(data, generated, path):
@@ -131,6 +132,7 @@ def continuous(flows, results, folder, on_frame):
         "animation": _animation(flows, folder / "continuous.gif", on_frame),
         "torchdiffeq": charts.throughput(works, folder / "torchdiffeq.png"),
         "solvers": _accuracy(results.accuracies, folder / "solvers.png"),
+        "memory": _memory(results.memories, folder / "memory.png"),
     }
 
 
@@ -147,9 +149,9 @@ def _densities_and_paths(flows, path):
             )
             row[0].set(title=f"{title}: density", xticks=[], yticks=[])
             paths = flow.trajectory(noise, t)
-            row[1].plot(*paths.unbind(-1), color=COLORS["flowkern"], linewidth=0.6, alpha=0.6)
-            _scatter(row[1], "", noise, MUTED, _WIDE, size=8)
-            _scatter(row[1], f"{title}: paths", paths[-1], COLORS["flowkern"], _WIDE, size=8)
+            row[1].plot(*paths.unbind(-1), color=COLORS["flowkern"], linewidth=0.6, alpha=0.5)
+            _scatter(row[1], "", noise, MUTED, _WIDE, size=10)
+            _scatter(row[1], f"{title}: paths", paths[-1], _ENDS, _WIDE, size=20, alpha=0.9)
         return save(figure, path)
 
 
@@ -195,8 +197,30 @@ def _accuracy(accuracies, path):
         return save(figure, path)
 
 
-def _scatter(ax, title, points, color, extent, size=3):
-    ax.scatter(*points.T.numpy(), s=size, color=color, alpha=0.5, linewidths=0)
+def _memory(memories, path):
+    """The peak of a gradient's memory against the number of steps."""
+    with plt.rc_context(STYLE):
+        figure, ax = plt.subplots(figsize=(8.4, 3.9))
+        styles = {"torchdiffeq": "-", "discrete": "-", "checkpoints": "--", "adjoint": ":"}
+        for way, style in styles.items():
+            known = [(m.steps, m.peaks[way] / 2**20) for m in memories if way in m.peaks]
+            peer = way == "torchdiffeq"
+            ax.plot(
+                *zip(*known), style, marker="o", markersize=4, label=way if peer else f"flowkern, {way}",
+                color=COLORS["torchdiffeq" if peer else "flowkern"],
+            )  # fmt: skip
+        ax.set_xscale("log", base=2)
+        ax.set_yscale("log")
+        ax.xaxis.set_major_formatter("{x:.0f}")
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.set(title="Memory of one forward and backward, MiB", xlabel="steps")
+        ax.grid()
+        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+        return save(figure, path)
+
+
+def _scatter(ax, title, points, color, extent, size=3, alpha=0.5):
+    ax.scatter(*points.T.numpy(), s=size, color=color, alpha=alpha, linewidths=0, zorder=2)
     ax.set(title=title, xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[], aspect="equal")
     for spine in ax.spines.values():
         spine.set_visible(True)

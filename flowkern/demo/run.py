@@ -17,6 +17,7 @@ from flowkern.demo import (
     cost,
     digits,
     figures,
+    memory,
     moons,
     page,
     speed,
@@ -49,6 +50,7 @@ class Results:
     ode_works: list
     ode_gap: float
     accuracies: list
+    memories: list
     machine: dict
     versions: dict
 
@@ -159,7 +161,7 @@ def _cost(settings, console):
 
 
 def _continuous(settings, console):
-    """Two continuous flows, their held-out nats, speed, agreement, and the accuracy of the solvers."""
+    """Two continuous flows, their held-out nats, speed, agreement, accuracy of the solvers, and memory."""
     with bar(console, "Two moons, CNF", settings.cnf_steps) as advance:
         likelihood = continuous.by_likelihood(settings, advance)
     with bar(console, "Two moons, flow matching", settings.matching_steps) as advance:
@@ -167,7 +169,10 @@ def _continuous(settings, console):
     flows = [likelihood, matching]
     with bar(console, "Timing, torchdiffeq", speed.KINDS * settings.rounds) as advance:
         works, gap = continuous.measure(likelihood, settings, advance)
-    return flows, [*map(continuous.held_out_nats, flows)], works, gap, continuous.accuracies()
+    with bar(console, "Memory of the gradient", len(settings.memory_steps)) as advance:
+        memories = memory.measure(likelihood, settings, advance)
+    nats = [*map(continuous.held_out_nats, flows)]
+    return flows, nats, works, gap, continuous.accuracies(), memories
 
 
 def _pictures(flow, data, results, settings, console, folder):
@@ -197,5 +202,6 @@ def _print_tables(results, console):
         tables.autoregressive(results),
         tables.cost(results.costs),
         tables.continuous(results),
+        tables.memory(results.memories),
     ):
         table.show(console)

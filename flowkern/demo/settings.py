@@ -9,7 +9,8 @@ class Settings:
 
     maf_…: the autoregressive flows. cost_features: the D of the curve of cost against D, on which
     the peer is timed as far as cost_peer_features. cnf_steps, matching_steps: the continuous flows of
-    the two moons, by likelihood and by flow matching.
+    the two moons, by likelihood and by flow matching. memory_steps: the steps of the solves whose
+    gradient's memory is measured, torchdiffeq's as far as memory_peer_steps.
     """
 
     layers: int
@@ -31,6 +32,8 @@ class Settings:
     moons_batch: int
     cnf_steps: int
     matching_steps: int
+    memory_steps: tuple
+    memory_peer_steps: int
 
     def warm_up(self):
         """The same work, but only a few steps of it."""
@@ -61,6 +64,8 @@ FULL = Settings(
     moons_batch=256,
     cnf_steps=1000,
     matching_steps=4000,
+    memory_steps=(16, 32, 64, 128, 256, 512, 1024),
+    memory_peer_steps=256,
 )
 QUICK = replace(
     FULL,
@@ -74,6 +79,8 @@ QUICK = replace(
     cost_peer_features=64,
     cost_rounds=3,
     moons_steps=400,
-    cnf_steps=150,
-    matching_steps=1000,
+    cnf_steps=400,
+    matching_steps=3000,
+    memory_steps=(16, 32, 64, 256),
+    memory_peer_steps=32,
 )

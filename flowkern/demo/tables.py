@@ -4,7 +4,7 @@ from statistics import median
 
 import torch
 
-from flowkern.demo import digits
+from flowkern.demo import digits, memory
 from flowkern.report.cost import WAYS
 from flowkern.report.table import Table
 from flowkern.report.timing import quartiles
@@ -132,6 +132,22 @@ def continuous(results):
         f"The two values of log_prob differ by {results.ode_gap:.1g} nats at most.",
     )
     return Table("A continuous flow, by torchdiffeq and by flowkern", columns, rows, notes)
+
+
+def memory(memories):
+    """MiB at the peak of a forward and backward, against the number of steps."""
+    ways = ("torchdiffeq", *memory.WAYS)
+    rows = [[str(m.steps), *(_mebibytes(m.peaks.get(way)) for way in ways)] for m in memories]
+    return Table(
+        "Memory of the gradient, MiB",
+        ("steps", "torchdiffeq", *(f"flowkern, {way}" for way in memory.WAYS)),
+        rows,
+        (f"At the peak of one forward and backward of log_prob, {memory.BATCH} points.",),
+    )
+
+
+def _mebibytes(size):
+    return "–" if size is None else f"{size / 2**20:.2f}"
 
 
 def _median_ms(timing):

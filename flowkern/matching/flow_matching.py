@@ -23,7 +23,8 @@ class FlowMatching(nn.Module):
             transport plan, computed by POT on the CPU. "sinkhorn": by an entropic plan, computed on
             the tensors' device; that is not exact, see `sinkhorn_pairing`. Its regularisation is 2σ²
             for the Schrödinger bridge, which makes that the bridge's own coupling, else 5 % of the
-            mean cost.
+            mean cost. Pairs are sought over the whole batch: with contexts that differ each gets
+            noise of its own kind, and p(x | context) from standard normal noise comes out wrong.
         sigma: the path's σ ≥ 0.
 
     Raises:

@@ -19,7 +19,7 @@ from flowkern.nn._arguments import (
 from flowkern.nn.mlp import zero
 from flowkern.ops import FieldLayer, TimeEmbedding
 
-_ACTIVATIONS = {
+ACTIVATIONS = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
     "tanh": nn.Tanh,
@@ -61,12 +61,12 @@ class VectorField(nn.Module):
         super().__init__()
         check_count("features", features, 1)
         hidden = check_sizes(features, context, features, hidden_features)
-        check_choice("activation", activation, _ACTIVATIONS)
+        check_choice("activation", activation, ACTIVATIONS)
         check_choice("time", time, _TIMES)
         widths = (features + _TIMES[time] + context, *hidden, features)
         parts = []
         for a, b in zip(widths, widths[1:]):
-            parts += (nn.Linear(a, b), _ACTIVATIONS[activation]())
+            parts += (nn.Linear(a, b), ACTIVATIONS[activation]())
         zero(parts[-2])
         self._hold(nn.Sequential(*parts[:-1]), features, context, time, _ORDER)
 
@@ -167,26 +167,8 @@ class Dense(NamedTuple):
     gain: float = 1.0
 
 
-def dense_layers(net, is_linear=lambda part: type(part) is nn.Linear):
-    """The `Dense` layers of an `nn.Sequential`; TypeError if it holds anything else.
-
-    is_linear: whether a module of it computes W u + b by attributes `weight` and `bias`.
-    """
-    layers = []
-    for part in net._modules.values():
-        if is_linear(part):
-            layers.append(Dense(part))
-        elif layers and layers[-1].activation == "identity" and _read(part):
-            layers[-1] = Dense(layers[-1].linear, *_read(part))
-        else:
-            raise TypeError(f"net: expected linear layers and known activations in turn, got {part}")
-    if not layers or layers[-1].activation != "identity":
-        raise TypeError("net: expected a linear layer at the end")
-    return layers
-
-
-def _read(part):
-    """(name, slope, gain) of an activation, None if there is no kernel for it."""
+def read_activation(part):
+    """(name, slope, gain) of an activation as `Dense` has them, None if there is no kernel for it."""
     kind = type(part)
     if kind is nn.SELU:
         return "elu", _SELU_SLOPE, _SELU_SCALE
@@ -199,7 +181,26 @@ def _read(part):
     # Beyond its threshold torch's softplus is the identity: at 20 that is 2e-9 away.
     if kind is nn.Softplus and (part.beta != 1 or part.threshold < 20):
         return None
-    return next(((name,) for name, known in _ACTIVATIONS.items() if known is kind), None)
+    return next(((name,) for name, known in ACTIVATIONS.items() if known is kind), None)
+
+
+def dense_layers(net, is_linear=lambda part: type(part) is nn.Linear, read=read_activation):
+    """The `Dense` layers of an `nn.Sequential`; TypeError if it holds anything else.
+
+    is_linear: whether a module of it computes W u + b by attributes `weight` and `bias`.
+    read: what `read_activation` says, or more.
+    """
+    layers = []
+    for part in net._modules.values():
+        if is_linear(part):
+            layers.append(Dense(part))
+        elif layers and layers[-1].activation == "identity" and read(part):
+            layers[-1] = Dense(layers[-1].linear, *read(part))
+        else:
+            raise TypeError(f"net: expected linear layers and known activations in turn, got {part}")
+    if not layers or layers[-1].activation != "identity":
+        raise TypeError("net: expected a linear layer at the end")
+    return layers
 
 
 def field_layers(dense, widths, context=None):

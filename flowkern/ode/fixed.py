@@ -20,7 +20,7 @@ def solve(problem, method, *, step_size=None, grid_constructor=None, interp="lin
         raise ValueError(f"options: interp: expected 'linear' or 'cubic', got {interp!r}")
     if step_size is not None and grid_constructor is not None:
         raise ValueError("options: step_size and grid_constructor are mutually exclusive")
-    grid, outputs = _grid(problem, step_size, grid_constructor)
+    grid, outputs = grid_of(problem, step_size, grid_constructor)
     states = [problem.y0] * len(problem.t)
     step = _stepper(problem, method, grid, perturb)
     y0 = problem.y0
@@ -69,7 +69,7 @@ def _stage_times(method, grid, h, dtype, perturb):
             yield (grid[:-1] + c * h).to(dtype)
 
 
-def _grid(problem, step_size, grid_constructor):
+def grid_of(problem, step_size, grid_constructor=None):
     """The grid, and for each step the outputs (number, whether at its end) that it reaches."""
     t, times = problem.t, problem.times
     if len(t) == 1 or step_size is None and grid_constructor is None:

@@ -37,7 +37,7 @@ class NeuralODE(Transform):
         seed: None to draw ε by torch's generator, anew for every solve; or an integer, for the same ε in
             every solve and on every device.
         gradient: "discrete", the gradient of the steps as they were taken; or "adjoint", the continuous
-            adjoint, in memory that does not grow with steps. They differ by the error of the method.
+            adjoint, without stored states. They differ by the error of the method.
         checkpoint: how many steps lie between states that are stored for the discrete gradient, a
             divisor of steps; those between are computed a second time.
         times: (t_noise, t_data), at which x is noise and data. The default is that of flow matching;

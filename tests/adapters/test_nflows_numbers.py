@@ -8,7 +8,7 @@ from nflows.transforms import PiecewiseRationalQuadraticCouplingTransform
 from torch import nn
 
 import flowkern
-from bench.memory import peak_memory
+from flowkern.report.memory import peak_memory
 from tests.adapters.nflows_models import (
     BOUND,
     CONTEXT,

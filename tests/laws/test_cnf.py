@@ -10,7 +10,7 @@ from torch.distributions import MultivariateNormal, Normal
 
 from flowkern.flows import CNF
 from flowkern.nn import VectorField
-from flowkern.ops import neural_ode
+from flowkern.ops import FieldLayer, TimeEmbedding, neural_ode
 from flowkern.transforms import NeuralODE
 from flowkern.transforms._hutchinson import noise
 
@@ -105,6 +105,37 @@ def test_networks_without_time():
     field, x = VectorField.of(net, time=None), normal(5, 3)
     assert field.time is None
     torch.testing.assert_close(field_by_solve(field, 0.3, x)[0], net(x))
+
+
+class Added(nn.Module):
+    """W₂ tanh(W₁ x + b₁ + w t) + b₂: time is added by a layer of its own."""
+
+    features, context = 3, 0
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.of_time, self.last = nn.Linear(3, 5), nn.Linear(1, 5, bias=False), nn.Linear(5, 3)
+
+    def layers(self, context=None):
+        hidden = FieldLayer(self.first.weight, self.first.bias, "tanh")
+        return hidden, FieldLayer(self.last.weight, self.last.bias)
+
+    @property
+    def time(self):
+        return TimeEmbedding(self.of_time.weight)
+
+
+def test_time_by_addition_is_a_column_of_the_concatenated_weight():
+    added, x = randomised(Added()), normal(4, 3)
+    field = VectorField(3, hidden_features=(5,)).double()
+    with torch.no_grad():
+        field.net[0].weight.copy_(torch.cat((added.first.weight, added.of_time.weight), 1))
+        field.net[0].bias.copy_(added.first.bias)
+        field.net[2].weight.copy_(added.last.weight)
+        field.net[2].bias.copy_(added.last.bias)
+    hidden = torch.tanh(added.first(x) + added.of_time(x.new_full((4, 1), 0.3)))
+    torch.testing.assert_close(field(0.3, x), added.last(hidden))
+    torch.testing.assert_close(NeuralODE(added)(x), NeuralODE(field)(x))
 
 
 class Doubled(nn.Sequential):

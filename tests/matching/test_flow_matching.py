@@ -11,10 +11,13 @@ import torch
 from torch import nn
 
 import flowkern
+from flowkern.flows import CNF
 from flowkern.matching import FlowMatching, exact_pairing, sinkhorn_pairing
 from flowkern.matching.optimal_transport import sinkhorn_log_plan
+from flowkern.nn import VectorField
 from flowkern.ops import probability_path
 from flowkern.ops.probability_path import PATHS
+from tests.ops.test_probability_path import torchcfm
 
 
 class Linear(nn.Module):
@@ -56,6 +59,44 @@ def test_loss_is_the_mean_square(backend, path):
     torch.testing.assert_close(got, want)
     got.backward()
     assert all(p.grad.abs().sum() > 0 for p in field.parameters())
+
+
+# torchcfm's matcher → path and coupling.
+MATCHERS = {
+    "ConditionalFlowMatcher": ("conditional", None),
+    "ExactOptimalTransportConditionalFlowMatcher": ("conditional", "ot"),
+    "TargetConditionalFlowMatcher": ("target", None),
+    "VariancePreservingConditionalFlowMatcher": ("variance_preserving", None),
+    "SchrodingerBridgeConditionalFlowMatcher": ("schroedinger_bridge", "ot"),
+    "SchrodingerBridgeConditionalFlowMatcher, sinkhorn": ("schroedinger_bridge", "sinkhorn"),
+}
+
+
+@pytest.mark.parametrize("matcher", MATCHERS)
+def test_loss_is_that_of_torchcfm(matcher):
+    """For the same pairs, times and noise, which is what x_t has beside the pair."""
+    (path, coupling), sigma = MATCHERS[matcher], 0.3
+    x0, x1 = torch.randn(2, 60, 3, dtype=torch.float64)
+    field = Linear(3).double()
+    seen = []
+    field.register_forward_hook(lambda module, inputs, output: seen.append(inputs))
+    model, start = FlowMatching(field, path, coupling, sigma), None if path == "target" else x0
+    got = model.loss(x1, start, generator=torch.Generator().manual_seed(3))
+    t, x_t, _ = seen.pop()
+    if coupling == "ot":
+        x0 = x0[exact_pairing(x0, x1)]
+    elif coupling == "sinkhorn":
+        generator = torch.Generator().manual_seed(3)
+        x0 = x0[sinkhorn_pairing(x0, x1, 2 * sigma**2, generator=generator)]
+    t = t.unsqueeze(-1)
+    zero, one = torch.zeros_like(x1), torch.ones_like(x1)
+    mean, _ = torchcfm(path, x0, x1, t, sigma, zero)
+    noise = (x_t - mean) / (torchcfm(path, x0, x1, t, sigma, one)[0] - mean)
+    assert noise.abs().max() < 5 and 0.8 < noise.std() < 1.2
+    wanted_x, wanted_u = torchcfm(path, x0, x1, t, sigma, noise)
+    torch.testing.assert_close(x_t, wanted_x, rtol=1e-12, atol=1e-12)
+    wanted = (field(t.squeeze(-1), x_t) - wanted_u).square().mean()
+    torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
 
 
 def test_normal_source_without_noise_is_the_target_path():
@@ -161,6 +202,30 @@ def test_the_minimum_is_the_marginal_velocity(path):
         field.change.data = torch.tensor(change, dtype=torch.float64)
         loss = model.loss(x1, generator=torch.Generator().manual_seed(1))
         assert loss > at_minimum + 0.01, change
+
+
+# --- the model that comes out --------------------------------------------------------------------
+
+
+def test_a_matched_field_has_a_likelihood_and_the_right_gradients():
+    """log p of its flow is near the data's own; its gradients to x, context and weights are right."""
+    torch.manual_seed(0)
+    field = VectorField(2, 1, hidden_features=(16, 16), activation="silu").double()
+    model = FlowMatching(field)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(300):
+        c = torch.randn(128, 1, dtype=torch.float64)
+        optimizer.zero_grad()
+        model.loss(c + 0.5 * torch.randn(128, 2, dtype=torch.float64), context=c).backward()
+        optimizer.step()
+    flow, c = CNF(field=field, steps=8), torch.randn(400, 1, dtype=torch.float64)
+    x = c + 0.5 * torch.randn(400, 2, dtype=torch.float64)
+    with torch.no_grad():
+        wanted = torch.distributions.Normal(c, 0.5).log_prob(x).sum(-1)
+        assert (wanted - flow(c).log_prob(x)).mean().abs() < 0.1
+    x, c = x[:3].requires_grad_(), c[:3].requires_grad_()
+    # gradcheck moves what it is given in place: the weights are the field's own.
+    assert torch.autograd.gradcheck(lambda x, c, *_: flow(c).log_prob(x), (x, c, *field.parameters()))
 
 
 # --- couplings -----------------------------------------------------------------------------------

@@ -154,7 +154,7 @@ def test_numbers_depend_on_the_place_alone(on_backend):
 # --- formulas ------------------------------------------------------------------------------------
 
 
-def _torchcfm(path, x0, x1, t, sigma, noise):
+def torchcfm(path, x0, x1, t, sigma, noise):
     """x_t and u_t by the expressions of torchcfm 1.0.7 (Tong et al., table 1), written out again."""
     line = t * x1 + (1 - t) * x0
     if path == "conditional":
@@ -171,11 +171,11 @@ def _torchcfm(path, x0, x1, t, sigma, noise):
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.1, 1.0, 3])
-def test_equals_torchcfm(on_backend, path, sigma):
+def test_equalstorchcfm(on_backend, path, sigma):
     x0, x1, t, noise = Case(batch=500, given=True).tensors(torch.float64)
     got = probability_path(x0, x1, t, path=path, sigma=sigma, noise=noise)
     assert got[0] is t
-    want = _torchcfm(path, x0, x1, t.unsqueeze(-1), sigma, noise)
+    want = torchcfm(path, x0, x1, t.unsqueeze(-1), sigma, noise)
     torch.testing.assert_close(got[1:], want, rtol=1e-10, atol=1e-10)
 
 
@@ -215,7 +215,7 @@ def test_variance_preserving_beyond_the_ends(on_backend):
     x0, x1 = torch.randn(2, 50, 3, dtype=torch.float64)
     t = torch.linspace(-9, 9, 50, dtype=torch.float64)
     got = probability_path(x0, x1, t, path="variance_preserving")[1:]
-    want = _torchcfm("variance_preserving", x0, x1, t.unsqueeze(-1), 0.0, torch.zeros_like(x0))
+    want = torchcfm("variance_preserving", x0, x1, t.unsqueeze(-1), 0.0, torch.zeros_like(x0))
     torch.testing.assert_close(got, want, rtol=1e-13, atol=1e-13)
 
 

@@ -50,7 +50,8 @@ def neural_ode(
             a trace.
         gradient: "discrete", the gradient of the steps as they were taken, from one state in
             `checkpoint` steps; or "adjoint", the continuous adjoint equation solved backwards from each
-            time, in memory that does not depend on steps. They differ by the error of the method.
+            time, without stored states: of what it holds, only tables of the stages' times, which do not
+            depend on N, grow with steps. They differ by the error of the method.
         checkpoint: a divisor of steps; the states between are computed a second time.
 
     Returns:

@@ -1,0 +1,200 @@
+"""Velocity fields that peers hand to a solver: the network that computes one, and its fused solve."""
+
+import copy
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from flowkern.adapters._masked import has_own_forward
+from flowkern.adapters._plan import disagreement, points, stranger
+from flowkern.nn.vector_field import (
+    ACTIVATIONS,
+    columns,
+    dense_layers,
+    field_layers,
+    has_hooks,
+    read_activation,
+)
+from flowkern.ops import TimeEmbedding, neural_ode
+
+ADAPTIVE = (
+    "its solver chooses its steps by itself; accelerate(model, ode={'method': 'rk4', 'steps': 32}) "
+    "puts fixed ones in its place"
+)
+_ORDERS = (("x", "t"), ("t", "x"), ("x",))
+
+
+def described(ode):
+    """What explain says of steps in place of a solver's own."""
+    options = ", ".join(f"{name} {value}" for name, value in ode.items())
+    return f"fixed steps in place of its own: {options}"
+
+
+class OdeError(NamedTuple):
+    """The largest errors of the state and of the log-det over the data: of fixed steps, of the peer's own.
+
+    None where there is no log-det.
+    """
+
+    y: float
+    logabsdet: float | None
+    own_y: float
+    own_logabsdet: float | None
+
+
+# Which network computes a field.
+
+
+class Field(NamedTuple):
+    """A velocity model that is one dense network of x and t, whatever modules it is wrapped in.
+
+    path: the network's name within the model.
+    activations: class → how `Dense` has it, of activations that are not torch's.
+    order: how x and t are concatenated; without "t" the field does not change in time.
+    """
+
+    path: str
+    activations: dict
+    order: tuple
+
+    def left(self, model):
+        """Why the peer computes the model as it is now; None if it does not."""
+        if has_hooks(model):
+            return "its velocity model has hooks"
+        if any(map(has_own_forward, model.modules())):
+            return "a module of its velocity model has a forward of its own"
+        try:
+            dense = self._dense(model)
+        except (AttributeError, TypeError) as error:
+            return f"its network is not known: {error}"
+        return None if self._widths(dense) else "its network has other inputs than x and t"
+
+    def fits(self, model, x):
+        """Whether x (N, D) is of the network's width and dtype, and the model one to be solved here."""
+        if self.left(model):
+            return False
+        dense = self._dense(model)
+        weight = dense[0].linear.weight
+        return x.dim() == 2 and x.shape[1] == self._widths(dense)["x"] and x.dtype == weight.dtype
+
+    def solve(self, model, x, t, **options):
+        """The `Solution` of `ops.neural_ode` from x (N, D) at t[0]."""
+        dense = self._dense(model)
+        widths, time = self._widths(dense), None
+        with torch.autocast(x.device.type, enabled=False):
+            if "t" in widths:
+                time = TimeEmbedding(columns(dense[0].linear.weight, widths)["t"])
+            return neural_ode(x, field_layers(dense, widths), t, time=time, **options)
+
+    def _dense(self, model):
+        def read(part):
+            return read_activation(part) or self.activations.get(type(part))
+
+        return dense_layers(model.get_submodule(self.path), read=read)
+
+    def _widths(self, dense):
+        """How many columns of the network's input each part has; None if it has others."""
+        inputs, features = dense[0].linear.in_features, dense[-1].linear.out_features
+        widths = {part: {"x": features, "t": 1}[part] for part in self.order}
+        return widths if sum(widths.values()) == inputs else None
+
+
+def field_of(model, call):
+    """The `Field` of a velocity model, or why there is none.
+
+    Args:
+        call: call(model, t, x), the velocity at t, a tensor without dimensions, and x (N, D).
+    """
+    if not isinstance(model, nn.Module):
+        return "its velocity model is no torch.nn.Module"
+    found = _network(model)
+    if isinstance(found, str):
+        return found
+    copied = stranger(model)
+    fields = [field for order in _ORDERS if not (field := Field(*found, order)).left(model)]
+    reasons = [disagreement(lambda field=field: _comparisons(field, copied, call)) for field in fields]
+    if None in reasons:
+        return fields[reasons.index(None)]
+    return next(iter(reasons), "its network has other inputs than x and t")
+
+
+def _network(model):
+    """The name of the one `nn.Sequential` that makes up the model, and activations of the user's own."""
+    nets = ((path, net) for path, net in model.named_modules() if type(net) is nn.Sequential)
+    path, net = next(((path, net) for path, net in nets if _is_all(net, model)), (None, None))
+    if net is None:
+        return "its velocity model is no single nn.Sequential"
+    own = {type(part): kind for part in net if (kind := _measured(part))}
+    try:
+        dense_layers(net, read=lambda part: read_activation(part) or own.get(type(part)))
+    except TypeError as error:
+        return f"its network is not known: {error}"
+    return path, own
+
+
+def _is_all(net, model):
+    """Whether the model has parameters, buffers and modules in net alone, but for modules around it."""
+    state = {*net.parameters(), *net.buffers()}
+    if not state.issuperset((*model.parameters(), *model.buffers())):
+        return False
+    inside = set(net.modules())
+    return all(module in inside or net in set(module.modules()) for module in model.modules())
+
+
+@torch.no_grad()
+def _measured(part):
+    """(name, slope, gain) of an activation that is not torch's, by its values; None if it is not known."""
+    if type(part).__module__.startswith("torch.nn") or any(True for _ in part.parameters()):
+        return None
+    z = torch.linspace(-25, 25, 401, dtype=torch.float64, device="cpu")
+    for known in ACTIVATIONS.values():
+        trials = (copy.deepcopy(part).train(mode) for mode in (True, False))
+        if not disagreement(lambda: (("", [known()(z)], [trial(z.clone())]) for trial in trials)):
+            return read_activation(known())
+    return None
+
+
+def _comparisons(field, model, call):
+    """The model against one Euler step of length 1 of its field."""
+    x = points(model.get_submodule(field.path)[-1].out_features)
+    for t, mode in ((0.25, True), (0.75, False)):
+        times = torch.tensor([t, t + 1], dtype=torch.float64, device="cpu")
+        wanted = call(model.train(mode), times[0], x.clone())
+        yield "velocity", [wanted], [field.solve(model, x, times, method="euler").y[1] - x]
+
+
+# Steps between times.
+
+
+def between(times, ode):
+    """Options of `ops.neural_ode` for equal steps between times, none longer than ode's from end to end."""
+    longest = max(abs(b - a) for a, b in zip(times, times[1:]))
+    steps = max(1, math.ceil(longest / abs(times[-1] - times[0]) * ode["steps"] - 1e-6))
+    checkpoint = math.gcd(steps, ode.get("checkpoint", 1))
+    return {**ode, "steps": steps, "checkpoint": checkpoint}
+
+
+def host_times(t):
+    """The times (T,) as numbers; None unless they rise or fall throughout, at least two."""
+    times = t.tolist() if t.dim() == 1 else []
+    gaps = [b - a for a, b in zip(times, times[1:])]
+    return times if gaps and (min(gaps) > 0 or max(gaps) < 0) else None
+
+
+def solution(field, model, x, t, ode):
+    """y and the log-det in float64 at times t, by many more steps than ode has."""
+    options = between(t.tolist(), {"method": "dopri5", "steps": 16 * ode["steps"]})
+    return field.solve(model, x.double(), t.double(), trace="exact", **options)
+
+
+def known_of(module, method, kind):
+    """What a replaced method of the module knows, a `kind`; None if it is not replaced so."""
+    arguments = getattr(module.__dict__.get(method), "args", (None,))
+    return arguments[0] if isinstance(arguments[0], kind) else None
+
+
+def largest(got, wanted):
+    """The largest difference between two tensors."""
+    return float((got - wanted).abs().max())
