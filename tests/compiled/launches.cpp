@@ -7,6 +7,7 @@
 #include "../../csrc/affine_coupling/affine_coupling_cuda.h"
 #include "../../csrc/probability_path/probability_path_cuda.h"
 #include "../../csrc/rational_quadratic_spline/rational_quadratic_spline_cuda.h"
+#include "../../csrc/runge_kutta_stage/runge_kutta_stage_cuda.h"
 
 namespace {
 
@@ -84,7 +85,17 @@ template <class S> void path() {
     }
 }
 
-template <class S> void all() { affine<S>(), spline<S>(), path<S>(); }
+template <class S> void stage() {
+  for (int stages = 1; stages <= flowkern::kMostStages; ++stages) {
+    flowkern::StageProblem<S> step{};
+    flowkern::ErrorProblem<S> error{};
+    for (auto* c : {&step.combination, &error.combination}) c->rows = kRows, c->width = kFeatures, c->stages = stages;
+    flowkern::cuda::runge_kutta_stage(step, nullptr);
+    flowkern::cuda::runge_kutta_error(error, nullptr);
+  }
+}
+
+template <class S> void all() { affine<S>(), spline<S>(), path<S>(), stage<S>(); }
 
 }  // namespace
 

@@ -65,6 +65,14 @@ class _PathCall(ctypes.Structure):
     ]
 
 
+class _StageCall(ctypes.Structure):
+    _fields_ = [
+        ("sizes", ctypes.c_int64 * 2), ("stages", ctypes.c_int64), ("y", _Tensor), ("y1", _Tensor),
+        ("k", _Tensor * 8), ("weights", _Tensor), ("out", _Tensor), ("rtol", ctypes.c_double),
+        ("atol", ctypes.c_double),
+    ]  # fmt: skip
+
+
 @functools.cache
 def _library():
     return load(build.built(build.preloaded()))
@@ -73,8 +81,9 @@ def _library():
 def load(path):
     """A library of kernels; an entry point returns what was wrong, or None."""
     library = ctypes.CDLL(str(path))
-    for op in ("affine_coupling", "probability_path", "rational_quadratic_spline"):
-        getattr(library, op).restype = ctypes.c_char_p
+    for op in ENTRIES.values():
+        if hasattr(library, op):  # the CPU loops have no entry points for some
+            getattr(library, op).restype = ctypes.c_char_p
     return library
 
 
@@ -182,6 +191,26 @@ def _run_path(tensors, path, sigma, outputs):
     return outputs
 
 
+def _stage(y, k, weights):
+    return _run_stage(y, None, k, weights, 0, 0, torch.empty_like(y))
+
+
+def _error(y0, y1, k, weights, rtol, atol):
+    sums = y0.new_empty(y0.shape[:1] or (1,))
+    return _run_stage(y0, y1, k, weights, rtol, atol, sums.zero_() if y0.numel() == 0 else sums)
+
+
+def _run_stage(y, y1, k, weights, rtol, atol, out):
+    rows = y.shape[0] if y.dim() else 1
+    by_row = weights if weights.dim() == 2 else weights.expand(max(rows, 1), -1)
+    of = _Tensor.of
+    call = _StageCall(
+        (rows, y.numel() // max(rows, 1)), len(k), of(y), of(y1), tuple(map(of, k)), of(by_row), of(out), rtol, atol
+    )
+    _run("runge_kutta_stage", call, y)
+    return out
+
+
 OPS = {
     "affine_coupling": _affine(_forward, 2),
     "affine_coupling_backward": _affine(_backward, 4),
@@ -189,6 +218,12 @@ OPS = {
     "probability_path_backward": _path_backward,
     "rational_quadratic_spline": _spline(_forward, 2),
     "rational_quadratic_spline_backward": _spline(_backward, 4),
+    "runge_kutta_error": _error,
+    "runge_kutta_stage": _stage,
+}
+# dispatcher op: the entry point that runs it
+ENTRIES = {
+    op: "runge_kutta_stage" if op == "runge_kutta_error" else op.removesuffix("_backward") for op in OPS
 }
 
 

@@ -24,6 +24,11 @@ template <class S> void run_path(const PathCall& c) {
   else flowkern::cuda::path_forward(path<S>(c), nullptr);
 }
 
+template <class S> void run_stage(const StageCall& c) {
+  if (c.y1.data) flowkern::cuda::runge_kutta_error(stage_error<S>(c), nullptr);
+  else flowkern::cuda::runge_kutta_stage(stage<S>(c), nullptr);
+}
+
 using emulation::Use;
 struct Watched { const char* name; const Tensor& tensor; Use use; };
 
@@ -65,6 +70,16 @@ void watch_all(const PathCall& c) {
   });
 }
 
+void watch_all(const StageCall& c) {
+  watch({
+      {"y", c.y, Use::kInput},
+      {"y1", c.y1, Use::kInput},
+      {"weights", c.weights, Use::kInput},
+      {"out", c.out, Use::kOutput},
+  });
+  for (int j = 0; j < c.stages; ++j) emulation::watch(c.k[j].data, std::size_t(c.k[j].bytes), "k", Use::kInput);
+}
+
 // What was wrong, or null.
 template <class C, class F> const char* reported(const C& c, const F& run) {
   static std::string report;
@@ -98,6 +113,9 @@ const char* affine_coupling(const Call* c, bool wide) {
 }
 const char* probability_path(const PathCall* c, bool wide) {
   return reported(*c, [&] { wide ? run_path<double>(*c) : run_path<float>(*c); });
+}
+const char* runge_kutta_stage(const StageCall* c, bool wide) {
+  return reported(*c, [&] { wide ? run_stage<double>(*c) : run_stage<float>(*c); });
 }
 void settings(int schedule, unsigned seed, unsigned most_blocks) {
   emulation::settings = {schedule, seed, most_blocks};

@@ -4,6 +4,7 @@
 #include "affine_coupling/affine_coupling_cuda.h"
 #include "probability_path/probability_path_cuda.h"
 #include "rational_quadratic_spline/rational_quadratic_spline_cuda.h"
+#include "runge_kutta_stage/runge_kutta_stage_cuda.h"
 
 namespace {
 
@@ -38,6 +39,13 @@ struct PathCall {
   Tensor x0, x1, t, noise, seed, x_t, u_t, drawn, grad_x, grad_u, grad_x0, grad_x1, grad_t;
   std::int64_t kind;
   double sigma;
+};
+
+// Of a Runge-Kutta stage, or with y1 of a step's error.
+struct StageCall {
+  std::int64_t sizes[2], stages;
+  Tensor y, y1, k[flowkern::kMostStages], weights, out;
+  double rtol, atol;
 };
 
 template <class S> SplineProblem<S> spline(const Call& c) {
@@ -90,6 +98,20 @@ template <class S> PathProblem<S> path(const PathCall& c) {
   p.grad_x = c.grad_x.at<S>(), p.grad_u = c.grad_u.at<S>();
   p.grad_x0 = c.grad_x0.at<S>(), p.grad_x1 = c.grad_x1.at<S>(), p.grad_t = c.grad_t.at<S>();
   return p;
+}
+
+template <class S> flowkern::Combination<S> combination(const StageCall& c) {
+  flowkern::Combination<S> result{c.sizes[0], c.sizes[1], int(c.stages)};
+  for (int j = 0; j < c.stages; ++j) result.k[j] = c.k[j].at<S>();
+  result.weights = c.weights.at<S>();
+  result.weights_row = c.weights.stride[0], result.weights_one = c.weights.stride[1];
+  return result;
+}
+template <class S> flowkern::StageProblem<S> stage(const StageCall& c) {
+  return {combination<S>(c), c.y.at<S>(), c.out.at<S>()};
+}
+template <class S> flowkern::ErrorProblem<S> stage_error(const StageCall& c) {
+  return {combination<S>(c), c.y.at<S>(), c.y1.at<S>(), S(c.rtol), S(c.atol), c.out.at<S>()};
 }
 
 }  // namespace

@@ -7,7 +7,7 @@ import torch
 
 import flowkern
 from flowkern.ops import KnotMap
-from tests import cases, probability_path_cases
+from tests import cases, probability_path_cases, runge_kutta_stage_cases
 from tests.cases import AFFINES, SPLINES
 from tests.emulation import build, device
 
@@ -46,6 +46,12 @@ PATHS = {
     # More blocks than one, of 512 elements each.
     "path-rows-257": probability_path_cases.Case("target", batch=257, shape=(3,)),
 }
+STAGES = {
+    **{f"stage-{name}": case for name, case in runge_kutta_stage_cases.CASES.items()},
+    # More blocks than one, of 512 elements or of some rows each.
+    "stage-rows-257": runge_kutta_stage_cases.Case((257, 3), 3, by_row=True),
+    "stage-rows-1023": runge_kutta_stage_cases.Case((1023, 1), 2),
+}
 pytestmark = pytest.mark.timeout(900)  # the first test that runs builds the library
 
 
@@ -68,6 +74,12 @@ def test_path_agrees_with_the_reference(name, dtype):
     probability_path_cases.check(PATHS[name], "cpu", dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_stages_agree_with_the_reference(dtype):
+    for case in STAGES.values():
+        runge_kutta_stage_cases.check(case, "cpu", dtype)
+
+
 def test_every_kernel_runs():
     """All instances of all kernels, by the cases of the tests above."""
     for case in (CASES | EDGES).values():
@@ -81,10 +93,10 @@ def test_every_kernel_runs():
             short = replace(case, batch=min(case.batch, 1))
             x0, x1, *given = short.tensors(dtype)
             probability_path_cases.evaluate(short, x0, x1, *given, (x0, x1), "cpu")
+    test_stages_agree_with_the_reference(torch.float64)
+    test_stages_agree_with_the_reference(torch.float32)
     assert device.launched() == device.kernels() != set()
-    assert {source.parent.name for source in build.kernels()[:-1]} == {
-        name.removesuffix("_backward") for name in device.OPS
-    }
+    assert {source.parent.name for source in build.kernels()[:-1]} == {*device.ENTRIES.values()}
 
 
 @pytest.mark.parametrize("name", [name for name in EDGES if "wide" in name or "257" in name])
@@ -111,6 +123,17 @@ def test_path_gives_the_same_bits_in_every_order():
     for options in ({}, {"schedule": device.REVERSED}, {"most_blocks": 1}):
         with device.configured(**options), flowkern.backend("cpu"):
             results.append(PATHS["path-rows-257"](x0, x1, None, None))
+    assert all(all(map(torch.equal, results[0], other)) for other in results[1:])
+
+
+@pytest.mark.parametrize("name", ["stage-rows-257", "stage-rows-1023", "stage-(2, 1100) by row"])
+def test_stages_give_the_same_bits_in_every_order(name):
+    case = STAGES[name]
+    inputs = case.tensors(torch.float32)
+    results = []
+    for options in ({}, {"schedule": device.REVERSED}, {"schedule": device.RANDOM}, {"most_blocks": 1}):
+        with device.configured(**options):
+            results.append(runge_kutta_stage_cases.evaluate(case, *inputs, "cpu"))
     assert all(all(map(torch.equal, results[0], other)) for other in results[1:])
 
 
