@@ -10,6 +10,7 @@ No candidate can be faster than the multiplications of its evaluations, which "l
 one `torch.mm` of as many: 2DH + 2H² for each sample and stage, and four times that with gradients.
 """
 
+import contextlib
 import itertools
 from functools import partial
 
@@ -26,13 +27,13 @@ TRACES = ("exact", "hutchinson")
 WORKS = ("forward", "forward+backward")
 
 
-def tables(batches=(1, 32, 1024), compiled=("compile",)):
+def tables(batches=(1, 32, 1024), compiled=("compile",), steps=STEPS):
     """One Table for each trace, work and batch size."""
     for batch, trace, work in itertools.product(batches, TRACES, WORKS):
-        candidates = [*_candidates(trace, work, compiled), _limit(trace, batch, work)]
+        candidates = [*_candidates(trace, work, compiled, steps), _limit(batch, work, steps)]
         yield Table(
             f"neural_ode-{trace}-{work}-{batch}",
-            f"neural_ode, {trace} trace, {work}, N={batch}, D={FEATURES}, H={HIDDEN}×2, {STEPS} steps",
+            f"neural_ode, {trace} trace, {work}, N={batch}, D={FEATURES}, H={HIDDEN}×2, {steps} steps",
             partial(_inputs, batch),
             tuple(candidates),
         )
@@ -44,18 +45,20 @@ def _inputs(batch):
     return [[y.requires_grad_(), noise.sign(), grad_y, torch.randn(batch)]]
 
 
-def _candidates(trace, work, compiled):
-    plain = partial(_make, _by_torchdiffeq, trace, work)
-    yield Candidate("flowkern", lambda inputs: _make(_fused, trace, work, torch.float32), plain)
+def _candidates(trace, work, compiled, steps):
+    fused, library, by_hand = (partial(f, steps=steps) for f in (_fused, _by_torchdiffeq, _by_hand))
+    plain = partial(_make, library, trace, work)
+    yield Candidate("flowkern", lambda inputs: _make(fused, trace, work, torch.float32), plain)
     if work == "forward+backward":
-        yield Candidate("flowkern[adjoint]", lambda inputs: _adjoint(trace, torch.float32), partial(_adjoint, trace))
-    yield Candidate("torchdiffeq", lambda inputs: _make(_by_torchdiffeq, trace, work, torch.float32), plain)
+        adjoint = partial(_adjoint, trace, steps)
+        yield Candidate("flowkern[adjoint]", lambda inputs: adjoint(torch.float32), adjoint)
+    yield Candidate("torchdiffeq", lambda inputs: _make(library, trace, work, torch.float32), plain)
     if trace == "exact":
-        own = partial(_make, _by_hand, trace, work)
-        yield Candidate("closed form", lambda inputs: _make(_by_hand, trace, work, torch.float32), own)
+        own = partial(_make, by_hand, trace, work)
+        yield Candidate("closed form", lambda inputs: _make(by_hand, trace, work, torch.float32), own)
         for compiler in compiled:
             name = f"{compiler}(closed form)"
-            yield Candidate(name, partial(_compiled, name, trace, work), own)
+            yield Candidate(name, partial(_compiled, name, by_hand, trace, work), own)
 
 
 def _make(solve, trace, work, dtype):
@@ -73,37 +76,38 @@ def _make(solve, trace, work, dtype):
     return call
 
 
-def _compiled(name, trace, work, inputs):
-    return _make(ops.compile_(_by_hand, ops.compiler(name)), trace, work, torch.float32)
+def _compiled(name, solve, trace, work, inputs):
+    return _make(ops.compile_(solve, ops.compiler(name)), trace, work, torch.float32)
 
 
-def _adjoint(trace, dtype):
+def _adjoint(trace, steps, dtype):
     """flowkern's adjoint; in float64, which is its own truth, by the reference."""
-    backend = "reference" if dtype == torch.float64 else flowkern.backends.resolve("cpu")
 
     def solve(*arguments):
-        with flowkern.backend(backend):
-            return _fused(*arguments, gradient="adjoint")
+        with flowkern.backend("reference") if dtype == torch.float64 else contextlib.nullcontext():
+            return _fused(*arguments, steps=steps, gradient="adjoint")
 
     return _make(solve, trace, "forward+backward", dtype)
 
 
 def _parameters(dtype):
-    generator = torch.Generator().manual_seed(0)
+    """The same on every device."""
+    generator = torch.Generator("cpu").manual_seed(0)
     shapes = ((HIDDEN, FEATURES + 1), (HIDDEN,), (HIDDEN, HIDDEN), (HIDDEN,), (FEATURES, HIDDEN), (FEATURES,))
-    return [(torch.randn(s, generator=generator) / s[-1] ** 0.5).to(dtype) for s in shapes]
+    values = (torch.randn(s, generator=generator, device="cpu") / s[-1] ** 0.5 for s in shapes)
+    return [value.to(torch.get_default_device(), dtype) for value in values]
 
 
-def _fused(y, noise, w1, b1, w2, b2, w3, b3, gradient="discrete"):
+def _fused(y, noise, w1, b1, w2, b2, w3, b3, steps, gradient="discrete"):
     layers = [FieldLayer(w1[:, :-1], b1, "tanh"), FieldLayer(w2, b2, "tanh"), FieldLayer(w3, b3)]
     solution = neural_ode(
-        y, layers, torch.tensor([0.0, 1.0]), steps=STEPS, time=TimeEmbedding(w1[:, -1:]),
+        y, layers, y.new_tensor([0.0, 1.0]), steps=steps, time=TimeEmbedding(w1[:, -1:]),
         trace="exact" if noise is None else noise, gradient=gradient,
     )  # fmt: skip
     return solution.y[-1], solution.logabsdet[-1]
 
 
-def _by_torchdiffeq(y, noise, w1, b1, w2, b2, w3, b3):
+def _by_torchdiffeq(y, noise, w1, b1, w2, b2, w3, b3, steps):
     """What users of torchdiffeq write: the trace by autograd inside the field."""
     needs_grad = torch.is_grad_enabled()
 
@@ -115,7 +119,7 @@ def _by_torchdiffeq(y, noise, w1, b1, w2, b2, w3, b3):
             trace = _trace(f, x, noise, needs_grad)
         return (f, trace) if needs_grad else (f.detach(), trace.detach())
 
-    grid = torch.linspace(0, 1, STEPS + 1, dtype=y.dtype)
+    grid = torch.linspace(0, 1, steps + 1, dtype=y.dtype, device=y.device)
     path, sums = torchdiffeq.odeint(field, (y, y.new_zeros(len(y))), grid, method="rk4")
     return path[-1], sums[-1]
 
@@ -130,17 +134,17 @@ def _trace(f, x, noise, create):
     return sum(columns)
 
 
-def _by_hand(y, noise, w1, b1, w2, b2, w3, b3):
+def _by_hand(y, noise, w1, b1, w2, b2, w3, b3, steps):
     """Classical steps with the trace in closed form."""
     m = w2 * (w1[:, :-1] @ w3).mT
-    h, logabsdet = 1 / STEPS, y.new_zeros(len(y))
+    h, logabsdet = 1 / steps, y.new_zeros(len(y))
 
     def field(t, x):
         u = torch.tanh(torch.addmm(b1 + t * w1[:, -1], x, w1[:, :-1].mT))
         v = torch.tanh(torch.addmm(b2, u, w2.mT))
         return torch.addmm(b3, v, w3.mT), ((1 - v * v) * ((1 - u * u) @ m.mT)).sum(-1)
 
-    for n in range(STEPS):
+    for n in range(steps):
         t = n * h
         k1, r1 = field(t, y)
         k2, r2 = field(t + h / 2, y + h / 2 * k1)
@@ -151,9 +155,9 @@ def _by_hand(y, noise, w1, b1, w2, b2, w3, b3):
     return y, logabsdet
 
 
-def _limit(trace, batch, work):
+def _limit(batch, work, steps):
     per_sample = 2 * FEATURES * HIDDEN + 2 * HIDDEN**2
-    rows = batch * STEPS * 4 * (4 if "backward" in work else 1) * per_sample // HIDDEN**2
+    rows = batch * steps * 4 * (4 if "backward" in work else 1) * per_sample // HIDDEN**2
 
     def make(inputs):
         a, b = torch.randn(max(1, rows), HIDDEN), torch.randn(HIDDEN, HIDDEN)

@@ -8,11 +8,12 @@ from bench import (
     posterior_maf,
     probability_path,
     rational_quadratic_spline,
+    runge_kutta_stage,
 )
 
 _MODULES = (
     rational_quadratic_spline, affine_coupling, masked_autoregressive, neural_ode, probability_path,
-    flows, posterior_maf,
+    runge_kutta_stage, flows, posterior_maf,
 )  # fmt: skip
 
 
@@ -26,6 +27,7 @@ def tables(quick):
         *masked_autoregressive.tables(batches=(4,), costs=(8, 16), compiled=()),
         *neural_ode.tables(batches=(3,), compiled=()),
         *probability_path.tables(batches=(1, 64), compiled=()),
+        *runge_kutta_stage.tables(batches=(1, 64), compiled=()),
         *flows.tables(training=(8,), inference=(8,), compiled=()),
         *posterior_maf.tables(batches=(4,)),
     ]

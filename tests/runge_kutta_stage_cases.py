@@ -45,6 +45,11 @@ def evaluate(case, y, y1, k, weights, backend):
         return runge_kutta_stage(y, k, weights), runge_kutta_error(y, y1, k, weights, RTOL, ATOL)
 
 
+def results(case, backend, dtype, seed=0, device="cpu"):
+    """All results of a backend."""
+    return evaluate(case, *case.tensors(dtype, seed, device), backend)
+
+
 def check(case, backend, dtype, seed=0, device="cpu"):
     """Both within as many roundings of the largest term as there are terms, and some."""
     y, y1, k, weights = case.tensors(dtype, seed, device)
@@ -52,7 +57,12 @@ def check(case, backend, dtype, seed=0, device="cpu"):
     y, y1, weights, *k = (tensor.double() for tensor in (y, y1, weights, *k))
     absolute = [tensor.abs() for tensor in (weights, *k)]
     want = reference.forward(y, weights, *k), reference.error(y, y1, weights, RTOL, ATOL, *k)
-    scales = reference.forward(y.abs(), *absolute), reference.error(y, y1, absolute[0], RTOL, ATOL, *absolute[1:])
-    for result, expected, scale in zip(got, want, scales):
+    scales = (
+        reference.forward(y.abs(), *absolute),
+        reference.error(y, y1, absolute[0], RTOL, ATOL, *absolute[1:]),
+    )
+    for name, result, expected, scale in zip(("stage", "error"), got, want, scales):
         atol = 16 * torch.finfo(dtype).eps * (scale.max().item() if scale.numel() else 0)
-        torch.testing.assert_close(result.double(), expected, rtol=0, atol=atol)
+        torch.testing.assert_close(
+            result.double(), expected, rtol=0, atol=atol, msg=lambda m: f"{name} is wrong: {m}"
+        )

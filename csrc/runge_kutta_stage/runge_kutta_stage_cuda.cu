@@ -72,7 +72,8 @@ template <class S> void run_error(const ErrorProblem<S>& p, void* stream) {
   if (c.width == 0) return;
   const Plan plan = make_plan(c.width, kThreads, kPasses);
   const size_t shared = sizeof(S) * plan.rows * plan.features;
-  launch_blocks("runge_kutta_error", kernels[c.stages - 1], (c.rows + plan.rows - 1) / plan.rows, kThreads, shared, stream, p, plan);
+  const int64_t blocks = (c.rows + plan.rows - 1) / plan.rows;
+  launch_blocks("runge_kutta_error", kernels[c.stages - 1], blocks, kThreads, shared, stream, p, plan);
 }
 #undef FLOWKERN_STAGES
 

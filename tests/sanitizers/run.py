@@ -23,10 +23,10 @@ def context(kind, library):
 
 
 def check(case):
-    from tests import cases, probability_path_cases, runge_kutta_stage_cases
+    from tests import cases, neural_ode_cases, probability_path_cases, runge_kutta_stage_cases
 
     for dtype in (torch.float32, torch.float64):
-        for module in (probability_path_cases, runge_kutta_stage_cases):
+        for module in (neural_ode_cases, probability_path_cases, runge_kutta_stage_cases):
             if isinstance(case, module.Case):
                 module.check(case, "cpu", dtype)
         if not isinstance(case, cases.Case):
@@ -39,9 +39,9 @@ def main(kind, library, *names):
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     with context(kind, library):
-        from tests.emulation.test_kernels import CASES, EDGES, PATHS, STAGES
+        from tests.emulation.test_kernels import CASES, EDGES, PATHS, SOLVES, STAGES
 
-        every = CASES | EDGES | PATHS | STAGES
+        every = CASES | EDGES | PATHS | STAGES | SOLVES
         chosen = names or [*every]
         for name in chosen:
             check(every[name])
