@@ -180,6 +180,15 @@ def test_solve_gives_the_same_bits_in_every_order(name):
         assert all(torch.equal(value, other[name]) for other in results[1:]), name
 
 
+def test_a_path_does_not_depend_on_the_other_samples():
+    """Nor on the size of the tile: 8 samples, or 4."""
+    tensors, noise = SOLVES["ode-rows-1030"].tensors(torch.float32)
+    few = tensors | {name: tensors[name][:6] for name in ("y", "bias0")}
+    with torch.no_grad(), flowkern.backend("cpu"):
+        both = [SOLVES["ode-rows-1030"].solve(t, noise).y for t in (tensors, few)]
+    assert torch.equal(both[0][:, :6], both[1])
+
+
 def test_solve_refuses_more_layers_than_a_kernel_takes():
     """Where the kernels' table ends is said on both sides: see tests/ops/test_neural_ode.py."""
     for layers in (native.MOST_CUDA_LAYERS, native.MOST_CUDA_LAYERS + 1):
