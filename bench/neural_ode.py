@@ -32,13 +32,13 @@ TORCHDIFFEQ_STEPS = 256  # as far as its memory is measured: 1.5 GiB
 ACCURACY = {"euler": (16, 64, 256), "midpoint": (8, 32, 128), "rk4": (4, 16, 64), "dopri5": (2, 8, 32)}
 
 
-def tables(batches=(1, 32, 1024), compiled=("compile",), memory=(16, 64, 256, 1024)):
+def tables(batches=(1, 32, 1024), compiled=("compile",), memory=(16, 64, 256, 1024), steps=STEPS):
     """One Table for each trace, work and batch size; one of memory for each number of steps; of accuracy."""
     for batch, trace, work in itertools.product(batches, TRACES, WORKS):
-        candidates = [*_candidates(trace, work, compiled), _limit(trace, batch, work)]
+        candidates = [*_candidates(trace, work, compiled, steps), _limit(batch, work, steps)]
         yield Table(
             f"neural_ode-{trace}-{work}-{batch}",
-            f"neural_ode, {trace} trace, {work}, N={batch}, D={FEATURES}, H={HIDDEN}×2, {STEPS} steps",
+            f"neural_ode, {trace} trace, {work}, N={batch}, D={FEATURES}, H={HIDDEN}×2, {steps} steps",
             partial(_inputs, batch),
             tuple(candidates),
         )
@@ -101,19 +101,20 @@ def _inputs(batch):
     return [[y.requires_grad_(), noise.sign(), grad_y, torch.randn(batch)]]
 
 
-def _candidates(trace, work, compiled):
-    plain = partial(_make, by_torchdiffeq, trace, work)
-    yield Candidate("flowkern", lambda inputs: _make(_fused, trace, work, torch.float32), plain)
+def _candidates(trace, work, compiled, steps):
+    fused, library, by_hand = (partial(f, steps=steps) for f in (_fused, by_torchdiffeq, _by_hand))
+    plain = partial(_make, library, trace, work)
+    yield Candidate("flowkern", lambda inputs: _make(fused, trace, work, torch.float32), plain)
     if work == "forward+backward":
-        adjoint = partial(_make, partial(_on_backend, gradient="adjoint"), trace, work)
+        adjoint = partial(_make, partial(_on_backend, gradient="adjoint", steps=steps), trace, work)
         yield Candidate("flowkern[adjoint]", lambda inputs: adjoint(torch.float32), adjoint)
-    yield Candidate("torchdiffeq", lambda inputs: _make(by_torchdiffeq, trace, work, torch.float32), plain)
+    yield Candidate("torchdiffeq", lambda inputs: _make(library, trace, work, torch.float32), plain)
     if trace == "exact":
-        own = partial(_make, _by_hand, trace, work)
-        yield Candidate("closed form", lambda inputs: _make(_by_hand, trace, work, torch.float32), own)
+        own = partial(_make, by_hand, trace, work)
+        yield Candidate("closed form", lambda inputs: _make(by_hand, trace, work, torch.float32), own)
         for compiler in compiled:
             name = f"{compiler}(closed form)"
-            yield Candidate(name, partial(_compiled, name, trace, work), own)
+            yield Candidate(name, partial(_compiled, name, by_hand, trace, work), own)
 
 
 def _make(solve, trace, work, dtype):
@@ -131,27 +132,29 @@ def _make(solve, trace, work, dtype):
     return call
 
 
-def _compiled(name, trace, work, inputs):
-    return _make(ops.compile_(_by_hand, ops.compiler(name)), trace, work, torch.float32)
+def _compiled(name, solve, trace, work, inputs):
+    return _make(ops.compile_(solve, ops.compiler(name)), trace, work, torch.float32)
 
 
 def _on_backend(y, *arguments, **options):
     """flowkern's solve; in float64, which is a truth, by the reference."""
-    backend = "reference" if y.dtype == torch.float64 else flowkern.backends.resolve("cpu")
+    backend = "reference" if y.dtype == torch.float64 else flowkern.backends.resolve(y.device.type)
     with flowkern.backend(backend):
         return _fused(y, *arguments, **options)
 
 
 def parameters(dtype):
-    generator = torch.Generator().manual_seed(0)
+    """The same on every device."""
+    generator = torch.Generator("cpu").manual_seed(0)
     shapes = ((HIDDEN, FEATURES + 1), (HIDDEN,), (HIDDEN, HIDDEN), (HIDDEN,), (FEATURES, HIDDEN), (FEATURES,))
-    return [(torch.randn(s, generator=generator) / s[-1] ** 0.5).to(dtype) for s in shapes]
+    values = (torch.randn(s, generator=generator, device="cpu") / s[-1] ** 0.5 for s in shapes)
+    return [value.to(torch.get_default_device(), dtype) for value in values]
 
 
 def _fused(y, noise, w1, b1, w2, b2, w3, b3, steps=STEPS, **options):
     layers = [FieldLayer(w1[:, :-1], b1, "tanh"), FieldLayer(w2, b2, "tanh"), FieldLayer(w3, b3)]
     solution = neural_ode(
-        y, layers, torch.tensor([0.0, 1.0]), steps=steps, time=TimeEmbedding(w1[:, -1:]),
+        y, layers, y.new_tensor([0.0, 1.0]), steps=steps, time=TimeEmbedding(w1[:, -1:]),
         trace="exact" if noise is None else noise, **options,
     )  # fmt: skip
     return solution.y[-1], solution.logabsdet[-1]
@@ -171,7 +174,7 @@ def by_torchdiffeq(y, noise, *parameters, steps=STEPS, adjoint=False):
         return (f, trace) if needs_grad else (f.detach(), trace.detach())
 
     solve = partial(torchdiffeq.odeint_adjoint, adjoint_params=parameters) if adjoint else torchdiffeq.odeint
-    t, options = torch.tensor([0.0, 1.0], dtype=y.dtype), {"step_size": 1 / steps}
+    t, options = y.new_tensor([0.0, 1.0]), {"step_size": 1 / steps}
     path, sums = solve(field, (y, y.new_zeros(len(y))), t, method="rk4", options=options)
     return path[-1], sums[-1]
 
@@ -186,17 +189,17 @@ def _trace(f, x, noise, create):
     return sum(columns)
 
 
-def _by_hand(y, noise, w1, b1, w2, b2, w3, b3):
+def _by_hand(y, noise, w1, b1, w2, b2, w3, b3, steps):
     """Classical steps with the trace in closed form."""
     m = w2 * (w1[:, :-1] @ w3).mT
-    h, logabsdet = 1 / STEPS, y.new_zeros(len(y))
+    h, logabsdet = 1 / steps, y.new_zeros(len(y))
 
     def field(t, x):
         u = torch.tanh(torch.addmm(b1 + t * w1[:, -1], x, w1[:, :-1].mT))
         v = torch.tanh(torch.addmm(b2, u, w2.mT))
         return torch.addmm(b3, v, w3.mT), ((1 - v * v) * ((1 - u * u) @ m.mT)).sum(-1)
 
-    for n in range(STEPS):
+    for n in range(steps):
         t = n * h
         k1, r1 = field(t, y)
         k2, r2 = field(t + h / 2, y + h / 2 * k1)
@@ -207,9 +210,9 @@ def _by_hand(y, noise, w1, b1, w2, b2, w3, b3):
     return y, logabsdet
 
 
-def _limit(trace, batch, work):
+def _limit(batch, work, steps):
     per_sample = 2 * FEATURES * HIDDEN + 2 * HIDDEN**2
-    rows = batch * STEPS * 4 * (4 if "backward" in work else 1) * per_sample // HIDDEN**2
+    rows = batch * steps * 4 * (4 if "backward" in work else 1) * per_sample // HIDDEN**2
 
     def make(inputs):
         a, b = torch.randn(max(1, rows), HIDDEN), torch.randn(HIDDEN, HIDDEN)

@@ -97,12 +97,12 @@ def _by_hand(path):
 
 def _drawn(function):
     def drawing(x0, x1):
-        t = torch.rand(x0.shape[0])
+        t = torch.rand(x0.shape[0], device=x0.device)
         return t, *function(x0, x1, torch.randn_like(x0), t)
 
     return drawing
 
 
 def _source(x1):
-    x0, t = torch.randn_like(x1), torch.rand(x1.shape[0])
+    x0, t = torch.randn_like(x1), torch.rand(x1.shape[0], device=x1.device)
     return t, torch.lerp(x0, x1, t.unsqueeze(-1)), x1 - x0

@@ -10,11 +10,12 @@ from bench import (
     posterior_maf,
     probability_path,
     rational_quadratic_spline,
+    runge_kutta_stage,
 )
 
 _MODULES = (
     rational_quadratic_spline, affine_coupling, masked_autoregressive, neural_ode, odeint,
-    probability_path, flows, cnf, posterior_maf,
+    runge_kutta_stage, probability_path, flows, cnf, posterior_maf,
 )  # fmt: skip
 
 
@@ -29,6 +30,7 @@ def tables(quick):
         *neural_ode.tables(batches=(3,), compiled=(), memory=(4,)),
         *odeint.tables(batches=(3,), compiled=()),
         *probability_path.tables(batches=(1, 64), compiled=()),
+        *runge_kutta_stage.tables(batches=(1, 64), compiled=()),
         *flows.tables(training=(8,), inference=(8,), compiled=()),
         *cnf.tables(batches=(8,)),
         *posterior_maf.tables(batches=(4,)),

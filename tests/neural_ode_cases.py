@@ -41,7 +41,7 @@ class Case:
     bias: bool = True
     times: tuple = TIMES
 
-    def tensors(self, dtype=torch.float64, seed=0):
+    def tensors(self, dtype=torch.float64, seed=0, device="cpu"):
         """y, t and parameters by name, and the noise."""
         generator = torch.Generator().manual_seed(seed)
 
@@ -57,7 +57,8 @@ class Case:
         if self.time:
             tensors["time"] = normal(widths[1], 1 if self.time == "concatenated" else 6) / 2
         noise = normal(self.trace, self.batch, self.features) if isinstance(self.trace, int) else None
-        return {k: v.to(dtype) for k, v in tensors.items()}, noise
+        noise = None if noise is None else noise.to(device)
+        return {k: v.to(device, dtype) for k, v in tensors.items()}, noise
 
     def layers(self, tensors):
         kinds = (*self.activations, "identity")
@@ -70,7 +71,7 @@ class Case:
         """The `Solution`."""
         time = None
         if self.time:
-            frequencies = torch.arange(1, 4, dtype=tensors["time"].dtype) * torch.pi
+            frequencies = torch.arange(1, 4, dtype=tensors["time"].dtype, device=tensors["y"].device) * torch.pi
             time = TimeEmbedding(tensors["time"], frequencies if self.time == "fourier" else None)
         trace = self.trace if noise is None else noise.to(tensors["y"].dtype)
         arguments = dict(
@@ -110,15 +111,21 @@ def evaluate(case, tensors, noise, backend, **changed):
         solution = case.solve(tensors, noise, **changed)
         results = {k: v for k, v in solution._asdict().items() if v is not None}
         generator = torch.Generator().manual_seed(7)
-        loss = sum((v * torch.randn(v.shape, generator=generator, dtype=torch.float64)).sum() for v in results.values())
+        cotangents = (torch.randn(v.shape, generator=generator, dtype=torch.float64) for v in results.values())
+        loss = sum((v * c.to(v.device)).sum() for v, c in zip(results.values(), cotangents))
         grads = torch.autograd.grad(loss, list(tensors.values()), allow_unused=True)
     gradients = {f"grad {k}": g for k, g in zip(tensors, grads) if g is not None}
     return {k: v.detach() for k, v in (results | gradients).items()}
 
 
-def check(case, backend, dtype):
+def results(case, backend, dtype, seed=0, device="cpu"):
+    """All results of a backend."""
+    return evaluate(case, *case.tensors(dtype, seed, device), backend).values()
+
+
+def check(case, backend, dtype, seed=0, device="cpu"):
     """Every result of backend within NEURAL_ODE units of the float64 reference."""
-    tensors, noise = case.tensors(dtype)
+    tensors, noise = case.tensors(dtype, seed, device)
     want = evaluate(case, {k: v.double() for k, v in tensors.items()}, noise, "reference")
     rounded = evaluate(case, tensors, noise, "reference") if dtype != torch.float64 else want
     got = evaluate(case, tensors, noise, backend)

@@ -28,13 +28,13 @@ class Case:
     shape: tuple = (5,)
     given: bool = False
 
-    def tensors(self, dtype=torch.float32):
+    def tensors(self, dtype=torch.float32, seed=0, device="cpu"):
         """x0, x1, t and noise, both None where they are drawn."""
-        generator = generator_of(0)
+        generator = generator_of(seed)
         x0, x1, noise = (
-            torch.randn(self.batch, *self.shape, generator=generator, dtype=dtype) for _ in range(3)
+            torch.randn(self.batch, *self.shape, generator=generator, dtype=dtype).to(device) for _ in range(3)
         )
-        t = torch.rand(self.batch, generator=generator, dtype=dtype)
+        t = torch.rand(self.batch, generator=generator, dtype=dtype).to(device)
         return x0, x1, *((t, noise) if self.given else (None, None))
 
     def __call__(self, x0, x1, t, noise, seed=SEED):
@@ -83,15 +83,26 @@ def evaluate(case, x0, x1, t, noise, grads, backend):
     return Result(*(v.detach() for v in (t_out, x_t, u_t)), *found[:2], grad_t)
 
 
-def check(case, backend, dtype):
+def results(case, backend, dtype, seed=0, device="cpu"):
+    """All results of a backend."""
+    return evaluate(case, *_inputs(case, dtype, seed, device), backend)
+
+
+def _inputs(case, dtype, seed, device):
+    """What `evaluate` takes between the case and the backend."""
+    inputs = case.tensors(dtype, seed, device)
+    generator = generator_of(seed + 1)
+    grads = [torch.randn(inputs[0].shape, generator=generator, dtype=dtype).to(device) for _ in range(2)]
+    return *inputs, grads
+
+
+def check(case, backend, dtype, seed=0, device="cpu"):
     """Raise AssertionError unless `backend` agrees with the float64 reference on `case`.
 
     A unit of an element is what the reference makes of it in `dtype` when x0, x1 and the cotangents
     move by one rounding, and one rounding of the result; the largest of a row counts.
     """
-    inputs = case.tensors(dtype)
-    generator = generator_of(1)
-    grads = [torch.randn(inputs[0].shape, generator=generator, dtype=dtype) for _ in range(2)]
+    *inputs, grads = _inputs(case, dtype, seed, device)
     got = evaluate(case, *inputs, grads, backend)
     wide = [None if v is None else v.double() for v in inputs]
     want = evaluate(case, *wide, [g.double() for g in grads], "reference")

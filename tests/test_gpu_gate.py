@@ -1,6 +1,7 @@
 """The GPU gate without a GPU: what it does when something fails, hangs, is missing or interrupted."""
 
 import contextlib
+import itertools
 import json
 import sys
 import types
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from bench.gpu_gate import autotune, correctness, counters, process, report, sanitizer, wheels
-from bench.gpu_gate.gate import Gate
+from bench.gpu_gate.gate import BACKENDS, Gate
 from bench.gpu_gate.store import Store
 from flowkern.ops import _launch_parameters
 from tests import cases
@@ -65,6 +66,20 @@ def test_a_wrong_kernel_is_a_failure(gate, monkeypatch):
     result = correctness.run("cuda/affine_coupling/half precision", gate)
     assert len(result["failures"]) == result["checks"] == 2
     assert "logabsdet is wrong" in result["failures"][0]
+
+
+@pytest.mark.parametrize("op", ["neural_ode", "probability_path", "runge_kutta_stage"])
+def test_ops_with_cases_of_their_own(gate, monkeypatch, op):
+    """Both backends are checked, and results that are not the same twice are told."""
+    assert {f"{backend}/{op}/cases" for backend in BACKENDS} <= {*correctness.names(gate, None)}
+    monkeypatch.setattr(Gate, "on", lambda *_: contextlib.nullcontext("cpu"))
+    result = correctness.run(f"cuda/{op}/cases", gate)
+    assert result["checks"] >= 4 and not result["failures"]
+    module = getattr(correctness, f"{op}_cases")
+    seeds = itertools.count()
+    monkeypatch.setattr(module, "results", lambda *_: [torch.tensor(next(seeds))])
+    failures = correctness.run(f"cuda/{op}/cases", gate)["failures"]
+    assert len(failures) == result["checks"] and "differs from call to call" in failures[0]
 
 
 def test_wheels(tmp_path, monkeypatch):

@@ -14,13 +14,21 @@ import torch
 
 import flowkern
 from bench.gpu_gate.gate import BACKENDS
-from tests import cases, masked_autoregressive_cases, tolerances
+from tests import (
+    cases,
+    masked_autoregressive_cases,
+    neural_ode_cases,
+    probability_path_cases,
+    runge_kutta_stage_cases,
+    tolerances,
+)
 
 GROUPS = ("named", "odd sizes", "half precision", "spread", "large")
 # op: the backends that have kernels of it, and the groups of checks
 OPS = {
     **{op: (BACKENDS, GROUPS) for op in cases.NAMED},
     "masked_autoregressive": (("triton",), ("conditioners",)),
+    **{op: (BACKENDS, ("cases",)) for op in ("neural_ode", "probability_path", "runge_kutta_stage")},
 }
 WIDE = (torch.float64, torch.float32)
 # (rows, features of x, transformed ones), about the edges of warps, blocks, tiles and segments
@@ -49,7 +57,7 @@ def run(name, gate):
     seed = random.SystemRandom().randrange(2**31)
     checks = list({
         "named": _named, "odd sizes": _odd, "half precision": _halves, "spread": _spread,
-        "large": _large, "few": _few, "conditioners": _conditioners,
+        "large": _large, "few": _few, "conditioners": _conditioners, "cases": _cases,
     }[group](op, gate))  # fmt: skip
     failures = []
     # Memory that was filled would hide from initcheck what no kernel wrote.
@@ -121,8 +129,9 @@ def _spread(op, gate):
 
 def _few(op, gate):
     """For the sanitizer: small and various."""
-    if op == "masked_autoregressive":
-        yield from itertools.islice(_conditioners(op, gate), 4)
+    if op not in cases.NAMED:
+        group = _conditioners if op == "masked_autoregressive" else _cases
+        yield from itertools.islice(group(op, gate), 4)
         return
     typical = cases.TYPICAL[op]
     chosen = [typical, *itertools.islice(cases.NAMED[op].values(), 3)]
@@ -150,6 +159,50 @@ def _conditioner(case, gate, dtype, inverse, backend, seed):
     for (quantity, first), (_, second) in zip(*map(masked.flat, twice)):
         same = torch.equal(first.nan_to_num(7), second.nan_to_num(7))
         assert same, f"{case.name}: {quantity} differs from call to call"
+
+
+def _with(chosen, **changed):
+    return [replace(case, **changed) for case in chosen]
+
+
+def _several(op, gate):
+    """Cases of an op with a module of cases, about the edges of tiles and blocks too."""
+    if op == "neural_ode":
+        named = neural_ode_cases.CASES
+        typical, deep = named["exact two hidden"], named["exact three hidden"]
+        if gate.dry_run:
+            return _with((typical, named["adjoint noise"]), batch=3, steps=1, times=(0.0, 0.3))
+        # Sums over many samples lose more than the few roundings that are allowed.
+        sizes = [*itertools.product((1, 63, 1023), ((1,), (64, 64), (256, 256))), (4101, (1,)), (4101, (5, 3))]
+        odd = [replace(typical, batch=n, hidden=h, activations=("silu",) * len(h)) for n, h in sizes]
+        wide = replace(typical, features=1, hidden=(9000,), activations=("tanh",), steps=1)
+        return [*named.values(), *odd, replace(deep, hidden=(33, 128, 65), batch=257), wide]
+    if op == "probability_path":
+        named = [*probability_path_cases.CASES.values()]
+        return named[:3] if gate.dry_run else [*named, *_with(named[:16], batch=100003)]
+    named = [*runge_kutta_stage_cases.CASES.values()]
+    if gate.dry_run:
+        return named[:5]
+    shapes = itertools.product(((100003, 7), (1025, 3), (3, 70001)), (False, True))
+    return [*named, *(runge_kutta_stage_cases.Case(shape, 7, by_row) for shape, by_row in shapes)]
+
+
+def _cases(op, gate):
+    module = {
+        "neural_ode": neural_ode_cases, "probability_path": probability_path_cases,
+        "runge_kutta_stage": runge_kutta_stage_cases,
+    }[op]  # fmt: skip
+    for case, dtype in itertools.product(_several(op, gate), WIDE):
+        yield functools.partial(_case, module, case, gate, dtype)
+
+
+def _case(module, case, gate, dtype, backend, seed):
+    """Compare one of them with the reference, and with itself."""
+    module.check(case, backend, dtype, seed, gate.device)
+    first, second = (module.results(case, backend, dtype, seed, gate.device) for _ in "12")
+    for number, (one, two) in enumerate(zip(first, second)):
+        same = torch.equal(one.nan_to_num(7), two.nan_to_num(7))
+        assert same, f"{case}: result {number} differs from call to call"
 
 
 def _small(case):

@@ -15,9 +15,12 @@ from bench import (
     flows,
     harness,
     masked_autoregressive,
+    neural_ode,
     ops,
     posterior_maf,
+    probability_path,
     rational_quadratic_spline,
+    runge_kutta_stage,
 )
 from bench.gpu_gate.gate import peers
 from bench.gpu_gate.stopwatch import Stopwatch
@@ -35,6 +38,9 @@ def tables(gate):
         *rational_quadratic_spline.tables((3,) if gate.dry_run else (1, 2048, 2**18), **options),
         *affine_coupling.tables((3,) if gate.dry_run else (1, 2048, 2**20), **options),
         *masked_autoregressive.tables(inference, (4,) if gate.dry_run else (64, 256, 1024), compiled),
+        *neural_ode.tables((3,) if gate.dry_run else (1, 1024, 65536), compiled, (), 1 if gate.dry_run else 16),
+        *probability_path.tables((3,) if gate.dry_run else (64, 2048, 2**18), compiled),
+        *runge_kutta_stage.tables((3,) if gate.dry_run else (64, 2048, 2**18), compiled),
         *flows.tables(training, inference, compiled),
         *posterior_maf.tables(inference),
     )

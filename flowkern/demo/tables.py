@@ -4,7 +4,8 @@ from statistics import median
 
 import torch
 
-from flowkern.demo import digits, memory
+from flowkern.demo import digits
+from flowkern.demo import memory as gradient_memory
 from flowkern.report.cost import WAYS
 from flowkern.report.table import Table
 from flowkern.report.timing import quartiles
@@ -136,13 +137,13 @@ def continuous(results):
 
 def memory(memories):
     """MiB at the peak of a forward and backward, against the number of steps."""
-    ways = ("torchdiffeq", *memory.WAYS)
+    ways = ("torchdiffeq", *gradient_memory.WAYS)
     rows = [[str(m.steps), *(_mebibytes(m.peaks.get(way)) for way in ways)] for m in memories]
     return Table(
         "Memory of the gradient, MiB",
-        ("steps", "torchdiffeq", *(f"flowkern, {way}" for way in memory.WAYS)),
+        ("steps", "torchdiffeq", *(f"flowkern, {way}" for way in gradient_memory.WAYS)),
         rows,
-        (f"At the peak of one forward and backward of log_prob, {memory.BATCH} points.",),
+        (f"At the peak of one forward and backward of log_prob, {gradient_memory.BATCH} points.",),
     )
 
 

@@ -5,8 +5,10 @@
 #include <map>
 
 #include "../../csrc/affine_coupling/affine_coupling_cuda.h"
+#include "../../csrc/neural_ode/neural_ode_cuda.h"
 #include "../../csrc/probability_path/probability_path_cuda.h"
 #include "../../csrc/rational_quadratic_spline/rational_quadratic_spline_cuda.h"
+#include "../../csrc/runge_kutta_stage/runge_kutta_stage_cuda.h"
 
 namespace {
 
@@ -36,6 +38,13 @@ void __cudaRegisterFunction(void**, const char* stub, char*, const char* name, i
 }
 int cudaLaunchKernelExC(const Config* config, const void* stub, void**) {
   std::printf("%s %u %zu\n", names()[stub], config->block.x, config->shared);
+  return 0;
+}
+int cudaFuncSetAttribute(const void*, int, int) { return 0; }
+int cudaGetDevice(int* device) { return *device = 0; }
+// Of shared memory, the only one asked for: what the smallest of the architectures has for a block.
+int cudaDeviceGetAttribute(int* value, int, int) {
+  *value = 163 * 1024;
   return 0;
 }
 int cudaGetLastError() { return 0; }
@@ -84,7 +93,29 @@ template <class S> void path() {
     }
 }
 
-template <class S> void all() { affine<S>(), spline<S>(), path<S>(); }
+template <class S> void stage() {
+  for (int stages = 1; stages <= flowkern::kMostStages; ++stages) {
+    flowkern::StageProblem<S> step{};
+    flowkern::ErrorProblem<S> error{};
+    for (auto* c : {&step.combination, &error.combination}) c->rows = kRows, c->width = kFeatures, c->stages = stages;
+    flowkern::cuda::runge_kutta_stage(step, nullptr);
+    flowkern::cuda::runge_kutta_error(error, nullptr);
+  }
+}
+
+template <class S> void solve() {
+  for (bool backward : {false, true}) {
+    flowkern::cuda::OdeSolve<S> p{};
+    p.rows = kRows, p.features = 8, p.layers = 3, p.stages = 4, p.steps = 16, p.every = 1;
+    p.closed = true, p.backward = backward;
+    const int units[] = {8, 64, 64, 8};
+    for (int l = 0; l < 3; ++l) p.layer[l].inputs = units[l], p.layer[l].units = units[l + 1];
+    flowkern::cuda::ode_plan(p);
+    flowkern::cuda::ode_solve(p, nullptr);
+  }
+}
+
+template <class S> void all() { affine<S>(), spline<S>(), path<S>(), solve<S>(), stage<S>(); }
 
 }  // namespace
 

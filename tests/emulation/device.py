@@ -65,6 +65,35 @@ class _PathCall(ctypes.Structure):
     ]
 
 
+class _StageCall(ctypes.Structure):
+    _fields_ = [
+        ("sizes", ctypes.c_int64 * 2), ("stages", ctypes.c_int64), ("y", _Tensor), ("y1", _Tensor),
+        ("k", _Tensor * 8), ("weights", _Tensor), ("out", _Tensor), ("rtol", ctypes.c_double),
+        ("atol", ctypes.c_double),
+    ]  # fmt: skip
+
+
+_SOLVE_SIZES = ("rows", "features", "layers", "stages", "steps", "every", "directions")
+_SOLVE_TENSORS = (
+    "y", "h", "first", "row_bias", "closed", "epsilon", "path", "sums", "grad_path", "grad_sums", "grad_y",
+    "grad_h", "grad_first", "grad_row_bias", "grad_closed",
+)  # fmt: skip
+_LAYERS = 25  # the most, as problems.h has it
+
+
+class _SolveCall(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in (*_SOLVE_SIZES, "kinetic", "jacobian", "adjoint", "backward")),
+        *((name, ctypes.c_int64 * _LAYERS) for name in ("units", "activations")),
+        ("weight", ctypes.c_double),
+        ("slopes", ctypes.c_double * _LAYERS),
+        ("a", ctypes.c_double * 28),
+        ("b", ctypes.c_double * 8),
+        *((name, _Tensor) for name in _SOLVE_TENSORS),
+        *((name, _Tensor * _LAYERS) for name in ("weights", "biases", "grad_weights", "grad_biases")),
+    ]
+
+
 @functools.cache
 def _library():
     return load(build.built(build.preloaded()))
@@ -73,8 +102,9 @@ def _library():
 def load(path):
     """A library of kernels; an entry point returns what was wrong, or None."""
     library = ctypes.CDLL(str(path))
-    for op in ("affine_coupling", "probability_path", "rational_quadratic_spline"):
-        getattr(library, op).restype = ctypes.c_char_p
+    for op in ENTRIES.values():
+        if hasattr(library, op):  # the CPU loops have no entry points for some
+            getattr(library, op).restype = ctypes.c_char_p
     return library
 
 
@@ -182,13 +212,84 @@ def _run_path(tensors, path, sigma, outputs):
     return outputs
 
 
+def _stage(y, k, weights):
+    return _run_stage(y, None, k, weights, 0, 0, torch.empty_like(y))
+
+
+def _error(y0, y1, k, weights, rtol, atol):
+    sums = y0.new_empty(y0.shape[:1] or (1,))
+    return _run_stage(y0, y1, k, weights, rtol, atol, sums.zero_() if y0.numel() == 0 else sums)
+
+
+def _run_stage(y, y1, k, weights, rtol, atol, out):
+    rows = y.shape[0] if y.dim() else 1
+    by_row = weights if weights.dim() == 2 else weights.expand(max(rows, 1), -1)
+    of = _Tensor.of
+    sizes, stages = (rows, y.numel() // max(rows, 1)), tuple(map(of, k))
+    call = _StageCall(sizes, len(k), of(y), of(y1), stages, of(by_row), of(out), rtol, atol)
+    _run("runge_kutta_stage", call, y)
+    return out
+
+
+def _solve(y, steps, first, row_bias, closed, directions, tensors, *spec):
+    kept = len(steps) // spec[4]
+    path, sums = y.new_empty(kept, *y.shape), y.new_empty(kept, 3, len(y))
+    inputs = (y, steps, first, row_bias, closed, directions, tensors)
+    _run_solve(inputs, spec, False, False, path=path, sums=sums)
+    return path, sums
+
+
+def _solve_backward(grad_path, grad_sums, path, adjoint, *arguments):
+    inputs, spec = arguments[:7], arguments[7:]
+    given = (*inputs[:5], *inputs[6])
+    if len(inputs[0]):
+        grads = [None if t is None else torch.empty_like(t) for t in given]
+    else:  # the torch side does not launch then
+        grads = [None if t is None else torch.zeros_like(t) for t in given]
+    layers = len(spec[0]) + 1
+    names = ("grad_y", "grad_h", "grad_first", "grad_row_bias", "grad_closed")
+    _run_solve(
+        inputs, spec, adjoint, True, path=path, grad_path=grad_path, grad_sums=grad_sums,
+        grad_weights=grads[5 : 5 + layers], grad_biases=[None, *grads[5 + layers :]],
+        **dict(zip(names, grads)),
+    )  # fmt: skip
+    return [grad for grad in grads if grad is not None]
+
+
+def _run_solve(inputs, spec, adjoint, backward, **more):
+    y, steps, first, row_bias, closed, directions, tensors = inputs
+    activations, slopes, a, b, every, weight, kinetic, jacobian = spec
+    layers, count = len(activations) + 1, 0 if directions is None else len(directions)
+    tensors = dict(
+        y=y, h=steps, first=first, row_bias=row_bias, closed=closed, epsilon=directions,
+        weights=tensors[:layers], biases=[None, *tensors[layers:]], **more,
+    )  # fmt: skip
+    sizes = (*y.shape, layers, len(b), len(steps), every, count, kinetic, jacobian, adjoint, backward)
+    units = [len(w) for w in tensors["weights"]]
+    lists = [(ctypes.c_int64 * _LAYERS)(*v) for v in (units, activations)]
+    numbers = [(ctypes.c_double * n)(*v) for n, v in ((_LAYERS, slopes), (28, a), (8, b))]
+    call = _SolveCall(*sizes, *lists, weight, *numbers)
+    for name, value in tensors.items():
+        some = isinstance(value, list)
+        setattr(call, name, (_Tensor * _LAYERS)(*map(_Tensor.of, value)) if some else _Tensor.of(value))
+    _run("neural_ode", call, y)
+
+
 OPS = {
     "affine_coupling": _affine(_forward, 2),
     "affine_coupling_backward": _affine(_backward, 4),
+    "neural_ode": _solve,
+    "neural_ode_backward": _solve_backward,
     "probability_path": _path,
     "probability_path_backward": _path_backward,
     "rational_quadratic_spline": _spline(_forward, 2),
     "rational_quadratic_spline_backward": _spline(_backward, 4),
+    "runge_kutta_error": _error,
+    "runge_kutta_stage": _stage,
+}
+# dispatcher op: the entry point that runs it
+ENTRIES = {
+    op: "runge_kutta_stage" if op == "runge_kutta_error" else op.removesuffix("_backward") for op in OPS
 }
 
 

@@ -2,6 +2,7 @@
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "memory.h"
 #include "problems.h"
@@ -22,6 +23,20 @@ template <class S> void run_affine(const Call& c) {
 template <class S> void run_path(const PathCall& c) {
   if (c.grad_x.data) flowkern::cuda::path_backward(path<S>(c), nullptr);
   else flowkern::cuda::path_forward(path<S>(c), nullptr);
+}
+
+template <class S> void run_stage(const StageCall& c) {
+  if (c.y1.data) flowkern::cuda::runge_kutta_error(stage_error<S>(c), nullptr);
+  else flowkern::cuda::runge_kutta_stage(stage<S>(c), nullptr);
+}
+
+template <class S> void run_solve(const SolveCall& c) {
+  auto p = solve<S>(c);
+  flowkern::cuda::ode_plan(p);
+  std::vector<S> scratch(p.scratch_size);
+  p.scratch = scratch.data();
+  emulation::watch(p.scratch, scratch.size() * sizeof(S), "scratch", emulation::Use::kOutput);
+  flowkern::cuda::ode_solve(p, nullptr);
 }
 
 using emulation::Use;
@@ -65,6 +80,42 @@ void watch_all(const PathCall& c) {
   });
 }
 
+void watch_all(const StageCall& c) {
+  watch({
+      {"y", c.y, Use::kInput},
+      {"y1", c.y1, Use::kInput},
+      {"weights", c.weights, Use::kInput},
+      {"out", c.out, Use::kOutput},
+  });
+  for (int j = 0; j < c.stages; ++j) emulation::watch(c.k[j].data, std::size_t(c.k[j].bytes), "k", Use::kInput);
+}
+
+void watch_all(const SolveCall& c) {
+  watch({
+      {"y", c.y, Use::kInput},
+      {"steps", c.h, Use::kInput},
+      {"first", c.first, Use::kInput},
+      {"row_bias", c.row_bias, Use::kInput},
+      {"closed", c.closed, Use::kInput},
+      {"directions", c.epsilon, Use::kInput},
+      {"path", c.path, c.backward ? Use::kInput : Use::kOutput},
+      {"sums", c.sums, Use::kOutput},
+      {"grad_path", c.grad_path, Use::kInput},
+      {"grad_sums", c.grad_sums, Use::kInput},
+      {"grad_y", c.grad_y, Use::kOutput},
+      {"grad_steps", c.grad_h, Use::kOutput},
+      {"grad_first", c.grad_first, Use::kOutput},
+      {"grad_row_bias", c.grad_row_bias, Use::kOutput},
+      {"grad_closed", c.grad_closed, Use::kOutput},
+  });
+  const auto layers = [&](const Tensor* all, const char* name, Use use) {
+    for (int l = 0; l < c.layers; ++l)
+      if (all[l].data) emulation::watch(all[l].data, std::size_t(all[l].bytes), name, use);
+  };
+  layers(c.weights, "weight", Use::kInput), layers(c.biases, "bias", Use::kInput);
+  layers(c.grad_weights, "grad_weight", Use::kOutput), layers(c.grad_biases, "grad_bias", Use::kOutput);
+}
+
 // What was wrong, or null.
 template <class C, class F> const char* reported(const C& c, const F& run) {
   static std::string report;
@@ -98,6 +149,12 @@ const char* affine_coupling(const Call* c, bool wide) {
 }
 const char* probability_path(const PathCall* c, bool wide) {
   return reported(*c, [&] { wide ? run_path<double>(*c) : run_path<float>(*c); });
+}
+const char* neural_ode(const SolveCall* c, bool wide) {
+  return reported(*c, [&] { wide ? run_solve<double>(*c) : run_solve<float>(*c); });
+}
+const char* runge_kutta_stage(const StageCall* c, bool wide) {
+  return reported(*c, [&] { wide ? run_stage<double>(*c) : run_stage<float>(*c); });
 }
 void settings(int schedule, unsigned seed, unsigned most_blocks) {
   emulation::settings = {schedule, seed, most_blocks};

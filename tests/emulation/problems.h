@@ -2,8 +2,10 @@
 #pragma once
 
 #include "affine_coupling/affine_coupling_cuda.h"
+#include "neural_ode/neural_ode_cuda.h"
 #include "probability_path/probability_path_cuda.h"
 #include "rational_quadratic_spline/rational_quadratic_spline_cuda.h"
+#include "runge_kutta_stage/runge_kutta_stage_cuda.h"
 
 namespace {
 
@@ -38,6 +40,24 @@ struct PathCall {
   Tensor x0, x1, t, noise, seed, x_t, u_t, drawn, grad_x, grad_u, grad_x0, grad_x1, grad_t;
   std::int64_t kind;
   double sigma;
+};
+
+// Of a Runge-Kutta stage, or with y1 of a step's error.
+struct StageCall {
+  std::int64_t sizes[2], stages;
+  Tensor y, y1, k[flowkern::kMostStages], weights, out;
+  double rtol, atol;
+};
+
+// Of a neural ODE solve, or of its gradients.
+constexpr int kLayers = 25;  // one more than the kernels take
+struct SolveCall {
+  std::int64_t rows, features, layers, stages, steps, every, directions;
+  std::int64_t kinetic, jacobian, adjoint, backward, units[kLayers], activations[kLayers];
+  double weight, slopes[kLayers], a[28], b[8];
+  Tensor y, h, first, row_bias, closed, epsilon, path, sums, grad_path, grad_sums;
+  Tensor grad_y, grad_h, grad_first, grad_row_bias, grad_closed;
+  Tensor weights[kLayers], biases[kLayers], grad_weights[kLayers], grad_biases[kLayers];
 };
 
 template <class S> SplineProblem<S> spline(const Call& c) {
@@ -89,6 +109,46 @@ template <class S> PathProblem<S> path(const PathCall& c) {
   p.t = c.drawn.at<S>(), p.x_t = c.x_t.at<S>(), p.u_t = c.u_t.at<S>();
   p.grad_x = c.grad_x.at<S>(), p.grad_u = c.grad_u.at<S>();
   p.grad_x0 = c.grad_x0.at<S>(), p.grad_x1 = c.grad_x1.at<S>(), p.grad_t = c.grad_t.at<S>();
+  return p;
+}
+
+template <class S> flowkern::Combination<S> combination(const StageCall& c) {
+  flowkern::Combination<S> result{c.sizes[0], c.sizes[1], int(c.stages)};
+  for (int j = 0; j < c.stages; ++j) result.k[j] = c.k[j].at<S>();
+  result.weights = c.weights.at<S>();
+  result.weights_row = c.weights.stride[0], result.weights_one = c.weights.stride[1];
+  return result;
+}
+template <class S> flowkern::StageProblem<S> stage(const StageCall& c) {
+  return {combination<S>(c), c.y.at<S>(), c.out.at<S>()};
+}
+template <class S> flowkern::ErrorProblem<S> stage_error(const StageCall& c) {
+  return {combination<S>(c), c.y.at<S>(), c.y1.at<S>(), S(c.rtol), S(c.atol), c.out.at<S>()};
+}
+
+template <class S> flowkern::cuda::OdeSolve<S> solve(const SolveCall& c) {
+  flowkern::cuda::check_ode_table(c.layers, c.stages);
+  flowkern::cuda::OdeSolve<S> p{};
+  p.rows = c.rows, p.features = int(c.features), p.layers = int(c.layers), p.stages = int(c.stages);
+  p.steps = int(c.steps), p.every = int(c.every), p.directions = int(c.directions);
+  p.closed = c.closed.data, p.kinetic = c.kinetic, p.jacobian = c.jacobian;
+  p.backward = c.backward, p.adjoint = c.adjoint, p.weight = S(c.weight);
+  for (int i = 0; i < 28; ++i) p.a[i] = S(c.a[i]);
+  for (int i = 0; i < 8; ++i) p.b[i] = S(c.b[i]);
+  p.y = c.y.at<S>(), p.h = c.h.at<S>(), p.first = c.first.at<S>(), p.row_bias = c.row_bias.at<S>();
+  p.closed_form = c.closed.at<S>(), p.epsilon = c.epsilon.at<S>();
+  for (int d = 0; d < 3; ++d) p.epsilon_stride[d] = c.epsilon.stride[d];
+  p.path = c.path.at<S>(), p.sums = c.sums.at<S>(), p.kept = c.path.at<S>();
+  p.grad_path = c.grad_path.at<S>(), p.grad_sums = c.grad_sums.at<S>(), p.grad_y = c.grad_y.at<S>();
+  p.grad_h = c.grad_h.at<S>(), p.grad_first = c.grad_first.at<S>();
+  p.grad_row_bias = c.grad_row_bias.at<S>(), p.grad_closed = c.grad_closed.at<S>();
+  for (int l = 0; l < p.layers; ++l) {
+    auto& layer = p.layer[l];
+    layer.units = int(c.units[l]), layer.inputs = int(l > 0 ? c.units[l - 1] : c.features);
+    layer.weight = c.weights[l].at<S>(), layer.bias = c.biases[l].at<S>();
+    layer.activation = int(c.activations[l]), layer.slope = S(c.slopes[l]);
+    layer.grad_weight = c.grad_weights[l].at<S>(), layer.grad_bias = c.grad_biases[l].at<S>();
+  }
   return p;
 }
 

@@ -7,7 +7,8 @@ import torch
 
 import flowkern
 from flowkern.ops import KnotMap
-from tests import cases, probability_path_cases
+from flowkern.ops.neural_ode import native
+from tests import cases, neural_ode_cases, probability_path_cases, runge_kutta_stage_cases
 from tests.cases import AFFINES, SPLINES
 from tests.emulation import build, device
 
@@ -46,6 +47,33 @@ PATHS = {
     # More blocks than one, of 512 elements each.
     "path-rows-257": probability_path_cases.Case("target", batch=257, shape=(3,)),
 }
+STAGES = {
+    **{f"stage-{name}": case for name, case in runge_kutta_stage_cases.CASES.items()},
+    # More blocks than one, of 512 elements or of some rows each.
+    "stage-rows-257": runge_kutta_stage_cases.Case((257, 3), 3, by_row=True),
+    "stage-rows-1023": runge_kutta_stage_cases.Case((1023, 1), 2),
+}
+_SMALLER = {
+    "wide": {"hidden": (33, 66), "method": "euler"},
+    "two directions": {"hidden": (33, 5)},
+    "exact three hidden": {"hidden": (9, 17, 5)},
+}
+_ONE_STEP = {"method": "euler", "steps": 1, "times": (0.0, 0.3), "time": None}
+_Solve = neural_ode_cases.Case
+SOLVES = {
+    # Tiles of four samples, the last of which is not full.
+    **{
+        f"ode-{name}": replace(case, batch=min(case.batch, 9), **_SMALLER.get(name, {}))
+        for name, case in neural_ode_cases.CASES.items()
+    },
+    # Tiles of 8, 16 and 32; of 16 there is no room for the second in float64.
+    "ode-rows-1030": _Solve(2, (5, 3), ("elu", "silu"), 1030, kinetic=True, rows=True, **_ONE_STEP),
+    "ode-rows-2050": _Solve(1, (330,), ("tanh",), 2050, **_ONE_STEP),
+    "ode-rows-4101": _Solve(1, (64,), ("tanh",), 4101, **_ONE_STEP),
+    # Weights that stay in main memory, and tiles.
+    "ode-streamed": _Solve(1, (180, 180), ("tanh", "silu"), 5, **(_ONE_STEP | {"method": "midpoint"})),
+    "ode-workspace": _Solve(1, (2500,), ("tanh",), 5, **_ONE_STEP),
+}
 pytestmark = pytest.mark.timeout(900)  # the first test that runs builds the library
 
 
@@ -68,6 +96,18 @@ def test_path_agrees_with_the_reference(name, dtype):
     probability_path_cases.check(PATHS[name], "cpu", dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_stages_agree_with_the_reference(dtype):
+    for case in STAGES.values():
+        runge_kutta_stage_cases.check(case, "cpu", dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", SOLVES)
+def test_solve_agrees_with_the_reference(name, dtype):
+    neural_ode_cases.check(SOLVES[name], "cpu", dtype)
+
+
 def test_every_kernel_runs():
     """All instances of all kernels, by the cases of the tests above."""
     for case in (CASES | EDGES).values():
@@ -81,10 +121,11 @@ def test_every_kernel_runs():
             short = replace(case, batch=min(case.batch, 1))
             x0, x1, *given = short.tensors(dtype)
             probability_path_cases.evaluate(short, x0, x1, *given, (x0, x1), "cpu")
+    for dtype in (torch.float64, torch.float32):
+        test_stages_agree_with_the_reference(dtype)
+        test_solve_agrees_with_the_reference("ode-one sample", dtype)
     assert device.launched() == device.kernels() != set()
-    assert {source.parent.name for source in build.kernels()[:-1]} == {
-        name.removesuffix("_backward") for name in device.OPS
-    }
+    assert {source.parent.name for source in build.kernels()[:-1]} == {*device.ENTRIES.values()}
 
 
 @pytest.mark.parametrize("name", [name for name in EDGES if "wide" in name or "257" in name])
@@ -112,6 +153,52 @@ def test_path_gives_the_same_bits_in_every_order():
         with device.configured(**options), flowkern.backend("cpu"):
             results.append(PATHS["path-rows-257"](x0, x1, None, None))
     assert all(all(map(torch.equal, results[0], other)) for other in results[1:])
+
+
+@pytest.mark.parametrize("name", ["stage-rows-257", "stage-rows-1023", "stage-(2, 1100) by row"])
+def test_stages_give_the_same_bits_in_every_order(name):
+    case = STAGES[name]
+    inputs = case.tensors(torch.float32)
+    results = []
+    for options in ({}, {"schedule": device.REVERSED}, {"schedule": device.RANDOM}, {"most_blocks": 1}):
+        with device.configured(**options):
+            results.append(runge_kutta_stage_cases.evaluate(case, *inputs, "cpu"))
+    assert all(all(map(torch.equal, results[0], other)) for other in results[1:])
+
+
+@pytest.mark.parametrize("name", ["ode-checkpoints", "ode-noise", "ode-adjoint noise"])
+def test_solve_gives_the_same_bits_in_every_order(name):
+    case = replace(SOLVES[name], batch=5)
+    tensors, noise = case.tensors(torch.float32)
+    results = []
+    for options in ({}, {"schedule": device.REVERSED}, {"schedule": device.RANDOM}):
+        with device.configured(**options):
+            results.append(neural_ode_cases.evaluate(case, tensors, noise, "cpu"))
+    with torch.no_grad(), device.configured(most_blocks=1), flowkern.backend("cpu"):
+        assert torch.equal(case.solve(tensors, noise).y, results[0]["y"])
+    for name, value in results[0].items():
+        assert all(torch.equal(value, other[name]) for other in results[1:]), name
+
+
+def test_a_path_does_not_depend_on_the_other_samples():
+    """Nor on the size of the tile: 8 samples, or 4."""
+    tensors, noise = SOLVES["ode-rows-1030"].tensors(torch.float32)
+    few = tensors | {name: tensors[name][:6] for name in ("y", "bias0")}
+    with torch.no_grad(), flowkern.backend("cpu"):
+        both = [SOLVES["ode-rows-1030"].solve(t, noise).y for t in (tensors, few)]
+    assert torch.equal(both[0][:, :6], both[1])
+
+
+def test_solve_refuses_more_layers_than_a_kernel_takes():
+    """Where the kernels' table ends is said on both sides: see tests/ops/test_neural_ode.py."""
+    for layers in (native.MOST_CUDA_LAYERS, native.MOST_CUDA_LAYERS + 1):
+        hidden = (2,) * (layers - 1)
+        case = replace(SOLVES["ode-one sample"], hidden=hidden, activations=("tanh",) * len(hidden), trace=None)
+        if layers == native.MOST_CUDA_LAYERS:
+            neural_ode_cases.check(case, "cpu", torch.float64)
+            continue
+        with pytest.raises(RuntimeError, match="layers: at most 24 on CUDA, got 25"):
+            neural_ode_cases.check(case, "cpu", torch.float64)
 
 
 @pytest.mark.parametrize("op", ["affine_coupling", "rational_quadratic_spline"])

@@ -7,9 +7,10 @@ import torch
 from torchdiffeq import odeint
 
 import flowkern
+from flowkern import backends
 from flowkern.backends import unavailable
 from flowkern.ops import FieldLayer, TimeEmbedding, neural_ode
-from flowkern.ops.neural_ode import TABLEAUX
+from flowkern.ops.neural_ode import TABLEAUX, native
 from tests.neural_ode_cases import CASES, Case, check, evaluate
 
 COMPILER = {"reference": "aot_eager", "cpu": "inductor"}
@@ -214,6 +215,15 @@ def test_raw_op_refuses_what_it_cannot_read():
         arguments = [*good[:place], bad, *good[place + 1 :]]
         with pytest.raises(RuntimeError):
             torch.ops.flowkern.neural_ode(*arguments)
+
+
+def test_a_field_too_deep_for_cuda_goes_to_triton(monkeypatch):
+    monkeypatch.setattr(native, "KERNELS", ("triton", "cuda"))
+    monkeypatch.setattr(backends, "unavailable", lambda name: None)
+    monkeypatch.setattr(backends, "_environment", None)
+    most = native.MOST_CUDA_LAYERS
+    assert backends.resolve("cuda", native.kernels(most)) == "cuda"
+    assert backends.resolve("cuda", native.kernels(most + 1)) == "triton"
 
 
 def test_compile_is_one_graph(backend):

@@ -19,6 +19,8 @@ from tests.sanitizers import build
 # The fault is looked for in these cases.
 AFFINE = ("affine-scale_first", "affine-wide", "affine-rows-257", "affine-index", "affine-sliced")
 SPLINE = ("spline-k8", "spline-k256-wide", "spline-wide-k3", "spline-index", "spline-sliced", "spline-circular")
+SOLVE = ("ode-one sample", "ode-exact two hidden", "ode-exact one hidden", "ode-noise", "ode-adjoint noise", "ode-workspace")
+STAGE = ("stage-rows-257", "stage-(2, 1100) by row", "stage-(5, 8) by row")
 BOTH = ("affine-wide", "affine-rows-257", "spline-k8", "spline-wide-k3", "spline-k5", "affine-transposed")
 
 
@@ -43,6 +45,14 @@ def _affine(fault, old, new, file="affine_coupling_cuda.cu", **more):
 
 def _spline(fault, old, new, file="rational_quadratic_spline_cuda.cu", **more):
     return Mutation(fault, f"rational_quadratic_spline/{file}", old, new, SPLINE, **more)
+
+
+def _solve(fault, old, new, file="neural_ode_tile.cuh"):
+    return Mutation(fault, f"neural_ode/{file}", old, new, SOLVE)
+
+
+def _stage(fault, old, new):
+    return Mutation(fault, "runge_kutta_stage/runge_kutta_stage_cuda.cu", old, new, STAGE)
 
 
 def _common(fault, old, new, file="cuda.cuh", cases=BOTH, **more):
@@ -80,6 +90,21 @@ MUTATIONS = (
     _common("the last step of a sum is left out", "step > 0; step /= 2", "step > 1; step /= 2"),
     _common("threads leave before the shuffles", "store_sums(S total, int rows, int lanes, S* sums) {\n", "store_sums(S total, int rows, int lanes, S* sums) {\n  if (int(threadIdx.x) / lanes >= rows) return;\n"),
     _common("rows are copied one on", "to[int64_t(at.outer) * width + at.inner] =", "to[int64_t(at.outer) * width + at.inner + 1] =", cases=("affine-index",)),
+    _solve("no barrier after a product", f"depth, u, samples, to);\n  {_SYNC}", "depth, u, samples, to);", "neural_ode_products.cuh"),
+    _solve("a product begins one row on", "to + (row + i) * samples + n) = sum[i]", "to + (row + i + 1) * samples + n) = sum[i]", "neural_ode_products.cuh"),
+    _solve("weights are packed without zeros between their rows", "row < rows && column < columns ? from", "row < rows ? from", "neural_ode_cuda.cu"),
+    _solve("no barrier before the parts of a sum are added", f"parts[threadIdx.x] = sum;\n    {_SYNC}", "parts[threadIdx.x] = sum;"),
+    _solve("the last part of a sum is left out", "i < kOdeThreads; i += samples()", "i < kOdeThreads - samples(); i += samples()"),
+    _solve("samples beyond the last are written", "if (exists(i)) to[place", "to[place"),
+    _solve("samples beyond the last have cotangents", "if (exists(i)) at(to)[i] +=", "at(to)[i] +="),
+    _solve("a tile of a row too few", "rows.end + (kOdeThreads >> shift);", "rows.end + (kOdeThreads >> shift) - 1;", "neural_ode_layout.cuh"),
+    _solve("sums begin inside the tiles", "p.slices = p.packed_size + p.blocks * tile", "p.slices = p.packed_size + (p.blocks - 1) * tile", "neural_ode_layout.cuh"),
+    _solve("a block adds to the next one's sums", "p.slices + blockIdx.x * p.slice", "p.slices + (blockIdx.x + 1) * p.slice", "neural_ode_cuda.cu"),
+    _solve("backward: the first derivative in place of the second", "at(below.w)[i], at(below.e)[i]", "at(below.w)[i], at(below.d)[i]"),
+    _solve("adjoint: the state goes on instead of back", "stage_back(n, i, y, S(0) - h,", "stage_back(n, i, y, h,", "neural_ode_cuda.cu"),
+    _stage("an element too many", "if (at < total) p.out[at] =", "if (at <= total) p.out[at] ="),
+    _stage("all rows have the first one's weights", "c.weights_row ? at / c.width : 0", "0"),
+    _stage("no barrier before the squares are summed", f"}}\n      {_SYNC}\n      total +=", "}\n      total +="),
     _affine("CPU: the wrong one of two parameters", "return load_pairs(pairs.raw, r, i, raw, shift)", "return load_pairs(pairs.raw, r, i, shift, raw)", "affine_coupling_simd.cpp", **_ADDRESS),
     _affine("CPU: one buffer for all threads", "Buffer<S> x_buffer, y_buffer, l;", "static Buffer<S> x_buffer, y_buffer, l;", "affine_coupling_simd.cpp", **_THREAD),
     _spline("CPU: the last tile of a run passes its end", "<Vec<S>>(run, i < last ? i : last)", "<Vec<S>>(run, i < last ? i : last + 1)", "rational_quadratic_spline_simd.cpp", **_ADDRESS),

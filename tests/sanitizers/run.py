@@ -23,11 +23,13 @@ def context(kind, library):
 
 
 def check(case):
-    from tests import cases, probability_path_cases
+    from tests import cases, neural_ode_cases, probability_path_cases, runge_kutta_stage_cases
 
     for dtype in (torch.float32, torch.float64):
-        if isinstance(case, probability_path_cases.Case):
-            probability_path_cases.check(case, "cpu", dtype)
+        for module in (neural_ode_cases, probability_path_cases, runge_kutta_stage_cases):
+            if isinstance(case, module.Case):
+                module.check(case, "cpu", dtype)
+        if not isinstance(case, cases.Case):
             continue
         for inverse in (False, True):
             cases.check(case, "cpu", dtype, inverse=inverse)
@@ -37,9 +39,9 @@ def main(kind, library, *names):
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     with context(kind, library):
-        from tests.emulation.test_kernels import CASES, EDGES, PATHS
+        from tests.emulation.test_kernels import CASES, EDGES, PATHS, SOLVES, STAGES
 
-        every = CASES | EDGES | PATHS
+        every = CASES | EDGES | PATHS | STAGES | SOLVES
         chosen = names or [*every]
         for name in chosen:
             check(every[name])

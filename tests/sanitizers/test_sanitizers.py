@@ -11,7 +11,7 @@ CASES = [
     *("affine-exp", "affine-additive", "affine-index", "affine-sliced", "affine-transposed_index"),
     *("affine-wide", "affine-expanded", "spline-k1", "spline-k8", "spline-k16", "spline-k33"),
     *("spline-index", "spline-circular", "spline-sliced", "spline-bounds_index", "spline-wide-k3"),
-    "spline-softclip-k10",
+    *("spline-softclip-k10", "ode-one sample", "ode-noise", "ode-workspace", "stage-(5, 8) by row"),
 ]
 
 

@@ -9,7 +9,7 @@ from flowkern import backends
 from flowkern.ops._arguments import check_tensor
 from flowkern.ops.neural_ode.field import FieldLayer, TimeEmbedding
 from flowkern.ops.neural_ode.function import apply, needs_gradient
-from flowkern.ops.neural_ode.native import KERNELS
+from flowkern.ops.neural_ode.native import kernels
 from flowkern.ops.neural_ode.reference import Spec
 from flowkern.ops.neural_ode.tableau import TABLEAUX, tableau
 
@@ -86,7 +86,7 @@ def neural_ode(
         1.0 if directions is None or isinstance(trace, str) else 1.0 / directions.shape[0],
         kinetic, jacobian,
     )  # fmt: skip
-    backend = backends.resolve(y.device.type, KERNELS)
+    backend = backends.resolve(y.device.type, kernels(len(layers)))
     path, sums = apply(start, backend, first_back, spec, *inputs)
     return _solution(start, path, sums, steps // every, batch, y.dtype, (trace is not None, kinetic, jacobian))
 

@@ -42,6 +42,12 @@ def define(namespace):
 
 _library = define("flowkern")
 KERNELS = ("triton", *libraries.compiled("neural_ode"))
+MOST_CUDA_LAYERS = 24  # csrc/neural_ode/neural_ode_cuda.h: what a kernel's arguments hold
+
+
+def kernels(layers):
+    """The backends that have kernels for a field of so many layers."""
+    return KERNELS if layers <= MOST_CUDA_LAYERS else tuple(name for name in KERNELS if name != "cuda")
 
 
 def forward(y, spec, steps, first, row_bias, closed, directions, *tensors, ops=torch.ops.flowkern):

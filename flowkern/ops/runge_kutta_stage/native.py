@@ -1,4 +1,4 @@
-"""The C++ kernels as dispatcher ops: schemas, fake kernels, calls."""
+"""The C++ and CUDA kernels as dispatcher ops: schemas, fake kernels, calls."""
 
 import torch
 
