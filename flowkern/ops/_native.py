@@ -16,19 +16,19 @@ def coupling_kernels(op, schema):
     )
     torch.library.register_fake(f"flowkern::{op}", _fake, lib=_library)
     torch.library.register_fake(f"flowkern::{op}_backward", _fake_backward, lib=_library)
-    kernel = getattr(torch.ops.flowkern, op)
-    backward_kernel = getattr(torch.ops.flowkern, f"{op}_backward")
 
+    # The ops are looked up in every call: the emulation of CUDA (tests/emulation) puts others in their place.
     def forward(x, params, *arguments):
         """y (N, D), logabsdet (N,) by the kernel registered for x's device."""
         x_k, params_k = _in_one_dtype(x, params)
-        y, logabsdet = kernel(x_k, params_k, *arguments)
+        y, logabsdet = getattr(torch.ops.flowkern, op)(x_k, params_k, *arguments)
         return in_dtype(y, x.dtype), logabsdet
 
     def backward(grad_y, grad_logabsdet, x, params, *arguments):
         """grad_x (N, D) and grad_params (N, T, P), laid out as params is."""
         x_k, params_k, grad_y_k = _in_one_dtype(x, params, grad_y)
-        grad_x, grad_params = backward_kernel(grad_y_k, grad_logabsdet, x_k, params_k, *arguments)
+        kernel = getattr(torch.ops.flowkern, f"{op}_backward")
+        grad_x, grad_params = kernel(grad_y_k, grad_logabsdet, x_k, params_k, *arguments)
         return grad_x.to(x.dtype), grad_params.to(params.dtype)
 
     return forward, backward, ("triton", *libraries.compiled(op))
