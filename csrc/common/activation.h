@@ -14,7 +14,7 @@ enum ActivationKind {
   kSilu = 4,  // z·sigmoid z
   kGelu = 5,  // z·Φ(z)
   kSigmoidActivation = 6,
-  kSoftplus = 7  // log(1 + exp z)
+  kSoftplusActivation = 7  // log(1 + exp z)
 };
 
 // Σ c_j·T_j(y) by Clenshaw's rule, with half of c_0.
@@ -28,22 +28,28 @@ template <class T, class S, int N> FLOWKERN_HD T chebyshev(T y, const S (&c)[N])
   return fma(y, b, T(c[0] * S(0.5)) - b_next);
 }
 
-// log(erfc(a)·exp(a²)/t) with t = 1/(1 + a/2), fitted in t for a up to `furthest`.
+// log(erfc(a)·exp(a²)/t) with t = 1/(1 + a/2), fitted in t for a up to `furthest`, and t mapped to [−1, 1].
 template <class S> struct ErfcFit;
 template <> struct ErfcFit<float> {  // 4e-8
   static constexpr float furthest = 8.0f;
-  static constexpr float c[] = {-1.0606281f, 0.53060203f, 0.0053763242f, -0.0057293599f, -7.4883563e-5f,
-                                1.4886784e-4f, -4.9245801e-6f, -4.6370475e-6f, 5.3460632e-7f, 1.2713165e-7f};
+  template <class T> static FLOWKERN_HD T at(T y) {
+    constexpr float c[] = {-1.0606281f, 0.53060203f, 0.0053763242f, -0.0057293599f, -7.4883563e-5f,
+                           1.4886784e-4f, -4.9245801e-6f, -4.6370475e-6f, 5.3460632e-7f, 1.2713165e-7f};
+    return chebyshev(y, c);
+  }
 };
 template <> struct ErfcFit<double> {  // 3e-17
   static constexpr double furthest = 20.0;
-  static constexpr double c[] = {
-      -1.195139379501488976,     0.593312207790659739,       0.01227289999620251475,    -0.007840160061620577315,
-      -0.0004372295595657757681, 0.0002633327548008880392,   9.78896168713888087e-6,    -0.00001189446570674565853,
-      2.556141694168383967e-7,   5.679968739528649527e-7,    -6.135035506141350365e-8,  -2.401533632616467861e-8,
-      5.812299558196842464e-9,   6.404647024837991295e-10,   -3.954891085361746301e-10, 1.618922260197154821e-11,
-      1.93721526558807517e-11,   -3.65180314609476438e-12,   -4.930872009852796463e-13, 2.697175595155491945e-13,
-      -1.807851606895260339e-14, -1.058511138422363752e-14,  2.731429064500644736e-15};
+  template <class T> static FLOWKERN_HD T at(T y) {
+    constexpr double c[] = {
+        -1.195139379501488976,     0.593312207790659739,       0.01227289999620251475,    -0.007840160061620577315,
+        -0.0004372295595657757681, 0.0002633327548008880392,   9.78896168713888087e-6,    -0.00001189446570674565853,
+        2.556141694168383967e-7,   5.679968739528649527e-7,    -6.135035506141350365e-8,  -2.401533632616467861e-8,
+        5.812299558196842464e-9,   6.404647024837991295e-10,   -3.954891085361746301e-10, 1.618922260197154821e-11,
+        1.93721526558807517e-11,   -3.65180314609476438e-12,   -4.930872009852796463e-13, 2.697175595155491945e-13,
+        -1.807851606895260339e-14, -1.058511138422363752e-14,  2.731429064500644736e-15};
+    return chebyshev(y, c);
+  }
 };
 
 // Φ(z) = erfc(−z/√2)/2, to about one rounding of 1.
@@ -55,7 +61,7 @@ template <class T> FLOWKERN_HD T normal_cdf(T z) {
   const T a = abs(z) * T(S(0.70710678118654752440));
   const T t = one / fma(min(T(Fit::furthest), a), T(S(0.5)), one);
   const T y = fma(t, T(2 / (1 - low)), T(S(-1) - 2 * low / (1 - low)));
-  const T tail = T(S(0.5)) * t * exp(chebyshev(y, Fit::c) - a * a);
+  const T tail = T(S(0.5)) * t * exp(Fit::at(y) - a * a);
   return select(z < zero, tail, one - tail);
 }
 
@@ -128,7 +134,7 @@ template <int kind, int order, class T, class S> FLOWKERN_HD Jet<T> activation_j
   } else if constexpr (kind == kSigmoidActivation) {
     const T s = sigmoid(z), d = s * (one - s);
     return {s, d, d * (one - two * s)};
-  } else if constexpr (kind == kSoftplus) {
+  } else if constexpr (kind == kSoftplusActivation) {
     const T u = softplus(z);
     if constexpr (order == 0) return {u, zero, zero};
     const T s = sigmoid(z);
@@ -149,7 +155,7 @@ template <class F> FLOWKERN_HD void by_activation(int kind, const F& body) {
     case kSilu: return body(Constant<kSilu>());
     case kGelu: return body(Constant<kGelu>());
     case kSigmoidActivation: return body(Constant<kSigmoidActivation>());
-    case kSoftplus: return body(Constant<kSoftplus>());
+    case kSoftplusActivation: return body(Constant<kSoftplusActivation>());
     default: return body(Constant<kIdentityActivation>());
   }
 }

@@ -2,6 +2,7 @@
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "memory.h"
 #include "problems.h"
@@ -22,6 +23,14 @@ template <class S> void run_affine(const Call& c) {
 template <class S> void run_path(const PathCall& c) {
   if (c.grad_x.data) flowkern::cuda::path_backward(path<S>(c), nullptr);
   else flowkern::cuda::path_forward(path<S>(c), nullptr);
+}
+
+template <class S> void run_masked(const MaskedCall& c) {
+  const auto transform = masked<S>(c);
+  const auto layers = masked_layers<S>(c);
+  std::vector<S> scratch(flowkern::cuda::masked_scratch(transform, layers));
+  emulation::watch(scratch.data(), scratch.size() * sizeof(S), "scratch", emulation::Use::kOutput);
+  flowkern::cuda::masked_autoregressive(transform, layers, scratch.data(), nullptr);
 }
 
 using emulation::Use;
@@ -65,6 +74,23 @@ void watch_all(const PathCall& c) {
   });
 }
 
+void watch_all(const MaskedCall& c) {
+  watch({
+      {"x", c.given, Use::kInput},
+      {"known", c.known, Use::kInput},
+      {"order", c.order, Use::kInput},
+      {"ends", c.ends, Use::kInput},
+      {"grad_out", c.grad_out, Use::kInput},
+      {"grad_logabsdet", c.grad_logabsdet, Use::kInput},
+      {c.grad_out.data ? "grad_x" : "y", c.out, Use::kOutput},
+      {"logabsdet", c.logabsdet, Use::kOutput},
+      {"tape", c.tape, Use::kOutput},
+  });
+  const char* const names[] = {"weight", "bias", "gate", "gain", "offset"};
+  for (int i = 0; i < 5 * c.layers; ++i)
+    if (const Tensor& t = c.tensors[i]; t.data) emulation::watch(t.data, std::size_t(t.bytes), names[i % 5], Use::kInput);
+}
+
 // What was wrong, or null.
 template <class C, class F> const char* reported(const C& c, const F& run) {
   static std::string report;
@@ -98,6 +124,9 @@ const char* affine_coupling(const Call* c, bool wide) {
 }
 const char* probability_path(const PathCall* c, bool wide) {
   return reported(*c, [&] { wide ? run_path<double>(*c) : run_path<float>(*c); });
+}
+const char* masked_autoregressive(const MaskedCall* c, bool wide) {
+  return reported(*c, [&] { wide ? run_masked<double>(*c) : run_masked<float>(*c); });
 }
 void settings(int schedule, unsigned seed, unsigned most_blocks) {
   emulation::settings = {schedule, seed, most_blocks};

@@ -1,7 +1,10 @@
 // What device.py passes: the tensors of a call, and from these the problem that an op's kernels take.
 #pragma once
 
+#include <vector>
+
 #include "affine_coupling/affine_coupling_cuda.h"
+#include "masked_autoregressive/masked_autoregressive_cuda.h"
 #include "probability_path/probability_path_cuda.h"
 #include "rational_quadratic_spline/rational_quadratic_spline_cuda.h"
 
@@ -38,6 +41,16 @@ struct PathCall {
   Tensor x0, x1, t, noise, seed, x_t, u_t, drawn, grad_x, grad_u, grad_x0, grad_x1, grad_t;
   std::int64_t kind;
   double sigma;
+};
+
+// Of the masked autoregressive transform: weight, bias, gate, gain and offset of each layer.
+struct MaskedCall {
+  std::int64_t rows, features, levels, layers, parameters, inverse, element, scale_first, tails;
+  double constants[9];
+  const Tensor* tensors;
+  const std::int64_t *units, *activations, *skips;
+  const double* slopes;
+  Tensor given, known, order, ends, out, logabsdet, grad_out, grad_logabsdet, tape;
 };
 
 template <class S> SplineProblem<S> spline(const Call& c) {
@@ -90,6 +103,31 @@ template <class S> PathProblem<S> path(const PathCall& c) {
   p.grad_x = c.grad_x.at<S>(), p.grad_u = c.grad_u.at<S>();
   p.grad_x0 = c.grad_x0.at<S>(), p.grad_x1 = c.grad_x1.at<S>(), p.grad_t = c.grad_t.at<S>();
   return p;
+}
+
+template <class S> flowkern::MaskedTransform<S> masked(const MaskedCall& c) {
+  flowkern::MaskedTransform<S> t{};
+  t.rows = c.rows, t.features = int(c.features), t.levels = int(c.levels), t.parameters = int(c.parameters);
+  t.element = int(c.element), t.tails = int(c.tails), t.inverse = c.inverse, t.scale_first = c.scale_first;
+  for (int i = 0; i < 9; ++i) t.constants[i] = c.constants[i];
+  t.order = c.order.at<std::int64_t>(), t.ends = c.ends.at<std::int64_t>();
+  t.given = c.given.elements<const S>(nullptr), t.known = c.known.elements<const S>(nullptr);
+  t.out = c.out.elements<S>(nullptr), t.logabsdet = c.logabsdet.at<S>(), t.tape = c.tape.at<S>();
+  t.grad_out = c.grad_out.elements<const S>(nullptr), t.grad_logabsdet = c.grad_logabsdet.elements<const S>(nullptr);
+  return t;
+}
+
+template <class S> std::vector<flowkern::MaskedLayer<S>> masked_layers(const MaskedCall& c) {
+  std::vector<flowkern::MaskedLayer<S>> layers;
+  for (int k = 0; k < c.layers; ++k) {
+    const Tensor* t = c.tensors + 5 * k;
+    const auto tensor = [&](int i) { return t[i].elements<const S>(nullptr); };
+    flowkern::MaskedLayer<S> layer{tensor(0), tensor(1), tensor(2), tensor(3), tensor(4), S(c.slopes[k])};
+    layer.units = int(c.units[k]), layer.activation = int(c.activations[k]);
+    layer.skip = c.skips[k] < 0 ? -1 : int(c.skips[k]) + 1;
+    layers.push_back(layer);
+  }
+  return layers;
 }
 
 }  // namespace
