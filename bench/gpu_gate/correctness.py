@@ -20,7 +20,7 @@ GROUPS = ("named", "odd sizes", "half precision", "spread", "large")
 # op: the backends that have kernels of it, and the groups of checks
 OPS = {
     **{op: (BACKENDS, GROUPS) for op in cases.NAMED},
-    "masked_autoregressive": (("triton",), ("conditioners",)),
+    "masked_autoregressive": (BACKENDS, ("conditioners",)),
 }
 WIDE = (torch.float64, torch.float32)
 # (rows, features of x, transformed ones), about the edges of warps, blocks, tiles and segments
@@ -132,7 +132,7 @@ def _few(op, gate):
 
 
 def _conditioners(op, gate):
-    """Of the masked autoregressive transform, whose programs take several tiles where rows are many."""
+    """Of the masked autoregressive transform, whose programs and blocks take several tiles where rows are many."""
     named = masked_autoregressive_cases.CASES
     chosen = [named["relu"], named["k8"]] if gate.dry_run else list(named.values())
     for rows in (33,) if gate.dry_run else (31, 33, 4099, 40001):

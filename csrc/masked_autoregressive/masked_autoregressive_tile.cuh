@@ -103,9 +103,10 @@ template <class S> struct Tile {
       const int end = columns.end < seen.end ? columns.end : seen.end;
       const Column<S>* w = m.panels + int64_t(first / kPanel) * m.columns;
       S sum[kPanel] = {};
-      for (int c = begin; c < end; ++c) {
-        const S u = at(from + c);
-        each<kPanel>(kPanel, [&](int j) FLOWKERN_INLINE { sum[j] = fma(w[c].row[j], u, sum[j]); });
+      const S* u = &at(from + begin);
+      for (int c = begin; c < end; ++c, u += samples) {
+        const Column<S> column = w[c];  // sixteen bytes at a time
+        each<kPanel>(kPanel, [&](int j) FLOWKERN_INLINE { sum[j] = fma(column.row[j], *u, sum[j]); });
       }
       each<kPanel>(kPanel, [&](int j) FLOWKERN_INLINE {
         if (first + j >= rows.begin && first + j < rows.end) at(to + first + j) += sum[j];
@@ -118,7 +119,8 @@ template <class S> struct Tile {
     each_row(rows, [&](int r) FLOWKERN_INLINE {
       const Column<S>* w = m.panels + int64_t(r / kPanel) * m.columns;
       S sum = at(to + r);
-      for (int c = columns.begin; c < columns.end; ++c) sum = fma(w[c].row[r % kPanel], at(from + c), sum);
+      const S* u = &at(from + columns.begin);
+      for (int c = columns.begin; c < columns.end; ++c, u += samples) sum = fma(w[c].row[r % kPanel], *u, sum);
       at(to + r) = sum;
       done(r);
     });

@@ -93,7 +93,7 @@ def _library():
 def load(path):
     """A library of kernels; an entry point returns what was wrong, or None."""
     library = ctypes.CDLL(str(path))
-    for op in ENTRIES:
+    for op in ENTRIES.values():
         if hasattr(library, op):  # the CPU loops have no entry points for some
             getattr(library, op).restype = ctypes.c_char_p
     return library
@@ -249,7 +249,8 @@ OPS = {
     "rational_quadratic_spline": _spline(_forward, 2),
     "rational_quadratic_spline_backward": _spline(_backward, 4),
 }
-ENTRIES = {name.removesuffix("_backward") for name in OPS}
+# dispatcher op: the entry point that runs it
+ENTRIES = {op: op.removesuffix("_backward") for op in OPS}
 
 
 @contextlib.contextmanager

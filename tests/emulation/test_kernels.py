@@ -7,7 +7,8 @@ import torch
 
 import flowkern
 from flowkern.ops import KnotMap
-from tests import cases, probability_path_cases
+from flowkern.ops.masked_autoregressive.conditioner import masks
+from tests import cases, masked_autoregressive_cases, probability_path_cases
 from tests.cases import AFFINES, SPLINES
 from tests.emulation import build, device
 
@@ -46,6 +47,13 @@ PATHS = {
     # More blocks than one, of 512 elements each.
     "path-rows-257": probability_path_cases.Case("target", batch=257, shape=(3,)),
 }
+MASKED = {
+    **{f"masked-{name}": case for name, case in masked_autoregressive_cases.CASES.items()},
+    # Tiles of 16 and 8 samples and in main memory, by direction and precision.
+    "masked-large-tiles": masked_autoregressive_cases.Case("large tiles", 2, (800,), batch=33),
+    # More layers than are packed at a time.
+    "masked-many-layers": masked_autoregressive_cases.Case("many layers", 3, (4,) * 11, batch=3),
+}
 pytestmark = pytest.mark.timeout(900)  # the first test that runs builds the library
 
 
@@ -68,6 +76,22 @@ def test_path_agrees_with_the_reference(name, dtype):
     probability_path_cases.check(PATHS[name], "cpu", dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", MASKED)
+def test_masked_agrees_with_the_reference(name, dtype):
+    for inverse in (False, True):
+        masked_autoregressive_cases.check(MASKED[name], "cpu", dtype, inverse=inverse)
+
+
+def _evaluate_masked(name, dtype, inverse, batch, change=lambda x, tensors: None):
+    """All quantities of a case with so many rows at the most, whose tensors have been changed."""
+    case = replace(MASKED[name], batch=min(MASKED[name].batch, batch))
+    x, tensors = case.tensors(dtype)
+    change(x, tensors)
+    result = masked_autoregressive_cases.evaluate(case, x, tensors, backend="cpu", inverse=inverse)
+    return [value for _, value in masked_autoregressive_cases.flat(result)]
+
+
 def test_every_kernel_runs():
     """All instances of all kernels, by the cases of the tests above."""
     for case in (CASES | EDGES).values():
@@ -81,6 +105,10 @@ def test_every_kernel_runs():
             short = replace(case, batch=min(case.batch, 1))
             x0, x1, *given = short.tensors(dtype)
             probability_path_cases.evaluate(short, x0, x1, *given, (x0, x1), "cpu")
+    for name in ("masked-exp", "masked-k8", "masked-k4_softclip"):
+        for dtype in (torch.float64, torch.float32):
+            for inverse in (False, True):
+                _evaluate_masked(name, dtype, inverse, 1)
     assert device.launched() == device.kernels() != set()
     assert {source.parent.name for source in build.kernels()[:-1]} == {
         name.removesuffix("_backward") for name in device.OPS
@@ -112,6 +140,60 @@ def test_path_gives_the_same_bits_in_every_order():
         with device.configured(**options), flowkern.backend("cpu"):
             results.append(PATHS["path-rows-257"](x0, x1, None, None))
     assert all(all(map(torch.equal, results[0], other)) for other in results[1:])
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_masked_gives_the_same_bits_in_every_order(name):
+    orders = [{"schedule": device.REVERSED}, {"most_blocks": 1}, {"schedule": device.RANDOM}]
+    for inverse in (False, True):
+        first = _evaluate_masked(name, torch.float32, inverse, 33 if "rows" in name else 3)
+        for options in orders:
+            with device.configured(**options):
+                again = _evaluate_masked(name, torch.float32, inverse, 33 if "rows" in name else 3)
+            assert all(map(torch.equal, first, again)), (inverse, options)
+
+
+def test_masked_weights_are_not_read_and_nan_stays_in_its_row():
+    case = MASKED["masked-everything"]
+    ranks = case.degrees().on("cpu")[2]
+
+    def spoil_weights(x, tensors):
+        for weight, read in zip(tensors[::5], masks(case.features, ranks, tensors[::5])):
+            weight.masked_fill_(~read, torch.nan)
+
+    def spoil_row(x, tensors):
+        x[2, 1] = torch.nan
+
+    others = torch.arange(5) != 2
+    for inverse in (False, True):
+        arguments = ("masked-everything", torch.float64, inverse, 5)
+        want = _evaluate_masked(*arguments)
+        assert all(map(torch.equal, want, _evaluate_masked(*arguments, spoil_weights)))
+        y, logabsdet, grad_x, *_ = _evaluate_masked(*arguments, spoil_row)
+        assert y[2].isnan().any() and logabsdet[2].isnan()
+        assert all(torch.equal(a[others], b[others]) for a, b in zip((y, logabsdet, grad_x), want))
+
+
+def test_masked_without_a_tape():
+    """The gradient of x alone is the same, and the tape has no rows."""
+    for inverse in (False, True):
+        x, *rest = masked_autoregressive_cases.raw_arguments(MASKED["masked-everything"], inverse=inverse)
+        y, logabsdet = device.OPS["masked_autoregressive"](x, *rest)
+        backward = device.OPS["masked_autoregressive_backward"]
+        grads, tapes = zip(*(backward(x, logabsdet, x, y, tape, *rest) for tape in (False, True)))
+        assert torch.equal(*grads) and len(tapes[0]) == 0 and len(tapes[1]) > 0
+
+
+def test_masked_order_out_of_range():
+    """Nobody reads or writes beyond a tensor, where a unit of another number would be."""
+    case = masked_autoregressive_cases.Case("one unit", 1, (1,), batch=3)
+    for inverse in (False, True):
+        x, tensors, order, ends, *rest = masked_autoregressive_cases.raw_arguments(case, inverse=inverse)
+        want = device.OPS["masked_autoregressive"](x, tensors, order, ends, *rest)
+        for step in (9, -9):
+            got = device.OPS["masked_autoregressive"](x, tensors, order + step, ends, *rest)
+            assert all(map(torch.equal, got, want))
+            device.OPS["masked_autoregressive"](x, tensors, order, ends + step, *rest)
 
 
 @pytest.mark.parametrize("op", ["affine_coupling", "rational_quadratic_spline"])

@@ -6,6 +6,7 @@ process ends at the first fault.
 """
 
 import contextlib
+import ctypes
 import sys
 
 import torch
@@ -23,23 +24,26 @@ def context(kind, library):
 
 
 def check(case):
-    from tests import cases, probability_path_cases
+    from tests import cases, masked_autoregressive_cases, probability_path_cases
 
     for dtype in (torch.float32, torch.float64):
         if isinstance(case, probability_path_cases.Case):
             probability_path_cases.check(case, "cpu", dtype)
             continue
+        masked = isinstance(case, masked_autoregressive_cases.Case)
         for inverse in (False, True):
-            cases.check(case, "cpu", dtype, inverse=inverse)
+            (masked_autoregressive_cases if masked else cases).check(case, "cpu", dtype, inverse=inverse)
 
 
 def main(kind, library, *names):
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     with context(kind, library):
-        from tests.emulation.test_kernels import CASES, EDGES, PATHS
+        from tests.emulation.test_kernels import CASES, EDGES, MASKED, PATHS
 
         every = CASES | EDGES | PATHS
+        if kind == "torch" or hasattr(ctypes.CDLL(library), "masked_autoregressive"):  # no loop of its own
+            every |= MASKED
         chosen = names or [*every]
         for name in chosen:
             check(every[name])
