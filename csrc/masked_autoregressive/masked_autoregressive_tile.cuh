@@ -103,10 +103,10 @@ template <class S> struct Tile {
       const int end = columns.end < seen.end ? columns.end : seen.end;
       const Column<S>* w = m.panels + int64_t(first / kPanel) * m.columns;
       S sum[kPanel] = {};
-      const S* u = &at(from + begin);
-      for (int c = begin; c < end; ++c, u += samples) {
+      for (int c = begin; c < end; ++c) {
+        const S u = at(from + c);
         const Column<S> column = w[c];  // sixteen bytes at a time
-        each<kPanel>(kPanel, [&](int j) FLOWKERN_INLINE { sum[j] = fma(column.row[j], *u, sum[j]); });
+        each<kPanel>(kPanel, [&](int j) FLOWKERN_INLINE { sum[j] = fma(column.row[j], u, sum[j]); });
       }
       each<kPanel>(kPanel, [&](int j) FLOWKERN_INLINE {
         if (first + j >= rows.begin && first + j < rows.end) at(to + first + j) += sum[j];
