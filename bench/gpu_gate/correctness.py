@@ -27,7 +27,7 @@ GROUPS = ("named", "odd sizes", "half precision", "spread", "large")
 # op: the backends that have kernels of it, and the groups of checks
 OPS = {
     **{op: (BACKENDS, GROUPS) for op in cases.NAMED},
-    "masked_autoregressive": (("triton",), ("conditioners",)),
+    "masked_autoregressive": (BACKENDS, ("conditioners",)),
     **{op: (BACKENDS, ("cases",)) for op in ("neural_ode", "probability_path", "runge_kutta_stage")},
 }
 WIDE = (torch.float64, torch.float32)
@@ -141,7 +141,7 @@ def _few(op, gate):
 
 
 def _conditioners(op, gate):
-    """Of the masked autoregressive transform, whose programs take several tiles where rows are many."""
+    """Of the masked autoregressive transform, whose programs and blocks take several tiles where rows are many."""
     named = masked_autoregressive_cases.CASES
     chosen = [named["relu"], named["k8"]] if gate.dry_run else list(named.values())
     for rows in (33,) if gate.dry_run else (31, 33, 4099, 40001):

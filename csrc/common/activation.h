@@ -14,7 +14,7 @@ enum ActivationKind {
   kSilu = 4,  // z·sigmoid z
   kGelu = 5,  // z·Φ(z)
   kSigmoidActivation = 6,
-  kSoftplus = 7  // log(1 + exp z)
+  kSoftplusActivation = 7  // log(1 + exp z)
 };
 
 // Σ c_j·T_j(y) by Clenshaw's rule, with half of c_0.
@@ -134,7 +134,7 @@ template <int kind, int order, class T, class S> FLOWKERN_HD Jet<T> activation_j
   } else if constexpr (kind == kSigmoidActivation) {
     const T s = sigmoid(z), d = s * (one - s);
     return {s, d, d * (one - two * s)};
-  } else if constexpr (kind == kSoftplus) {
+  } else if constexpr (kind == kSoftplusActivation) {
     const T u = softplus(z);
     if constexpr (order == 0) return {u, zero, zero};
     const T s = sigmoid(z);
@@ -155,7 +155,7 @@ template <class F> FLOWKERN_HD void by_activation(int kind, const F& body) {
     case kSilu: return body(Constant<kSilu>());
     case kGelu: return body(Constant<kGelu>());
     case kSigmoidActivation: return body(Constant<kSigmoidActivation>());
-    case kSoftplus: return body(Constant<kSoftplus>());
+    case kSoftplusActivation: return body(Constant<kSoftplusActivation>());
     default: return body(Constant<kIdentityActivation>());
   }
 }

@@ -25,8 +25,9 @@ struct MaskedSettings {
   std::vector<double> constants;
 };
 
-// One call. The backward has grad_out, grad_logabsdet and grads: it computes `out` as the cotangent of
-// what was given, and the gradients of the tensors, those of tensors (N, units) as (units, N).
+// One call. The backward has grad_out and grad_logabsdet: it computes `out` as the cotangent of what was
+// given, and into grads the gradients of the tensors, those of tensors (N, units) as (units, N); or the
+// tape that gradients.py makes them of.
 struct MaskedCall {
   const Tensor& x;  // what the conditioner sees; in the inverse's forward what is given
   const Tensor* y;  // in the backward what the transform maps x to
@@ -37,6 +38,7 @@ struct MaskedCall {
   Tensor& out;
   Tensor* logabsdet;
   Tensors* grads;
+  Tensor* tape;
 
   std::int64_t layers() const { return std::int64_t(tensors.size()) / 5; }
   std::int64_t features() const { return x.size(1); }
@@ -103,6 +105,16 @@ inline void check(const MaskedCall& c) {
   check_device("ends", c.ends, c.x);
 }
 
+// As gradients.py has it.
+inline std::int64_t tape_rows(const MaskedCall& c) {
+  std::int64_t rows = -c.units(c.layers() - 1);
+  for (std::int64_t k = 0; k < c.layers(); ++k) {
+    const bool gate = c.tensors[5 * k + 2].has_value(), norm = c.tensors[5 * k + 3] || c.tensors[5 * k + 4];
+    rows += (2 + gate + 2 * norm) * c.units(k);
+  }
+  return rows;
+}
+
 template <class Device> struct MaskedOp {
   static std::tuple<Tensor, Tensor> forward(
       Tensor x, Tensors tensors, Tensor order, Tensor ends, std::vector<std::int64_t> activations,
@@ -111,10 +123,28 @@ template <class Device> struct MaskedOp {
     const MaskedSettings set{activations, slopes, skips, inverse, element, scale_first, tails, constants};
     Tensor y = torch::stable::new_empty(x, {x.size(0), x.size(1)});
     Tensor logabsdet = torch::stable::new_empty(x, {x.size(0)});
-    const MaskedCall call{x, nullptr, nullptr, nullptr, tensors, order, ends, set, y, &logabsdet, nullptr};
+    const MaskedCall call{x, nullptr, nullptr, nullptr, tensors, order, ends, set, y, &logabsdet, nullptr, nullptr};
     check(call);
     Device(x).run(call);
     return {y, logabsdet};
+  }
+
+  // The cotangent of what was given, and the tape (rows, N), without rows unless asked for.
+  static std::tuple<Tensor, Tensor> backward(
+      Tensor grad_y, Tensor grad_logabsdet, Tensor x, Tensor y, bool tape, Tensors tensors, Tensor order, Tensor ends,
+      std::vector<std::int64_t> activations, std::vector<double> slopes, std::vector<std::int64_t> skips, bool inverse,
+      std::int64_t element, bool scale_first, std::int64_t tails, std::vector<double> constants) {
+    check_cotangents(grad_y, grad_logabsdet, x);
+    check_cotangents(y, grad_logabsdet, x);
+    const MaskedSettings set{activations, slopes, skips, inverse, element, scale_first, tails, constants};
+    Tensor grad_x = torch::stable::new_empty(x, {x.size(0), x.size(1)});
+    MaskedCall call{inverse ? y : x, inverse ? &x : &y, &grad_y, &grad_logabsdet, tensors, order, ends, set, grad_x,
+                    nullptr, nullptr, nullptr};
+    check(call);
+    Tensor on_tape = torch::stable::new_empty(x, {tape ? tape_rows(call) : 0, x.size(0)});
+    if (tape) call.tape = &on_tape;
+    Device(x).run(call);
+    return {grad_x, on_tape};
   }
 
   // The cotangent of what was given, and the gradients of the tensors that need one, in order.
@@ -130,7 +160,7 @@ template <class Device> struct MaskedOp {
     Tensors grads(tensors.size());
     // The inverse is given what the forward computes.
     const MaskedCall call{inverse ? y : x, inverse ? &x : &y, &grad_y, &grad_logabsdet, tensors, order, ends, set, grad_x,
-                          nullptr, &grads};
+                          nullptr, &grads, nullptr};
     check(call);
     FLOWKERN_CHECK(needs.size() == tensors.size(), "needs: expected one for each of ", tensors.size(), " tensors");
     for (std::size_t i = 0; i < needs.size(); ++i) {

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "../../csrc/affine_coupling/affine_coupling_cuda.h"
+#include "../../csrc/masked_autoregressive/masked_autoregressive_cuda.h"
 #include "../../csrc/neural_ode/neural_ode_cuda.h"
 #include "../../csrc/probability_path/probability_path_cuda.h"
 #include "../../csrc/rational_quadratic_spline/rational_quadratic_spline_cuda.h"
@@ -115,7 +116,26 @@ template <class S> void solve() {
   }
 }
 
-template <class S> void all() { affine<S>(), spline<S>(), path<S>(), solve<S>(), stage<S>(); }
+// Two hidden layers of 128; with bins, a spline of so many.
+template <class S> void masked() {
+  for (int bins : {0, 8})
+    for (double softclip : {0.0, 1.0})
+      for (bool inverse : {false, true})
+        for (bool backward : {false, true}) {
+          const S some{};
+          flowkern::MaskedTransform<S> t{};
+          t.rows = kRows, t.features = t.levels = kFeatures, t.parameters = bins ? 3 * bins - 1 : 2;
+          t.element = bins ? 8 : 1, t.inverse = inverse, t.constants[7] = softclip;
+          if (backward) t.grad_out.base = &some;
+          std::vector<flowkern::MaskedLayer<S>> layers(3);
+          for (auto& layer : layers) layer.units = 128, layer.skip = -1;
+          layers.back().units = t.features * t.parameters;
+          std::vector<S> scratch(flowkern::cuda::masked_scratch(t, layers));
+          flowkern::cuda::masked_autoregressive(t, layers, scratch.data(), nullptr);
+        }
+}
+
+template <class S> void all() { affine<S>(), spline<S>(), path<S>(), masked<S>(), solve<S>(), stage<S>(); }
 
 }  // namespace
 

@@ -10,6 +10,8 @@ import torch
 
 import flowkern  # noqa: F401  (registers the ops that are replaced here)
 
+from flowkern.ops.masked_autoregressive import gradients
+from flowkern.ops.masked_autoregressive import native as masked
 from flowkern.ops.probability_path import native
 from tests.emulation import build
 
@@ -91,6 +93,24 @@ class _SolveCall(ctypes.Structure):
         ("b", ctypes.c_double * 8),
         *((name, _Tensor) for name in _SOLVE_TENSORS),
         *((name, _Tensor * _LAYERS) for name in ("weights", "biases", "grad_weights", "grad_biases")),
+    ]
+
+
+_MASKED_SIZES = ("rows", "features", "levels", "layers", "parameters")
+_MASKED_TENSORS = (
+    "given", "known", "order", "ends", "out", "logabsdet", "grad_out", "grad_logabsdet", "tape"
+)  # fmt: skip
+
+
+class _MaskedCall(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in _MASKED_SIZES),
+        *((name, ctypes.c_int64) for name in ("inverse", "element", "scale_first", "tails")),
+        ("constants", ctypes.c_double * 9),
+        ("tensors", ctypes.POINTER(_Tensor)),
+        *((name, ctypes.POINTER(ctypes.c_int64)) for name in ("units", "activations", "skips")),
+        ("slopes", ctypes.POINTER(ctypes.c_double)),
+        *((name, _Tensor) for name in _MASKED_TENSORS),
     ]
 
 
@@ -275,11 +295,49 @@ def _run_solve(inputs, spec, adjoint, backward, **more):
     _run("neural_ode", call, y)
 
 
+def _masked(x, tensors, order, ends, *spec):
+    y, logabsdet = x.new_empty(x.shape), x.new_empty(x.shape[0])
+    _run_masked(x, tensors, order, ends, spec, given=x, out=y, logabsdet=logabsdet)
+    return y, logabsdet
+
+
+def _masked_backward(grad_y, grad_logabsdet, x, y, tape, tensors, order, ends, *spec):
+    inverse = spec[3]
+    grad_x = x.new_empty(x.shape)
+    on_tape = x.new_empty(gradients.tape_rows(tensors) if tape else 0, x.shape[0])
+    _run_masked(
+        x, tensors, order, ends, spec, given=x, known=y if inverse else x, out=grad_x, grad_out=grad_y,
+        grad_logabsdet=grad_logabsdet, tape=on_tape if tape else None,
+    )  # fmt: skip
+    return grad_x, on_tape
+
+
+def _run_masked(x, tensors, order, ends, spec, **more):
+    if x.shape[0] == 0:  # the torch side does not launch then
+        return
+    activations, slopes, skips, inverse, element, scale_first, tails, constants = spec
+    weights = tensors[::5]
+    given = [_Tensor.of(t) for t in tensors]
+    for place, tensor in enumerate(tensors):
+        if tensor is not None and place % 5 and tensor.dim() == 1:  # the same for all samples
+            given[place].stride[:] = (0, *tensor.stride(), 0)
+    lists = [(ctypes.c_int64 * len(v))(*v) for v in ([len(w) for w in weights], activations, skips)]
+    call = _MaskedCall(
+        *x.shape, ends.shape[1] - 1, len(weights), len(weights[-1]) // x.shape[1],
+        inverse, element, scale_first, tails, tuple(constants), (_Tensor * len(given))(*given),
+        *lists, (ctypes.c_double * len(slopes))(*slopes),
+        **{name: _Tensor.of(t) for name, t in {**more, "order": order, "ends": ends}.items()},
+    )  # fmt: skip
+    _run("masked_autoregressive", call, x)
+
+
 OPS = {
     "affine_coupling": _affine(_forward, 2),
     "affine_coupling_backward": _affine(_backward, 4),
     "neural_ode": _solve,
     "neural_ode_backward": _solve_backward,
+    "masked_autoregressive": _masked,
+    "masked_autoregressive_backward": _masked_backward,
     "probability_path": _path,
     "probability_path_backward": _path_backward,
     "rational_quadratic_spline": _spline(_forward, 2),
@@ -300,4 +358,5 @@ def emulated(library=_library):
         stack.enter_context(mock.patch.dict(globals(), _library=library))
         for name, op in OPS.items():
             stack.enter_context(mock.patch.object(torch.ops.flowkern, name, op))
+        stack.enter_context(mock.patch.object(masked, "leaves_tape", lambda *_: True))
         yield

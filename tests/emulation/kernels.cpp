@@ -39,6 +39,14 @@ template <class S> void run_solve(const SolveCall& c) {
   flowkern::cuda::ode_solve(p, nullptr);
 }
 
+template <class S> void run_masked(const MaskedCall& c) {
+  const auto transform = masked<S>(c);
+  const auto layers = masked_layers<S>(c);
+  std::vector<S> scratch(flowkern::cuda::masked_scratch(transform, layers));
+  emulation::watch(scratch.data(), scratch.size() * sizeof(S), "scratch", emulation::Use::kOutput);
+  flowkern::cuda::masked_autoregressive(transform, layers, scratch.data(), nullptr);
+}
+
 using emulation::Use;
 struct Watched { const char* name; const Tensor& tensor; Use use; };
 
@@ -116,6 +124,23 @@ void watch_all(const SolveCall& c) {
   layers(c.grad_weights, "grad_weight", Use::kOutput), layers(c.grad_biases, "grad_bias", Use::kOutput);
 }
 
+void watch_all(const MaskedCall& c) {
+  watch({
+      {"x", c.given, Use::kInput},
+      {"known", c.known, Use::kInput},
+      {"order", c.order, Use::kInput},
+      {"ends", c.ends, Use::kInput},
+      {"grad_out", c.grad_out, Use::kInput},
+      {"grad_logabsdet", c.grad_logabsdet, Use::kInput},
+      {c.grad_out.data ? "grad_x" : "y", c.out, Use::kOutput},
+      {"logabsdet", c.logabsdet, Use::kOutput},
+      {"tape", c.tape, Use::kOutput},
+  });
+  const char* const names[] = {"weight", "bias", "gate", "gain", "offset"};
+  for (int i = 0; i < 5 * c.layers; ++i)
+    if (const Tensor& t = c.tensors[i]; t.data) emulation::watch(t.data, std::size_t(t.bytes), names[i % 5], Use::kInput);
+}
+
 // What was wrong, or null.
 template <class C, class F> const char* reported(const C& c, const F& run) {
   static std::string report;
@@ -155,6 +180,9 @@ const char* neural_ode(const SolveCall* c, bool wide) {
 }
 const char* runge_kutta_stage(const StageCall* c, bool wide) {
   return reported(*c, [&] { wide ? run_stage<double>(*c) : run_stage<float>(*c); });
+}
+const char* masked_autoregressive(const MaskedCall* c, bool wide) {
+  return reported(*c, [&] { wide ? run_masked<double>(*c) : run_masked<float>(*c); });
 }
 void settings(int schedule, unsigned seed, unsigned most_blocks) {
   emulation::settings = {schedule, seed, most_blocks};

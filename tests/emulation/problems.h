@@ -1,7 +1,10 @@
 // What device.py passes: the tensors of a call, and from these the problem that an op's kernels take.
 #pragma once
 
+#include <vector>
+
 #include "affine_coupling/affine_coupling_cuda.h"
+#include "masked_autoregressive/masked_autoregressive_cuda.h"
 #include "neural_ode/neural_ode_cuda.h"
 #include "probability_path/probability_path_cuda.h"
 #include "rational_quadratic_spline/rational_quadratic_spline_cuda.h"
@@ -58,6 +61,16 @@ struct SolveCall {
   Tensor y, h, first, row_bias, closed, epsilon, path, sums, grad_path, grad_sums;
   Tensor grad_y, grad_h, grad_first, grad_row_bias, grad_closed;
   Tensor weights[kLayers], biases[kLayers], grad_weights[kLayers], grad_biases[kLayers];
+};
+
+// Of the masked autoregressive transform: weight, bias, gate, gain and offset of each layer.
+struct MaskedCall {
+  std::int64_t rows, features, levels, layers, parameters, inverse, element, scale_first, tails;
+  double constants[9];
+  const Tensor* tensors;
+  const std::int64_t *units, *activations, *skips;
+  const double* slopes;
+  Tensor given, known, order, ends, out, logabsdet, grad_out, grad_logabsdet, tape;
 };
 
 template <class S> SplineProblem<S> spline(const Call& c) {
@@ -150,6 +163,31 @@ template <class S> flowkern::cuda::OdeSolve<S> solve(const SolveCall& c) {
     layer.grad_weight = c.grad_weights[l].at<S>(), layer.grad_bias = c.grad_biases[l].at<S>();
   }
   return p;
+}
+
+template <class S> flowkern::MaskedTransform<S> masked(const MaskedCall& c) {
+  flowkern::MaskedTransform<S> t{};
+  t.rows = c.rows, t.features = int(c.features), t.levels = int(c.levels), t.parameters = int(c.parameters);
+  t.element = int(c.element), t.tails = int(c.tails), t.inverse = c.inverse, t.scale_first = c.scale_first;
+  for (int i = 0; i < 9; ++i) t.constants[i] = c.constants[i];
+  t.order = c.order.at<std::int64_t>(), t.ends = c.ends.at<std::int64_t>();
+  t.given = c.given.elements<const S>(nullptr), t.known = c.known.elements<const S>(nullptr);
+  t.out = c.out.elements<S>(nullptr), t.logabsdet = c.logabsdet.at<S>(), t.tape = c.tape.at<S>();
+  t.grad_out = c.grad_out.elements<const S>(nullptr), t.grad_logabsdet = c.grad_logabsdet.elements<const S>(nullptr);
+  return t;
+}
+
+template <class S> std::vector<flowkern::MaskedLayer<S>> masked_layers(const MaskedCall& c) {
+  std::vector<flowkern::MaskedLayer<S>> layers;
+  for (int k = 0; k < c.layers; ++k) {
+    const Tensor* t = c.tensors + 5 * k;
+    const auto tensor = [&](int i) { return t[i].elements<const S>(nullptr); };
+    flowkern::MaskedLayer<S> layer{tensor(0), tensor(1), tensor(2), tensor(3), tensor(4), S(c.slopes[k])};
+    layer.units = int(c.units[k]), layer.activation = int(c.activations[k]);
+    layer.skip = c.skips[k] < 0 ? -1 : int(c.skips[k]) + 1;
+    layers.push_back(layer);
+  }
+  return layers;
 }
 
 }  // namespace

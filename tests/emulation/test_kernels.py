@@ -7,8 +7,15 @@ import torch
 
 import flowkern
 from flowkern.ops import KnotMap
+from flowkern.ops.masked_autoregressive.conditioner import masks
 from flowkern.ops.neural_ode import native
-from tests import cases, neural_ode_cases, probability_path_cases, runge_kutta_stage_cases
+from tests import (
+    cases,
+    masked_autoregressive_cases,
+    neural_ode_cases,
+    probability_path_cases,
+    runge_kutta_stage_cases,
+)
 from tests.cases import AFFINES, SPLINES
 from tests.emulation import build, device
 
@@ -74,6 +81,13 @@ SOLVES = {
     "ode-streamed": _Solve(1, (180, 180), ("tanh", "silu"), 5, **(_ONE_STEP | {"method": "midpoint"})),
     "ode-workspace": _Solve(1, (2500,), ("tanh",), 5, **_ONE_STEP),
 }
+MASKED = {
+    **{f"masked-{name}": case for name, case in masked_autoregressive_cases.CASES.items()},
+    # Tiles of 16 and 8 samples and in main memory, by direction and precision.
+    "masked-large-tiles": masked_autoregressive_cases.Case("large tiles", 2, (800,), batch=33),
+    # More layers than are packed at a time.
+    "masked-many-layers": masked_autoregressive_cases.Case("many layers", 3, (4,) * 11, batch=3),
+}
 pytestmark = pytest.mark.timeout(900)  # the first test that runs builds the library
 
 
@@ -108,6 +122,22 @@ def test_solve_agrees_with_the_reference(name, dtype):
     neural_ode_cases.check(SOLVES[name], "cpu", dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", MASKED)
+def test_masked_agrees_with_the_reference(name, dtype):
+    for inverse in (False, True):
+        masked_autoregressive_cases.check(MASKED[name], "cpu", dtype, inverse=inverse)
+
+
+def _evaluate_masked(name, dtype, inverse, batch, change=lambda x, tensors: None):
+    """All quantities of a case with so many rows at the most, whose tensors have been changed."""
+    case = replace(MASKED[name], batch=min(MASKED[name].batch, batch))
+    x, tensors = case.tensors(dtype)
+    change(x, tensors)
+    result = masked_autoregressive_cases.evaluate(case, x, tensors, backend="cpu", inverse=inverse)
+    return [value for _, value in masked_autoregressive_cases.flat(result)]
+
+
 def test_every_kernel_runs():
     """All instances of all kernels, by the cases of the tests above."""
     for case in (CASES | EDGES).values():
@@ -124,6 +154,10 @@ def test_every_kernel_runs():
     for dtype in (torch.float64, torch.float32):
         test_stages_agree_with_the_reference(dtype)
         test_solve_agrees_with_the_reference("ode-one sample", dtype)
+    for name in ("masked-exp", "masked-k8", "masked-k4_softclip"):
+        for dtype in (torch.float64, torch.float32):
+            for inverse in (False, True):
+                _evaluate_masked(name, dtype, inverse, 1)
     assert device.launched() == device.kernels() != set()
     assert {source.parent.name for source in build.kernels()[:-1]} == {*device.ENTRIES.values()}
 
@@ -199,6 +233,60 @@ def test_solve_refuses_more_layers_than_a_kernel_takes():
             continue
         with pytest.raises(RuntimeError, match="layers: at most 24 on CUDA, got 25"):
             neural_ode_cases.check(case, "cpu", torch.float64)
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_masked_gives_the_same_bits_in_every_order(name):
+    orders = [{"schedule": device.REVERSED}, {"most_blocks": 1}, {"schedule": device.RANDOM}]
+    for inverse in (False, True):
+        first = _evaluate_masked(name, torch.float32, inverse, 33 if "rows" in name else 3)
+        for options in orders:
+            with device.configured(**options):
+                again = _evaluate_masked(name, torch.float32, inverse, 33 if "rows" in name else 3)
+            assert all(map(torch.equal, first, again)), (inverse, options)
+
+
+def test_masked_weights_are_not_read_and_nan_stays_in_its_row():
+    case = MASKED["masked-everything"]
+    ranks = case.degrees().on("cpu")[2]
+
+    def spoil_weights(x, tensors):
+        for weight, read in zip(tensors[::5], masks(case.features, ranks, tensors[::5])):
+            weight.masked_fill_(~read, torch.nan)
+
+    def spoil_row(x, tensors):
+        x[2, 1] = torch.nan
+
+    others = torch.arange(5) != 2
+    for inverse in (False, True):
+        arguments = ("masked-everything", torch.float64, inverse, 5)
+        want = _evaluate_masked(*arguments)
+        assert all(map(torch.equal, want, _evaluate_masked(*arguments, spoil_weights)))
+        y, logabsdet, grad_x, *_ = _evaluate_masked(*arguments, spoil_row)
+        assert y[2].isnan().any() and logabsdet[2].isnan()
+        assert all(torch.equal(a[others], b[others]) for a, b in zip((y, logabsdet, grad_x), want))
+
+
+def test_masked_without_a_tape():
+    """The gradient of x alone is the same, and the tape has no rows."""
+    for inverse in (False, True):
+        x, *rest = masked_autoregressive_cases.raw_arguments(MASKED["masked-everything"], inverse=inverse)
+        y, logabsdet = device.OPS["masked_autoregressive"](x, *rest)
+        backward = device.OPS["masked_autoregressive_backward"]
+        grads, tapes = zip(*(backward(x, logabsdet, x, y, tape, *rest) for tape in (False, True)))
+        assert torch.equal(*grads) and len(tapes[0]) == 0 and len(tapes[1]) > 0
+
+
+def test_masked_order_out_of_range():
+    """Nobody reads or writes beyond a tensor, where a unit of another number would be."""
+    case = masked_autoregressive_cases.Case("one unit", 1, (1,), batch=3)
+    for inverse in (False, True):
+        x, tensors, order, ends, *rest = masked_autoregressive_cases.raw_arguments(case, inverse=inverse)
+        want = device.OPS["masked_autoregressive"](x, tensors, order, ends, *rest)
+        for step in (9, -9):
+            got = device.OPS["masked_autoregressive"](x, tensors, order + step, ends, *rest)
+            assert all(map(torch.equal, got, want))
+            device.OPS["masked_autoregressive"](x, tensors, order, ends + step, *rest)
 
 
 @pytest.mark.parametrize("op", ["affine_coupling", "rational_quadratic_spline"])

@@ -49,6 +49,13 @@ def test_both_libraries_hold_every_op(op):
     assert _library.compiled(op) == ("cpu", "cuda")
 
 
+def test_masked_autoregressive_is_in_both_libraries():
+    """The backward of either device: that of the CPU sums gradients, that of a GPU leaves a tape."""
+    assert _library.compiled("masked_autoregressive") == ("cpu", "cuda")
+    assert _library.compiled("masked_autoregressive_gradients") == ("cpu",)
+    assert _library.compiled("masked_autoregressive_backward") == ("cuda",)
+
+
 @pytest.mark.parametrize("op", cases.NAMED)
 def test_cuda_without_a_driver(op):
     """An error that says so, also from the kernel's own side of the dispatcher, and no crash."""

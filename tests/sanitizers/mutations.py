@@ -21,6 +21,7 @@ AFFINE = ("affine-scale_first", "affine-wide", "affine-rows-257", "affine-index"
 SPLINE = ("spline-k8", "spline-k256-wide", "spline-wide-k3", "spline-index", "spline-sliced", "spline-circular")
 SOLVE = ("ode-one sample", "ode-exact two hidden", "ode-exact one hidden", "ode-noise", "ode-adjoint noise", "ode-workspace")
 STAGE = ("stage-rows-257", "stage-(2, 1100) by row", "stage-(5, 8) by row")
+MASKED = ("masked-everything", "masked-random", "masked-residual", "masked-k5_circular", "masked-rows_63", "masked-large-tiles")
 BOTH = ("affine-wide", "affine-rows-257", "spline-k8", "spline-wide-k3", "spline-k5", "affine-transposed")
 
 
@@ -55,6 +56,10 @@ def _stage(fault, old, new):
     return Mutation(fault, "runge_kutta_stage/runge_kutta_stage_cuda.cu", old, new, STAGE)
 
 
+def _masked(fault, old, new, file="masked_autoregressive_tile.cuh"):
+    return Mutation(fault, f"masked_autoregressive/{file}", old, new, MASKED)
+
+
 def _common(fault, old, new, file="cuda.cuh", cases=BOTH, **more):
     return Mutation(fault, f"common/{file}", old, new, cases, **more)
 
@@ -80,6 +85,20 @@ MUTATIONS = (
     _spline("backward: the left knot with the wrong sign", "g.x_k = select(bin.last, zero, zero - g.x)", "g.x_k = select(bin.last, zero, g.x)", "rational_quadratic_spline_math.h"),
     _spline("backward of the inverse: g_logabsdet with the wrong sign", "g_l = zero - g_logabsdet", "g_l = g_logabsdet", "rational_quadratic_spline_math.h"),
     _spline("backward: the right slope's cotangent in the wrong bin", "select(index == T(S(i)), g_r, zero)", "select(index == T(S(i + 2)), g_r, zero)", "rational_quadratic_spline_bin.h"),
+    _masked("no barrier after a layer of a step", f"if (k < p.outputs) finish(k, r);\n      }});\n      {_SYNC}\n    }}\n  }}\n\n  // Backward", "if (k < p.outputs) finish(k, r);\n      });\n    }\n  }\n\n  // Backward"),
+    _masked("no barrier after a block's beginning", f"layer(k).u, [](int) {{}});\n    {_SYNC}", "layer(k).u, [](int) {});"),
+    _masked("a step sees a rank too few", "ranks(k - 1, low, rank + 1);", "ranks(k - 1, low, rank);"),
+    _masked("a group of threads takes the row of the next one", "at(to + r) = sum;", "at(to + r + 1) = sum;"),
+    _masked("backward: a skip's cotangent with the wrong sign", "grad_skip + unit) += g;", "grad_skip + unit) -= g;"),
+    _masked("backward: a gate's cotangent without v", "tape(to.tape_gate, unit) *= g;", "tape(to.tape_gate, unit) = g;"),
+    _masked("backward of the inverse: a rank too few sends back", "columns = ranks(k + 1, rank, high);", "columns = ranks(k + 1, rank + 1, high);"),
+    _masked("a weight too many in each row", "column < spans[j].end", "column <= spans[j].end", "masked_autoregressive_cuda.cu"),
+    _masked("no barrier after a panel's spans are known", f"{_SYNC}\n  if (threadIdx.x == 0) p.memory.spans", "if (threadIdx.x == 0) p.memory.spans", "masked_autoregressive_cuda.cu"),
+    _masked("weights begin inside the spans", "at += span_bytes()", "at += span_bytes() - 16", "masked_autoregressive_cuda.cu"),
+    _masked("a row of the tile too few", "problem.tile_rows = int(rows);", "problem.tile_rows = int(rows) - 1;", "masked_autoregressive_cuda.cu"),
+    _masked("a sample too many in the last tile", "n < p.call.rows", "n <= p.call.rows", "masked_autoregressive_cuda.cu"),
+    _masked("the log-dets of a group are left out", "for (int i = 1; i < tile.groups; ++i)", "for (int i = 2; i < tile.groups; ++i)", "masked_autoregressive_cuda.cu"),
+    _masked("no barrier after the log-dets are stored", f"own;\n  {_SYNC}", "own;", "masked_autoregressive_cuda.cu"),
     _common("a parameter's offset one on", "stage.offsets[e] + i * p.one", "stage.offsets[e] + (i + 1) * p.one", "stage.cuh"),
     _common("the rest of a copy begins one on", "for (int i = whole * each + int(threadIdx.x)", "for (int i = whole * each + 1 + int(threadIdx.x)", "stage.cuh"),
     _common("sixteen bytes at a time, aligned or not", "ends % sizeof(uint4) ? 0 :", "ends == 1 ? 0 :", "stage.cuh", ("spline-misaligned",)),

@@ -28,7 +28,7 @@ def _fake_gradients(grad_y, grad_logabsdet, x, y, needs, tensors, *arguments):
     return x.new_empty(x.shape), grads
 
 
-# name: (schema, fake kernel). The backward leaves a tape, the other sums the gradients itself.
+# name: (schema, fake kernel). The backward, on GPUs, leaves a tape; on the CPU, the other sums the gradients.
 _OPS = {
     "masked_autoregressive": (f"(Tensor x, {_ARGUMENTS}) -> (Tensor, Tensor)", _fake),
     "masked_autoregressive_backward": (
@@ -52,7 +52,7 @@ def define(namespace, *names):
     return library
 
 
-_library = define("flowkern", "masked_autoregressive", "masked_autoregressive_gradients")
+_library = define("flowkern", *_OPS)
 KERNELS = ("triton", *libraries.compiled("masked_autoregressive"))
 
 
@@ -69,12 +69,17 @@ def backward(
     """grad_x (N, D) and the gradients of tensors that are needed."""
     grad_y_k, x_k, y_k, *tensors_k = kernel_tensors(grad_y, x, y, *tensors)
     kernel = grad_y_k, grad_logabsdet, x_k, y_k
-    if ops is torch.ops.flowkern:
-        grad_x, grads = _summed(kernel, needs, tensors_k, order, ends, spec)
-    else:
+    if leaves_tape(ops, x):
         grad_x, grads = _by_tape(ops, kernel, needs, tensors_k, order, ends, spec, ranks)
+    else:
+        grad_x, grads = _summed(kernel, needs, tensors_k, order, ends, spec)
     pairs = zip(grads, tensors)
     return grad_x.to(x.dtype), *(g if g is None else g.to(t.dtype) for g, t in pairs)
+
+
+def leaves_tape(ops, x):
+    """Whether the kernel is one for GPUs, whose backward does not sum the gradients of tensors itself."""
+    return x.is_cuda or ops is not torch.ops.flowkern
 
 
 def _summed(kernel, needs, tensors, order, ends, spec):
