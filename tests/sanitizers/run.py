@@ -1,48 +1,62 @@
-"""Runs cases in this process: `python -m tests.sanitizers.run (kernels|torch) LIBRARY [case …]`.
+"""Runs cases in this process: `python -m tests.sanitizers.run (emulated|cpu|triton) LIBRARY [case …]`.
 
-kernels: a library with the entry points of tests/emulation/kernels.cpp. torch: one that registers its
-kernels with torch's dispatcher. Without names, all cases. Under a sanitizer (see build.command) the
-process ends at the first fault.
+emulated: a library of the CUDA kernels, see tests/emulation. cpu: one that registers its kernels with
+torch's dispatcher. triton: what is interpreted; the library is not looked at. Without names, all cases.
+Under a sanitizer (see build.command) the process ends at the first fault.
 """
 
 import contextlib
+import inspect
 import sys
 
 import torch
 
 
 def context(kind, library):
-    """Within it, the ops on backend "cpu" are those of the library."""
-    if kind == "torch":
+    """Within it, the ops run on the kernels that are meant."""
+    if kind == "cpu":
         load = torch.ops.load_library
         torch.ops.load_library = lambda path: load(library)  # when flowkern is imported
         return contextlib.nullcontext()
+    if kind == "triton":
+        from tests.ops import triton_bounds
+
+        return triton_bounds.checked()
     from tests.emulation import device
 
     return device.emulated(lambda: device.load(library))
 
 
-def check(case):
-    from tests import cases, probability_path_cases
+def named(kind):
+    """{name: case} of all cases of the ops that have kernels of this kind."""
+    from tests import masked_autoregressive_cases, neural_ode_cases, runge_kutta_stage_cases
+    from tests.emulation.test_kernels import CASES, EDGES, PATHS
 
+    every = CASES | EDGES | PATHS
+    if kind != "emulated":
+        modules = {"masked": masked_autoregressive_cases, "ode": neural_ode_cases, "stage": runge_kutta_stage_cases}
+        for op, module in modules.items():
+            every |= {f"{op}-{name}": case for name, case in module.CASES.items()}
+    return every
+
+
+def check(case, backend):
+    """By the module that the case is of, in both directions where it has two."""
+    module = sys.modules[type(case).__module__]
+    both = "inverse" in inspect.signature(module.check).parameters
     for dtype in (torch.float32, torch.float64):
-        if isinstance(case, probability_path_cases.Case):
-            probability_path_cases.check(case, "cpu", dtype)
-            continue
-        for inverse in (False, True):
-            cases.check(case, "cpu", dtype, inverse=inverse)
+        for options in ({"inverse": False}, {"inverse": True}) if both else ({},):
+            module.check(case, backend, dtype, **options)
 
 
 def main(kind, library, *names):
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     with context(kind, library):
-        from tests.emulation.test_kernels import CASES, EDGES, PATHS
-
-        every = CASES | EDGES | PATHS
+        every = named(kind)
         chosen = names or [*every]
         for name in chosen:
-            check(every[name])
+            check(every[name], "triton" if kind == "triton" else "cpu")
     print(f"{len(chosen)} cases")
 
 
