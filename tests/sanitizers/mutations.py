@@ -19,7 +19,7 @@ from tests.sanitizers import build
 # The fault is looked for in these cases.
 AFFINE = ("affine-scale_first", "affine-whole_vectors", "affine-wide", "affine-rows-257", "affine-index", "affine-sliced")
 SPLINE = ("spline-k8", "spline-k256-wide", "spline-wide-k3", "spline-index", "spline-sliced", "spline-circular")
-PATH = ("path-target", "path-variance_preserving", "path-schroedinger_bridge", "path-conditional given", "path-long rows")
+PATH = ("path-target", "path-variance_preserving", "path-schroedinger_bridge given", "path-conditional given", "path-long rows")
 MASKED = ("masked-relu", "masked-context", "masked-everything", "masked-coupling", "masked-k8")
 ODE = ("ode-exact two hidden", "ode-noise", "ode-adjoint", "ode-checkpoints")
 STAGE = ("stage-(7, 3) by row", "stage-(2, 513) by row", "stage-(70,)", "stage-8 stages")
@@ -190,7 +190,7 @@ def report(mutations, caught_by, words, device=""):
     with ThreadPoolExecutor(2) as pool:
         for mutation, what in zip(chosen, pool.map(caught_by, chosen)):
             missed += what is None
-            op = mutation.file.split("/")[0].replace("_", " ")
+            op = Path(mutation.file).parent.name.replace("_", " ") or "common"
             print(f"{op}: {device}{mutation.fault} -> {what or 'NOT CAUGHT'}", flush=True)
     return missed
 

@@ -19,9 +19,9 @@ def context(kind, library):
         torch.ops.load_library = lambda path: load(library)  # when flowkern is imported
         return contextlib.nullcontext()
     if kind == "triton":
-        from tests.ops import triton_bounds
+        from tests.ops import triton_memory
 
-        return triton_bounds.checked()
+        return triton_memory.checked()
     from tests.emulation import device
 
     return device.emulated(lambda: device.load(library))

@@ -1,7 +1,7 @@
 """Plants faults in copies of the Triton kernels, one at a time, as mutations.py does in the C++ ones.
 
 `python -m tests.sanitizers.triton_mutations [word …]`. The changed copy of the package runs a few cases in
-Triton's interpreter, every access checked (tests/ops/triton_bounds.py).
+Triton's interpreter, every access checked (tests/ops/triton_memory.py).
 """
 
 import os
@@ -56,6 +56,7 @@ MUTATIONS = (
     _affine("log-dets stored of a row too many", "tl.sum(total, 1), mask=rows < N", "tl.sum(total, 1), mask=rows <= N"),
     _affine("backward: the shift's gradient with the wrong sign", "grad_shift = -SHIFT_PREFACTOR * g", "grad_shift = SHIFT_PREFACTOR * g"),
     _affine("rows are copied one on", "D + d[None, :], values", "D + d[None, :] + 1, values", "_triton.py"),
+    _affine("no barrier after the columns are copied", "threads of this block.\n    tl.debug_barrier()", "threads of this block.", "_triton.py"),
     _spline("the slope of the next knot", "(2 * SPEC.bins + place) * p_k", "(2 * SPEC.bins + place + 1) * p_k"),
     _spline("elements stored that there are not", "d, value, mask=found", "d, value, mask=d < D", "rational_quadratic_spline/triton.py"),
     _spline("backward: the left knot with the wrong sign", "gz, -gtheta / w, gw", "gz, gtheta / w, gw"),
@@ -65,9 +66,11 @@ MUTATIONS = (
     _path("backward: x0's part of grad_t with the wrong sign", "s_a, s_b = -rate * u_b", "s_a, s_b = rate * u_b"),
     _masked("inputs of a product one on", "plane, other), mask=there", "plane, other + 1), mask=there"),
     _masked("units of the same rank are not seen", "read &= rank[:, None] >=", "read &= rank[:, None] >"),
+    _masked("no barrier before a layer is finished", "WIDE, False, False, True, SPEC)\n        tl.debug_barrier()", "WIDE, False, False, True, SPEC)", "masked_autoregressive/triton_kernels.py"),
     _masked("log-dets stored of samples that there are not", "tile.n, sums, mask=tile.here", "tile.n, sums, mask=tile.n >= 0", "masked_autoregressive/triton_kernels.py"),
     _masked("backward: a skip's cotangent with the wrong sign", "mask=skipped, other=0.0) + grad_z", "mask=skipped, other=0.0) - grad_z"),
     _ode("the bias of the next stage", "(n * net.stages + i) * of", "(n * net.stages + i + 1) * of"),
+    _ode("no barrier after a stage's state", "values, mask=used)\n    tl.debug_barrier()", "values, mask=used)", "neural_ode/triton_kernels.py"),
     _ode("a row too many is written", "used = (row < count)[:, None]\n        values = tl.load(rows(base, row), mask=used, other=0.0)\n        tl.store(to", "used = (row <= count)[:, None]\n        values = tl.load(rows(base, row), mask=used, other=0.0)\n        tl.store(to", "neural_ode/triton_kernels.py"),
     _ode("adjoint: the state stepped the wrong way", "_combine(y, y, 1, -h", "_combine(y, y, 1, h", "neural_ode/triton_kernels.py"),
     _ode("backward: ‖f‖² with the wrong sign", "grad + 2 * kinetic_bar", "grad - 2 * kinetic_bar", "neural_ode/triton_gradients.py"),
