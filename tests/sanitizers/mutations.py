@@ -169,7 +169,7 @@ def caught_by(mutation):
 def said(text):
     """The line that names the fault, without what differs from run to run."""
     for pattern in (
-        r"AddressSanitizer: (?!CHECK)\S+", r"ThreadSanitizer: data race", r"runtime error: .*",
+        r"AddressSanitizer: (?!CHECK)\S+", r"ThreadSanitizer: (?:data race|\S+)", r"runtime error: .*",
         r"RuntimeError: kernel (.*)", r"IndexError: (.*)", r"AssertionError: (.*)",
     ):  # fmt: skip
         found = re.search(pattern, text)
