@@ -4,8 +4,7 @@ Each is a plain shared library on LibTorch's stable ABI, so one build serves eve
 torch >= 2.11. Without a compiler the package installs all the same, and says what is missing.
 
 Environment: CXX, NVCC (compilers), FLOWKERN_CUDA=1|0 (build the CUDA kernels or not; default: when
-nvcc is there and torch has CUDA), FLOWKERN_DEBUG=1 (-O1 -g), FLOWKERN_SANITIZE=1 (the CPU kernels
-with the address and undefined-behaviour sanitizers, for tests/sanitizers).
+nvcc is there and torch has CUDA), FLOWKERN_DEBUG=1 (-O1 -g).
 """
 
 import os
@@ -30,10 +29,6 @@ if X86:
     ISAS["avx512"] = ["-mavx2", "-mfma", "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw"]
 CUDA_ARCHITECTURES = ("80", "90a")
 OPTIMISE = ["-O1", "-g"] if os.environ.get("FLOWKERN_DEBUG") == "1" else ["-O3"]
-SANITIZE = []
-if os.environ.get("FLOWKERN_SANITIZE") == "1":
-    SANITIZE = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
-    OPTIMISE = ["-O1", "-g1", "-DFLOWKERN_SANITIZED", *SANITIZE]
 WARNINGS = ["-Wall", "-Wextra", "-Wno-missing-field-initializers"]
 # gcc 12 takes the undefined operands inside its own AVX-512 intrinsics for uninitialised variables.
 QUIET = ["-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-psabi"]
@@ -151,7 +146,7 @@ def build_cpu(objects, target):
             options = [*QUIET, *isa_flags, f"-DFLOWKERN_ISA={isa}", "-ffp-contract=off"]
             jobs.append([*common, *options, str(source), "-o", str(outputs[-1])])
     compile_all(jobs)
-    link = [compiler(), "-shared", *SANITIZE, *map(str, outputs), *folders, "-ltorch_cpu", "-lc10", "-lm"]
+    link = [compiler(), "-shared", *map(str, outputs), *folders, "-ltorch_cpu", "-lc10", "-lm"]
     command([*link, "-o", str(target)])
 
 

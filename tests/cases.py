@@ -151,6 +151,7 @@ AFFINES = _named(
     _affine("mask", width=9, features=4, select="mask"),
     _affine("many_features", batch=(3,), width=131, features=70, select="mask"),
     _affine("one_feature", width=1, features=1),
+    _affine("whole_vectors", width=16, features=16),
     _affine("one_row", batch=(1,)),
     _affine("long", batch=(1023,), width=3, features=3),
     _affine("batch_dimensions", batch=(2, 3, 5)),

@@ -59,7 +59,9 @@ OP_MODULES_OF = {
     "masked_autoregressive": {
         "conditioner": set(),
         "element": {f"{_AFFINE}.scale_map", _SPLINE},
-        "reference": {"conditioner", "element", f"{_AFFINE}.reference", f"{_SPLINE}.reference"},
+        "reference": {
+            *("_arguments", "conditioner", "element", f"{_AFFINE}.reference", f"{_SPLINE}.reference"),
+        },
         "gradients": {"conditioner"},
         "native": {"_library", "gradients", "reference"},
         "triton": {

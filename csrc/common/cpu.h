@@ -40,8 +40,13 @@ inline Isa isa() {
 #endif
 
 // Whether a call that reads and writes so many bytes should write past the caches, which could not
-// hold them.
-inline bool beyond_cache(std::int64_t bytes) { return bytes >= 32 << 20; }
+// hold them. Sanitizers see small calls do it too.
+#if defined(FLOWKERN_SANITIZED)
+constexpr std::int64_t kCache = 1 << 12;
+#else
+constexpr std::int64_t kCache = 32 << 20;
+#endif
+inline bool beyond_cache(std::int64_t bytes) { return bytes >= kCache; }
 
 // Calls body(begin, end) for rows on several threads, each with at least `least` elements.
 template <class F>

@@ -81,13 +81,19 @@ class Solver(NamedTuple):
         if task.y0.numel() == 0:  # nothing to control; the graph reaches what func uses all the same
             t = task.t if task.t.dim() == 1 else task.t.new_zeros(len(task.t))
             return fixed.solve(task._replace(t=t), self.method)
-        if not self.per_sample and task.times is None:
-            task = task._replace(times=tuple(task.t.tolist()))
-            check_monotonic(task.times)
-        solve = per_sample.solve if self.per_sample else adaptive.solve
-        if torch.compiler.is_compiling():
-            solve = torch.compiler.disable(solve)  # steps depend on numbers: there is no graph of them
-        return solve(task, self.method, self.rtol, self.atol, self.options)
+        # Steps depend on numbers: there is no graph of them.
+        adapted = torch.compiler.disable(_adapted) if torch.compiler.is_compiling() else _adapted
+        return adapted(self)
+
+
+def _adapted(solver):
+    """The states of an adaptive solve, whose steps are those of the batch or of each sample."""
+    task = solver.task
+    if not solver.per_sample and task.times is None:
+        task = task._replace(times=tuple(task.t.tolist()))
+        check_monotonic(task.times)
+    solve = per_sample.solve if solver.per_sample else adaptive.solve
+    return solve(task, solver.method, solver.rtol, solver.atol, solver.options)
 
 
 def _known(options, method):

@@ -65,20 +65,31 @@ def translated(jobs, change=str):
 
     def one(job):
         source, options, csrc = job
-        headers = [HERE]
-        if csrc and source.is_relative_to(csrc):
-            headers += [source.parent, csrc / "common"]
-        elif csrc:
-            headers += csrc.rglob("*.h")
+        folders = [Path(o[2:]) for o in options if o.startswith("-I")]
+        headers = _headers(source, [*folders, *([csrc] if csrc else [])])
 
         def compile(folder):
             run(*options, *([f"-I{csrc}"] if csrc else []), "-S", source, "-o", folder / "code.s")
             (folder / "code.s").write_text(change((folder / "code.s").read_text()))
 
-        return kept("code.s", [options, source, *headers], compile)
+        return kept("code.s", [options, source, *folders, *headers], compile)
 
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(one, jobs))
+
+
+def _headers(source, folders):
+    """What a source includes of its own folder and of these, and what that includes."""
+    found, left = set(), [source]
+    while left:
+        path = left.pop()
+        for name in re.findall(r'^#include ["<](.+)[">]', path.read_text(), re.MULTILINE):
+            places = [(folder / name).resolve() for folder in (path.parent, *folders)]
+            header = next(filter(Path.is_file, places), None)
+            if header not in (None, *found):
+                found.add(header)
+                left.append(header)
+    return sorted(found, key=lambda path: path.name)  # wherever they lie
 
 
 def _spaced(code):

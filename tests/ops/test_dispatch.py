@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import grad, vmap
 
 import flowkern
@@ -128,7 +129,7 @@ def test_compile_without_gradients(case, backend):
 
 def test_dynamic_batch_compiles_once(case, backend, on_backend):
     compiler = "aot_eager" if backend == "cpu" else "eager"
-    counter = torch._dynamo.testing.CompileCounterWithBackend(compiler)
+    counter = CompileCounterWithBackend(compiler)
     torch.compiler.reset()
     compiled = torch.compile(case.__call__, fullgraph=True, backend=counter)
     for batch in (5, 63, 130):

@@ -17,12 +17,13 @@ with mock.patch.dict(os.environ, INTERPRETED):
     from triton.runtime.interpreter import InterpretedFunction
 
     from flowkern.ops.runge_kutta_stage import triton as kernels
+    from tests.ops import triton_memory
 
 @pytest.fixture(params=[*RUNNABLE, "triton"])
 def on_backend(request):
     """Triton's kernels run through its interpreter."""
     environment = INTERPRETED if request.param == "triton" else {}
-    with mock.patch.dict(os.environ, environment), flowkern.backend(request.param):
+    with mock.patch.dict(os.environ, environment), flowkern.backend(request.param), triton_memory.checked():
         yield request.param
 
 

@@ -28,6 +28,7 @@ with mock.patch.dict(os.environ, INTERPRETED):
     from flowkern.ops import _triton
     from flowkern.ops.affine_coupling import triton as affine
     from flowkern.ops.rational_quadratic_spline import triton as spline
+    from tests.ops import triton_memory
 
 HALVES = [
     (torch.bfloat16, torch.float32),
@@ -42,7 +43,7 @@ NAN, INF = float("nan"), float("inf")
 def interpreted():
     """Every op runs on the Triton backend, interpreted; overflows are silent, as on a GPU."""
     with mock.patch.dict(os.environ, INTERPRETED), flowkern.backend("triton"):
-        with numpy.errstate(all="ignore"):
+        with numpy.errstate(all="ignore"), triton_memory.checked():
             yield
 
 

@@ -23,13 +23,14 @@ with mock.patch.dict(os.environ, INTERPRETED):
 
     from flowkern.ops.masked_autoregressive import triton as masked
     from flowkern.ops.masked_autoregressive import triton_kernels
+    from tests.ops import triton_memory
 
 
 @pytest.fixture(autouse=True)
 def interpreted():
     """Every op runs on the Triton backend, interpreted; overflows are silent, as on a GPU."""
     with mock.patch.dict(os.environ, INTERPRETED), flowkern.backend("triton"):
-        with numpy.errstate(all="ignore"):
+        with numpy.errstate(all="ignore"), triton_memory.checked():
             yield
 
 

@@ -22,6 +22,7 @@ with mock.patch.dict(os.environ, INTERPRETED):
 
     from flowkern.ops.neural_ode import triton as solver
     from flowkern.ops.neural_ode import triton_kernels
+    from tests.ops import triton_memory
 
 # Few stages, because each is slow here.
 QUICK = Case(hidden=(5, 4), method="midpoint", steps=1, times=(0.0, 0.4), batch=3)
@@ -36,7 +37,7 @@ SMALLER = {
 def interpreted():
     """Every op runs on the Triton backend, interpreted; overflows are silent, as on a GPU."""
     with mock.patch.dict(os.environ, INTERPRETED), flowkern.backend("triton"):
-        with numpy.errstate(all="ignore"):
+        with numpy.errstate(all="ignore"), triton_memory.checked():
             yield
 
 

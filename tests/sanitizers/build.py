@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-
-
 from tests.emulation.build import COMMON, ROOT, compiler, kept, run, translated
 
 HERE = Path(__file__).parent
@@ -18,8 +16,10 @@ ISAS = {
 }
 _RUNNABLE = {"AVX512": 3, "AVX2": 2}
 _QUIET = ("-Wno-psabi", "-Wno-uninitialized", "-Wno-maybe-uninitialized")
-THREAD = ("-fsanitize=thread",)
-ADDRESS = ("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
+FLAGS = {
+    "address": ("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"),
+    "thread": ("-fsanitize=thread",),
+}
 
 
 def runnable():
@@ -29,35 +29,23 @@ def runnable():
     return [*ISAS][: _RUNNABLE.get(torch.backends.cpu.get_cpu_capability(), 1)]
 
 
-def address_library(csrc=ROOT / "csrc"):
-    """libflowkern_cpu.so with the address and undefined-behaviour sanitizers, by setup.py."""
+def library(sanitizer, isa, csrc=ROOT / "csrc"):
+    """libflowkern_cpu.so of one instruction set, whose calls run on four threads (threads.cpp)."""
+    import torch.utils.cpp_extension as torch
 
-    def build(folder):
-        environment = os.environ | {"FLOWKERN_SANITIZE": "1", "FLOWKERN_CUDA": "0"}
-        command = [sys.executable, "setup.py", "-q", "build_ext", f"--build-lib={folder}"]
-        command += [f"--build-temp={folder / 'temp'}"]
-        done = subprocess.run(
-            command, cwd=csrc.parent, env=environment, capture_output=True, text=True
-        )
-        if done.returncode:
-            raise RuntimeError(done.stderr)
+    common = (*COMMON, *FLAGS[sanitizer], *_QUIET, "-DFLOWKERN_SANITIZED", "-DFLOWKERN_PORTABLE_ONLY")
+    of_torch = [f"-isystem{path}" for path in torch.include_paths()]
+    jobs = [(source, (*common, *ISAS[isa]), csrc) for source in sorted(csrc.glob("*/*_simd.cpp"))]
+    sides = (*sorted(csrc.glob("*/*_cpu.cpp")), HERE / "threads.cpp")
+    jobs += [(source, (*common, "-DTORCH_TARGET_VERSION=0x020b000000000000", *of_torch), csrc) for source in sides]
+    code = translated(jobs)
+    folders = [f"-L{path}" for path in torch.library_paths()]
 
-    return kept("flowkern/libflowkern_cpu.so", [csrc, ROOT / "setup.py"], build)
+    def link(folder):
+        to = folder / "flowkern.so"
+        run("-shared", *FLAGS[sanitizer], *code, *folders, "-ltorch_cpu", "-lc10", "-o", to)
 
-
-def loops_library(flags, isa, csrc=ROOT / "csrc"):
-    """The CPU loops for one instruction set, called from several threads (threads.cpp).
-
-    flags: THREAD or ADDRESS.
-    """
-    options = (*COMMON, *flags, *_QUIET, *ISAS[isa], "-DFLOWKERN_SANITIZED", f"-DFLOWKERN_ISA={isa}")
-    sources = (*sorted(csrc.glob("*/*_simd.cpp")), HERE / "threads.cpp")
-    code = translated([(source, options, csrc) for source in sources])
-    return kept(
-        "loops.so",
-        [flags, *code],
-        lambda folder: run("-shared", *flags, *code, "-o", folder / "loops.so"),
-    )
+    return kept("flowkern.so", [FLAGS[sanitizer], *code], link)
 
 
 def command(sanitizer, *arguments):

@@ -17,19 +17,23 @@ from tests.emulation import build as emulation
 from tests.sanitizers import build
 
 # The fault is looked for in these cases.
-AFFINE = ("affine-scale_first", "affine-wide", "affine-rows-257", "affine-index", "affine-sliced")
+AFFINE = ("affine-scale_first", "affine-whole_vectors", "affine-wide", "affine-rows-257", "affine-index", "affine-sliced")
 SPLINE = ("spline-k8", "spline-k256-wide", "spline-wide-k3", "spline-index", "spline-sliced", "spline-circular")
 SOLVE = ("ode-one sample", "ode-exact two hidden", "ode-exact one hidden", "ode-noise", "ode-adjoint noise", "ode-workspace")
 STAGE = ("stage-rows-257", "stage-(2, 1100) by row", "stage-(5, 8) by row")
 MASKED = ("masked-everything", "masked-random", "masked-residual", "masked-k5_circular", "masked-rows_63", "masked-large-tiles")
+PATH = ("path-target", "path-variance_preserving", "path-schroedinger_bridge given", "path-conditional given", "path-long rows")
+MASKED_ON_CPU = ("masked-relu", "masked-context", "masked-everything", "masked-coupling", "masked-k8")
+ODE_ON_CPU = ("ode-exact two hidden", "ode-noise", "ode-adjoint", "ode-checkpoints")
+STAGE_ON_CPU = ("stage-(7, 3) by row", "stage-(2, 513) by row", "stage-(70,)", "stage-8 stages")
 BOTH = ("affine-wide", "affine-rows-257", "spline-k8", "spline-wide-k3", "spline-k5", "affine-transposed")
 
 
 class Mutation(NamedTuple):
     """One place in a file of csrc that is written differently, and the cases that are run then.
 
-    kind: "checked" (CUDA, the emulation's own checks and the reference), "address" or "thread" (the
-    CPU loops under that sanitizer).
+    kind: "checked" (CUDA, the emulation's own checks and the reference), "address" or "thread" (CPU,
+    under that sanitizer).
     """
 
     fault: str
@@ -62,6 +66,22 @@ def _masked(fault, old, new, file="masked_autoregressive_tile.cuh"):
 
 def _common(fault, old, new, file="cuda.cuh", cases=BOTH, **more):
     return Mutation(fault, f"common/{file}", old, new, cases, **more)
+
+
+def _path(fault, old, new, file="probability_path_cuda.cu", **more):
+    return Mutation(fault, f"probability_path/{file}", old, new, PATH, **more)
+
+
+def _masked_on_cpu(fault, old, new, file="masked_autoregressive_simd.cpp", **more):
+    return Mutation(fault, f"masked_autoregressive/{file}", old, new, MASKED_ON_CPU, **more)
+
+
+def _ode_on_cpu(fault, old, new, file="neural_ode_simd.cpp", **more):
+    return Mutation(fault, f"neural_ode/{file}", old, new, ODE_ON_CPU, **more)
+
+
+def _stage_on_cpu(fault, old, new, **more):
+    return Mutation(fault, "runge_kutta_stage/runge_kutta_stage_simd.cpp", old, new, STAGE_ON_CPU, **more)
 
 
 _SYNC = "__syncthreads();"
@@ -130,6 +150,31 @@ MUTATIONS = (
     _common("CPU: values scattered one column on", "*element(to, n, t) = from.values[e]", "element(to, n, t)[1] = from.values[e]", "coupling.h", SPLINE, **_ADDRESS),
     _common("CPU: the last vector of a run passes its end", "body(run, i < last ? i : last)", "body(run, i < last ? i : last + 1)", "coupling.h", AFFINE, **_ADDRESS),
     _common("CPU: log-dets of a segment one row on", "S* out = sums + at.row;", "S* out = sums + at.row + 1;", "coupling.h", AFFINE, **_ADDRESS),
+    _common("CPU: a streamed value twice what it is", "stream(to.at(run, i), value)", "stream(to.at(run, i), value + value)", "coupling.h", AFFINE, **_ADDRESS),
+    _spline("CPU: a streamed gradient twice what it is", "stream(tile + k, load(stage + k))", "stream(tile + k, load(stage + k) + load(stage + k))", "rational_quadratic_spline_simd.cpp", **_ADDRESS),
+    _path("a time read one row on", "p.given_t[row_of(e,", "p.given_t[1 + row_of(e,"),
+    _path("the last element is not masked", "if (element < total) body", "if (element <= total) body"),
+    _path("noise of the next counter", "draw_noise(key_of(*p.seed), block, i, noise)", "draw_noise(key_of(*p.seed), block, i + 1, noise)"),
+    _path("u_t: x0's weight with the wrong sign", "{zero - rate * sine, rate * cosine, zero}", "{rate * sine, rate * cosine, zero}", "probability_path_math.h"),
+    _path("backward: the noise's part of grad_t with the wrong sign", "{minus, one, s * half}", "{minus, one, zero - s * half}", "probability_path_math.h"),
+    _path("CPU: times of the next row", "int64_t row = at.first / p.features,", "int64_t row = at.first / p.features + 1,", "probability_path_simd.cpp", **_ADDRESS),
+    _path("CPU: a streamed value twice what it is", "if (streams) stream(to, value)", "if (streams) stream(to, value + value)", "probability_path_simd.cpp", **_ADDRESS),
+    _path("CPU: one buffer of noise for all threads", "noise_buffer{}, t_buffer, x_buffer, u_buffer;", "t_buffer, x_buffer, u_buffer; static Buffer<S> noise_buffer;", "probability_path_simd.cpp", **_THREAD),
+    _masked_on_cpu("CPU: parameters of the next feature", ".z + f * p.parameters)", ".z + (f + 1) * p.parameters)", **_ADDRESS),
+    _masked_on_cpu("CPU: a panel's rows one on", "m.columns * kPanel + lane", "m.columns * kPanel + lane + 1", **_ADDRESS),
+    _masked_on_cpu("CPU: the last rank of a block left out", "rank < p.first[b + 1];", "rank + 1 < p.first[b + 1];", **_ADDRESS),
+    _masked_on_cpu("CPU: values read of one sample too many", "for (int n = 0; n < samples; ++n) to[n] =", "for (int n = 0; n <= samples; ++n) to[n] =", **_ADDRESS),
+    _masked_on_cpu("CPU: backward: a gate's gradient with the wrong sign", "store(of_gate + i, g_z *", "store(of_gate + i, T(S(-1)) * g_z *", **_ADDRESS),
+    _masked_on_cpu("CPU: one tile for all threads", "S* memory = scratch", "static S* memory = scratch", "masked_autoregressive_cpu.cpp", **_THREAD),
+    _ode_on_cpu("CPU: the next stage's slope", "at(k + j * apart + r)", "at(k + (j + 1) * apart + r)", **_ADDRESS),
+    _ode_on_cpu("CPU: a sample behind the last", "(n < samples ? n : samples - 1)", "(n < samples ? n : samples)", **_ADDRESS),
+    _ode_on_cpu("CPU: backward: ‖f‖² with the wrong sign", "load(at(cot + 1) + i) * T(S(2))", "load(at(cot + 1) + i) * T(S(-2))", **_ADDRESS),
+    _ode_on_cpu("CPU: adjoint: the state stepped the wrong way", "combine(y, S(0) - h, p.b,", "combine(y, h, p.b,", **_ADDRESS),
+    _ode_on_cpu("CPU: one tile for all threads", "S* memory = scratch", "static S* memory = scratch", "neural_ode_cpu.cpp", **_THREAD),
+    _stage_on_cpu("CPU: weights of the next row", "c.weights[row * c.weights_row", "c.weights[(row + 1) * c.weights_row", **_ADDRESS),
+    _stage_on_cpu("CPU: slopes one element on", "k[j] = c.k[j] + first;", "k[j] = c.k[j] + first + 1;", **_ADDRESS),
+    _stage_on_cpu("CPU: the sum with the wrong sign", "out[i] = y[i] + sum", "out[i] = y[i] - sum", **_ADDRESS),
+    _stage_on_cpu("CPU: one buffer for all threads", "  Buffer<S> squares;", "  static Buffer<S> squares;", **_THREAD),
 )  # fmt: skip
 
 
@@ -147,29 +192,29 @@ def planted(mutation, folder):
 def library(mutation, csrc):
     if mutation.kind == "checked":
         return emulation.built(emulation.CHECKED, emulation.kernels(csrc), csrc)
-    flags = {"address": build.ADDRESS, "thread": build.THREAD}[mutation.kind]
-    return build.loops_library(flags, build.runnable()[-1], csrc)
+    return build.library(mutation.kind, build.runnable()[-1], csrc)
 
 
 def caught_by(mutation):
     """What the run says of the fault, or None."""
     with tempfile.TemporaryDirectory() as folder:
         path = library(mutation, planted(mutation, folder))
-    script = ("-m", "tests.sanitizers.run", "kernels", path, *mutation.cases)
+    kind = "emulated" if mutation.kind == "checked" else "cpu"
+    script = ("-m", "tests.sanitizers.run", kind, path, *mutation.cases)
     command = [sys.executable, *script]
     if mutation.kind != "checked":
         command = build.command(mutation.kind, *script)
     done = subprocess.run(
         command, env=build.environment(), capture_output=True, text=True, timeout=300
     )
-    return _said(done.stderr) if done.returncode else None
+    return said(done.stderr) if done.returncode else None
 
 
-def _said(text):
+def said(text):
     """The line that names the fault, without what differs from run to run."""
     for pattern in (
-        r"AddressSanitizer: (?!CHECK)\S+", r"ThreadSanitizer: data race", r"runtime error: .*",
-        r"RuntimeError: kernel (.*)", r"AssertionError: (.*)",
+        r"AddressSanitizer: (?!CHECK)\S+", r"ThreadSanitizer: (?:data race|\S+)", r"runtime error: .*",
+        r"RuntimeError: kernel (.*)", r"IndexError: (.*)", r"AssertionError: (.*)",
     ):  # fmt: skip
         found = re.search(pattern, text)
         if found:
@@ -178,15 +223,19 @@ def _said(text):
 
 
 def main(*words):
-    chosen = [m for m in MUTATIONS if not words or any(word in str(m) for word in words)]
-    if not build.thread_sanitizer_starts():
-        chosen = [m for m in chosen if m.kind != "thread"]
+    starts = build.thread_sanitizer_starts()
+    return report([m for m in MUTATIONS if starts or m.kind != "thread"], caught_by, words)
+
+
+def report(mutations, caught_by, words, device=""):
+    """Print what caught each that a word occurs in; how many nothing caught."""
+    chosen = [m for m in mutations if not words or any(word in str(m) for word in words)]
     missed = 0
     with ThreadPoolExecutor(2) as pool:
-        for mutation, said in zip(chosen, pool.map(caught_by, chosen)):
-            missed += said is None
-            op = mutation.file.split("/")[0].replace("_", " ")
-            print(f"{op}: {mutation.fault} -> {said or 'NOT CAUGHT'}", flush=True)
+        for mutation, what in zip(chosen, pool.map(caught_by, chosen)):
+            missed += what is None
+            op = Path(mutation.file).parent.name.replace("_", " ") or "common"
+            print(f"{op}: {device}{mutation.fault} -> {what or 'NOT CAUGHT'}", flush=True)
     return missed
 
 

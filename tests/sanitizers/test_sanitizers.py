@@ -18,7 +18,7 @@ CASES = [
 @pytest.mark.timeout(900)
 def test_address_sanitizer_has_nothing_to_say():
     library = emulation.built(emulation.ADDRESS)
-    command = build.command("address", "-m", "tests.sanitizers.run", "kernels", library, *CASES)
+    command = build.command("address", "-m", "tests.sanitizers.run", "emulated", library, *CASES)
     done = subprocess.run(command, env=build.environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{len(CASES)} cases\n"

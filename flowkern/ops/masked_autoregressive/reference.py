@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from flowkern.ops._arguments import in_dtype
 from flowkern.ops.affine_coupling import reference as affine
 from flowkern.ops.masked_autoregressive.conditioner import masks
 from flowkern.ops.masked_autoregressive.element import SPLINE
@@ -41,7 +42,7 @@ def forward(x, spec, order, ends, ranks, *tensors):
         y, logabsdet = _inverse(x.to(dtype), spec, layers, ranks[: x.shape[1]], ends.shape[1] - 1)
     else:
         y, logabsdet = _element(x.to(dtype), network(x.to(dtype), spec, layers), spec)
-    return y.to(x.dtype), logabsdet
+    return in_dtype(y, x.dtype), logabsdet
 
 
 def compute_dtype(x, tensors):

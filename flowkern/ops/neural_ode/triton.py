@@ -86,10 +86,11 @@ def _launch(kernel, programs, y, p, params, header, layers, variant, *rest):
     count, strides = 0, (0, 0, 0)
     if p.directions is not None:
         count, strides = len(p.directions), p.directions.stride()
+    row_bias, directions = (y if t is None else t for t in (p.row_bias, p.directions))  # tuples hold no None
     with torch.cuda.device_of(y):
         kernel[(programs,)](
             y.shape[0], len(p.steps), p.spec.every, p.layers, p.spec.stages, count, places, slopes,
-            tableau, params, workspace, p.row_bias, p.directions, *strides, y, *rest, SPEC=variant,
+            tableau, params, workspace, row_bias, directions, *strides, y, *rest, SPEC=variant,
             num_warps=variant.wide // 8, enable_fp_fusion=True,
         )  # fmt: skip
 

@@ -68,25 +68,25 @@ def _check(y, others, weights, stages):
 
 @triton.jit
 def _combination(
-    k0, k1, k2, k3, k4, k5, k6, k7, weights, w_n, w_j, n, at, here, STAGES: tl.constexpr
+    k0, k1, k2, k3, k4, k5, k6, k7, weights, w_n, w_j, n, rows, at, here, STAGES: tl.constexpr
 ):  # fmt: skip
-    """Σ_j w_nj k_j of the elements at `at`, which belong to rows n."""
+    """Σ_j w_nj k_j of the elements at `at`, which belong to rows n; `rows` and `here` are there."""
     w = weights + n * w_n
-    total = tl.load(w, mask=here, other=0.0) * tl.load(k0 + at, mask=here, other=0.0)
+    total = tl.load(w, mask=rows, other=0.0) * tl.load(k0 + at, mask=here, other=0.0)
     if STAGES > 1:
-        total += tl.load(w + w_j, mask=here, other=0.0) * tl.load(k1 + at, mask=here, other=0.0)
+        total += tl.load(w + w_j, mask=rows, other=0.0) * tl.load(k1 + at, mask=here, other=0.0)
     if STAGES > 2:
-        total += tl.load(w + 2 * w_j, mask=here, other=0.0) * tl.load(k2 + at, mask=here, other=0.0)
+        total += tl.load(w + 2 * w_j, mask=rows, other=0.0) * tl.load(k2 + at, mask=here, other=0.0)
     if STAGES > 3:
-        total += tl.load(w + 3 * w_j, mask=here, other=0.0) * tl.load(k3 + at, mask=here, other=0.0)
+        total += tl.load(w + 3 * w_j, mask=rows, other=0.0) * tl.load(k3 + at, mask=here, other=0.0)
     if STAGES > 4:
-        total += tl.load(w + 4 * w_j, mask=here, other=0.0) * tl.load(k4 + at, mask=here, other=0.0)
+        total += tl.load(w + 4 * w_j, mask=rows, other=0.0) * tl.load(k4 + at, mask=here, other=0.0)
     if STAGES > 5:
-        total += tl.load(w + 5 * w_j, mask=here, other=0.0) * tl.load(k5 + at, mask=here, other=0.0)
+        total += tl.load(w + 5 * w_j, mask=rows, other=0.0) * tl.load(k5 + at, mask=here, other=0.0)
     if STAGES > 6:
-        total += tl.load(w + 6 * w_j, mask=here, other=0.0) * tl.load(k6 + at, mask=here, other=0.0)
+        total += tl.load(w + 6 * w_j, mask=rows, other=0.0) * tl.load(k6 + at, mask=here, other=0.0)
     if STAGES > 7:
-        total += tl.load(w + 7 * w_j, mask=here, other=0.0) * tl.load(k7 + at, mask=here, other=0.0)
+        total += tl.load(w + 7 * w_j, mask=rows, other=0.0) * tl.load(k7 + at, mask=here, other=0.0)
     return total
 
 
@@ -99,7 +99,7 @@ def _stage_kernel(
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here = at < N.to(tl.int64) * D
     total = _combination(
-        k0, k1, k2, k3, k4, k5, k6, k7, weights, w_n, w_j, at // D, at, here, STAGES
+        k0, k1, k2, k3, k4, k5, k6, k7, weights, w_n, w_j, at // D, here, at, here, STAGES
     )  # fmt: skip
     tl.store(out + at, tl.load(y + at, mask=here, other=0.0) + total, mask=here)
 
@@ -118,7 +118,7 @@ def _error_kernel(
         d = d0 + tl.arange(0, BLOCK_D)[None, :]
         here, at = (n < N) & (d < D), n * D + d
         error = _combination(
-            k0, k1, k2, k3, k4, k5, k6, k7, weights, w_n, w_j, n, at, here, STAGES
+            k0, k1, k2, k3, k4, k5, k6, k7, weights, w_n, w_j, n, n < N, at, here, STAGES
         )  # fmt: skip
         before = tl.load(y0 + at, mask=here, other=0.0)
         after = tl.load(y1 + at, mask=here, other=0.0)
