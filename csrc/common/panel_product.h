@@ -1,6 +1,6 @@
 // Products of a matrix with the samples of a tile, sums in registers.
 //
-// The tile keeps one row of R = V·lanes samples for each unit. The matrix lies in panels of kPanel
+// The tile keeps one row of R = V·lanes samples for each unit. The matrix lies in panels of kPanelRows
 // rows: entry (row, column) of a panel is at [column][row − first row of the panel].
 #pragma once
 
@@ -21,13 +21,18 @@ template <class S, int V> struct PanelProduct {
   using T = Vec<S>;
   static constexpr int lanes = Lanes<T>::count, R = V * lanes;
 
-  // out[j] = bias[j] + Σ_c w[c][j]·u[c] for j < rows, without bias where that is null.
-  template <int rows> static void panel(const S* w, const S* u, int columns, const S* bias, S* out) {
+  // finish(j, i, start(j, i) + Σ_c w[c][j]·u[c]) for each row j < rows and the vector of samples that
+  // begins at i. Few rows have several partial sums each, so that one product need not wait for the
+  // one before. The functions should hold pointers by value: a store through a vector may change
+  // whatever else the compiler knows an address of.
+  template <int rows, class Start, class Finish>
+  static FLOWKERN_HD void panel(const S* w, const S* u, int columns, const Start& start,
+                                const Finish& finish) {
     constexpr int parts = rows * 4 <= kPanelRows ? 4 : kPanelRows / rows;
     T sum[parts][rows][V];
     each<rows>(rows, [&](int j) FLOWKERN_INLINE {
       each<V>(V, [&](int v) FLOWKERN_INLINE {
-        sum[0][j][v] = T(bias ? bias[j] : S(0));
+        sum[0][j][v] = start(j, v * lanes);
         each<parts, 1>(parts, [&](int k) FLOWKERN_INLINE { sum[k][j][v] = T(S(0)); });
       });
     });
@@ -40,27 +45,30 @@ template <class S, int V> struct PanelProduct {
       });
     };
     int c = 0;
-    for (; c + parts <= columns; c += parts) each<parts>(parts, [&](int k) FLOWKERN_INLINE { add(k, c + k); });
+    for (; c + parts <= columns; c += parts)
+      each<parts>(parts, [&](int k) FLOWKERN_INLINE { add(k, c + k); });
     for (; c < columns; ++c) add(0, c);
     each<rows>(rows, [&](int j) FLOWKERN_INLINE {
       each<V>(V, [&](int v) FLOWKERN_INLINE {
         each<parts, 1>(parts, [&](int k) FLOWKERN_INLINE { sum[0][j][v] = sum[0][j][v] + sum[k][j][v]; });
-        store(out + j * R + v * lanes, sum[0][j][v]);
+        finish(j, v * lanes, sum[0][j][v]);
       });
     });
   }
 
-  // The rows of W u + bias.
-  static void multiply(const S* w, int rows, int columns, const S* u, const S* bias, S* out) {
+  // The same for the rows of a whole matrix.
+  template <class Start, class Finish>
+  static FLOWKERN_HD void multiply(const S* w, int rows, int columns, const S* u, const Start& start,
+                                   const Finish& finish) {
     for (int row = 0, done; row < rows; row += done) {
       const int left = rows - row, lane = row % kPanelRows;
       const S* from = w + std::int64_t(row / kPanelRows) * columns * kPanelRows + lane;
-      const S* add = bias ? bias + row : nullptr;
-      S* to = out + std::int64_t(row) * R;
-      if (left >= 8 && kPanelRows >= 8) panel<kPanelRows>(from, u, columns, add, to), done = kPanelRows;
-      else if (left >= 4) panel<4>(from, u, columns, add, to), done = 4;
-      else if (left >= 2) panel<2>(from, u, columns, add, to), done = 2;
-      else panel<1>(from, u, columns, add, to), done = 1;
+      auto begin = [&](int j, int i) FLOWKERN_INLINE { return start(row + j, i); };
+      auto end = [&](int j, int i, T sum) FLOWKERN_INLINE { finish(row + j, i, sum); };
+      if (left >= 8 && kPanelRows >= 8) panel<kPanelRows>(from, u, columns, begin, end), done = kPanelRows;
+      else if (left >= 4) panel<4>(from, u, columns, begin, end), done = 4;
+      else if (left >= 2) panel<2>(from, u, columns, begin, end), done = 2;
+      else panel<1>(from, u, columns, begin, end), done = 1;
     }
   }
 };

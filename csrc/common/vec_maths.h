@@ -6,6 +6,9 @@
 #pragma once
 
 #include "scalar.h"
+#if defined(__AVX512F__)
+#include "tanh_avx512.h"
+#endif
 
 FLOWKERN_BEGIN
 
@@ -88,11 +91,13 @@ template <class V, class S, int N> FLOWKERN_HD V tanh_by(V x, const S (&P)[N]) {
   V far = V(S(1)) - V(S(2)) / (exp(size + size) + V(S(1)));
   return select(size < V(S(0.5625)), near, select(x < V(S(0)), V(S(0)) - far, far));
 }
+#if !defined(__AVX512F__)
 FLOWKERN_HD VecF tanh(VecF x) {
   constexpr float P[] = {-0.3333333135f, 0.1333307326f, -0.05390175432f, 0.02126335353f,  // 2e-8·x³
                          -0.006525572389f};
   return tanh_by(x, P);
 }
+#endif
 FLOWKERN_HD VecD tanh(VecD x) {
   constexpr double P[] = {-0.333333333333333321, 0.133333333333323909,  // 2e-17·x³
                           -0.0539682539670593965, 0.0218694884769625614, -0.0088632340215295136,

@@ -2,180 +2,20 @@
 //
 // A tile keeps one row of R = V·lanes samples for each unit. Products with finished units go by
 // panels of rows with their sums in registers; the units of one block then follow rank by rank.
-#include "masked_autoregressive_element.h"
+#include "masked_autoregressive_tile.h"
 
 #include "../common/activation.h"
-#include "../common/tile.h"
 
 FLOWKERN_BEGIN
 namespace {
 
-using std::int64_t;
-
-// With 32 registers a panel of 8 rows by two vectors keeps its 16 sums in them, with 16 one of 4.
-#if defined(__AVX512F__)
-constexpr int kPanel = 8, kWide = 2, kNarrow = 1;
-#elif defined(__AVX2__)
-constexpr int kPanel = 4, kWide = 2, kNarrow = 1;
-#else
-constexpr int kPanel = 4, kWide = 8, kNarrow = 8;  // "vectors" of one number
-#endif
-
-constexpr int kTile = 16;  // columns transposed at a time
-
-template <class S, int V> struct Tile {
-  using T = Vec<S>;
-  static constexpr int lanes = Lanes<T>::count, R = V * lanes;
-  const MaskedProblem<S>& p;
-  int64_t first;
-  int samples;
-  MaskedMemory<S> memory;
-
-  FLOWKERN_HD S* at(int row) const { return memory.tile + int64_t(row) * R; }
-  FLOWKERN_HD int upto(int layer, int rank) const { return p.counts[layer * (p.levels + 2) + rank + 1]; }
-  FLOWKERN_HD int outputs() const { return p.layers - 1; }
-  FLOWKERN_HD int64_t unit(int layer, int place) const {
-    const int64_t* order = p.units[layer].order;
-    return layer < outputs() ? order[place] : order[place / p.parameters] * p.parameters + place % p.parameters;
-  }
-  FLOWKERN_HD int place(int layer, int unit) const {
-    const int* places = p.units[layer].place;
-    return layer < outputs() ? places[unit] : places[unit / p.parameters] * p.parameters + unit % p.parameters;
-  }
-
-  template <class F> FLOWKERN_HD void each_vector(const F& body) const {
-    each<V>(V, [&](int v) FLOWKERN_INLINE { body(v * lanes); });
-  }
-  void fill(S* row, S value) const {
-    each_vector([&](int i) FLOWKERN_INLINE { store(row + i, T(value)); });
-  }
-
-  // Column `column` of a matrix with a row for each sample; lanes without one repeat the last.
-  void read(const Elements<const S>& from, int64_t column, S* to) const {
-    const S* base = from.base + column * from.feature;
-    if (from.row == 0) return fill(to, *base);
-    for (int n = 0; n < samples; ++n) to[n] = base[(first + n) * from.row];
-    for (int n = samples; n < R; ++n) to[n] = to[samples - 1];
-  }
-  void write(const S* from, const Elements<S>& to, int64_t column) const {
-    for (int n = 0; n < samples; ++n) to.base[(first + n) * to.row + column * to.feature] = from[n];
-  }
-
-  // Calls body(u, n, v) for columns [u, u + n) of a matrix with `count` and vectors v of samples; the
-  // last overlap those before.
-  template <class F> static void each_tile(int count, const F& body) {
-    for (int u = 0; u < count; u += kTile) {
-      const int begin = count < kTile || u + kTile <= count ? u : count - kTile;
-      for (int v = 0; v < V; ++v) body(begin, count < kTile ? count : kTile, v);
-    }
-  }
-  bool is_tiled(int64_t feature) const { return feature == 1 && samples == R; }
-
-  // All columns of a matrix for layer k, each to the row of its unit.
-  void read_layer(int k, const Elements<const S>& from, int to) const {
-    const MaskedUnits<S>& layer = p.units[k];
-    if (from.row == 0 || !is_tiled(from.feature)) {
-      for (int r = 0; r < layer.used; ++r) read(from, unit(k, r), at(to + r));
-      return;
-    }
-    each_tile(layer.units, [&](int u, int n, int v) {
-      T columns[kTile];
-      load_tile<0>(from.base + (first + v * lanes) * from.row + u, from.row, n, columns);
-      for (int i = 0; i < n; ++i)
-        if (const int r = place(k, u + i); r < layer.used) store(at(to + r) + v * lanes, columns[i]);
-    });
-  }
-  // The same of the features' cotangents: lanes without a sample add nothing to sums.
-  void read_cotangents(const Elements<const S>& from, int to) const {
-    read_layer(0, from, to);
-    for (int f = 0; f < p.units[0].used; ++f) clear_rest(at(to + f));
-  }
-  void clear_rest(S* row) const {
-    for (int n = samples; n < R; ++n) row[n] = S(0);
-  }
-
-  void write_features(int from) const {
-    if (!is_tiled(p.out.feature)) {
-      for (int f = 0; f < p.units[0].used; ++f) write(at(from + f), p.out, unit(0, f));
-      return;
-    }
-    each_tile(p.units[0].used, [&](int f, int n, int v) {
-      T columns[kTile];
-      for (int i = 0; i < n; ++i) columns[i] = load(at(from + place(0, f + i)) + v * lanes);
-      store_tile<0>(p.out.base + (first + v * lanes) * p.out.row + f, p.out.row, n, columns);
-    });
-  }
-
-  // sums[j] += Σ_c w[c][j]·u[c] for c < count. Few rows have several partial sums each, so that one
-  // product need not wait for the one before.
-  template <int rows> static void multiply(const S* w, const S* u, int count, S* sums) {
-    constexpr int parts = rows * 4 <= kPanel ? 4 : kPanel / rows;
-    T sum[parts][rows][V];
-    each<rows>(rows, [&](int j) FLOWKERN_INLINE {
-      each<V>(V, [&](int v) FLOWKERN_INLINE {
-        sum[0][j][v] = load(sums + j * R + v * lanes);
-        each<parts, 1>(parts, [&](int k) FLOWKERN_INLINE { sum[k][j][v] = T(S(0)); });
-      });
-    });
-    auto add = [&](int k, int c) FLOWKERN_INLINE {
-      T of_u[V];
-      each<V>(V, [&](int v) FLOWKERN_INLINE { of_u[v] = load(u + int64_t(c) * R + v * lanes); });
-      each<rows>(rows, [&](int j) FLOWKERN_INLINE {
-        const T of_w = T(w[int64_t(c) * kPanel + j]);
-        each<V>(V, [&](int v) FLOWKERN_INLINE { sum[k][j][v] = fma(of_w, of_u[v], sum[k][j][v]); });
-      });
-    };
-    int c = 0;
-    for (; c + parts <= count; c += parts) each<parts>(parts, [&](int k) FLOWKERN_INLINE { add(k, c + k); });
-    for (; c < count; ++c) add(0, c);
-    each<rows>(rows, [&](int j) FLOWKERN_INLINE {
-      each<V>(V, [&](int v) FLOWKERN_INLINE {
-        each<parts, 1>(parts, [&](int k) FLOWKERN_INLINE { sum[0][j][v] = sum[0][j][v] + sum[k][j][v]; });
-        store(sums + j * R + v * lanes, sum[0][j][v]);
-      });
-    });
-  }
-
-  // sums[c] += Σ_j w[c][j]·v[j] for c < count: what the rows of a panel send back.
-  template <int rows> static void multiply_back(const S* w, const S* v, int count, S* sums) {
-    T of_v[rows][V];
-    each<rows>(rows, [&](int j) FLOWKERN_INLINE {
-      each<V>(V, [&](int i) FLOWKERN_INLINE { of_v[j][i] = load(v + j * R + i * lanes); });
-    });
-    for (int c = 0; c < count; ++c, w += kPanel, sums += R) {
-      T sum[V];
-      each<V>(V, [&](int i) FLOWKERN_INLINE { sum[i] = load(sums + i * lanes); });
-      each<rows>(rows, [&](int j) FLOWKERN_INLINE {
-        const T of_w = T(w[j]);
-        each<V>(V, [&](int i) FLOWKERN_INLINE { sum[i] = fma(of_w, of_v[j][i], sum[i]); });
-      });
-      each<V>(V, [&](int i) FLOWKERN_INLINE { store(sums + i * lanes, sum[i]); });
-    }
-  }
-
-  template <int n> struct Rows {};
-
-  // Calls body(Rows<n>, row, w) for groups of n rows of a block that lie in one panel, until they
-  // are those from `row` to `end`; w is where their column 0 lies.
-  template <class F> static void each_group(const Panels<S>& m, int row, int end, const F& body) {
-    for (int done; row < end; row += done) {
-      const int panel = (row - m.row) / kPanel, lane = (row - m.row) % kPanel;
-      const int left = end - row < kPanel - lane ? end - row : kPanel - lane;
-      const S* w = m.values + int64_t(panel) * m.columns * kPanel + lane;
-      if (left >= 8 && kPanel >= 8) body(Rows<kPanel>(), row, w), done = kPanel;
-      else if (left >= 4) body(Rows<4>(), row, w), done = 4;
-      else if (left >= 2) body(Rows<2>(), row, w), done = 2;
-      else body(Rows<1>(), row, w), done = 1;
-    }
-  }
-
-  // Adds the products of rows [row, end) of a block with columns [column, stop) to the rows at `to`.
-  void multiply(const Panels<S>& m, int row, int end, int column, int stop, int from, int to) const {
-    if (stop <= column) return;
-    each_group(m, row, end, [&]<int n>(Rows<n>, int row, const S* w) FLOWKERN_INLINE {
-      multiply<n>(w + int64_t(column) * kPanel, at(from + column), stop - column, at(to + row));
-    });
-  }
+template <class S, int V> struct Transform : MaskedTile<S, V> {
+  using Tile = MaskedTile<S, V>;
+  using T = typename Tile::T;
+  template <int n> using Rows = typename Tile::template Rows<n>;
+  using Tile::p, Tile::first, Tile::samples, Tile::memory, Tile::lanes, Tile::R, Tile::at, Tile::upto,
+      Tile::outputs, Tile::unit, Tile::place, Tile::each_vector, Tile::fill, Tile::read, Tile::read_layer,
+      Tile::read_cotangents, Tile::clear_rest, Tile::write_features, Tile::each_group, Tile::multiply;
 
   // Forward through the conditioner.
 
@@ -340,7 +180,9 @@ template <class S, int V> struct Tile {
         T sum[kColumns];
         each<kColumns>(kColumns, [&](int i) FLOWKERN_INLINE { sum[i] = load(sums + (c + i) * lanes); });
         for (int n = 0; n < R; ++n)
-          each<kColumns>(kColumns, [&](int i) FLOWKERN_INLINE { sum[i] = fma(T(u[i * R + n]), v[n], sum[i]); });
+          each<kColumns>(kColumns, [&](int i) FLOWKERN_INLINE {
+            sum[i] = fma(T(u[i * R + n]), v[n], sum[i]);
+          });
         each<kColumns>(kColumns, [&](int i) FLOWKERN_INLINE { store(sums + (c + i) * lanes, sum[i]); });
       }
     }
@@ -360,8 +202,8 @@ template <class S, int V> struct Tile {
   void send_back(int k, int b, int begin, int stop, int row, int end) const {
     if (stop <= begin) return;
     each_group(p.units[k + 1].into[b], row, end, [&]<int n>(Rows<n>, int row, const S* w) FLOWKERN_INLINE {
-      multiply_back<n>(w + int64_t(begin) * kPanel, at(p.units[k + 1].grad + row), stop - begin,
-                       at(p.units[k].grad + begin));
+      Tile::template multiply_back<n>(w + int64_t(begin) * kPanelRows, at(p.units[k + 1].grad + row),
+                                      stop - begin, at(p.units[k].grad + begin));
     });
   }
 
@@ -422,25 +264,27 @@ template <class S, int V> struct Tile {
   }
 };
 
-template <class S, int V> Tile<S, V> tile(const MaskedProblem<S>& p, int64_t row, int samples, MaskedMemory<S> memory) {
-  return {p, row, samples, memory};
+template <class S, int V>
+Transform<S, V> on_tile(const MaskedProblem<S>& p, int64_t row, int samples, MaskedMemory<S> memory) {
+  return {{p, row, samples, memory}};
 }
 
 }  // namespace
 
 #define FLOWKERN_ENTRIES(S)                                                                         \
   MaskedShape masked_shape(S) {                                                                     \
-    return {kPanel, Lanes<Vec<S>>::count, kWide * Lanes<Vec<S>>::count, kNarrow * Lanes<Vec<S>>::count}; \
+    constexpr int lanes = Lanes<Vec<S>>::count;                                                     \
+    return {kPanelRows, lanes, kWideTile * lanes, kNarrowTile * lanes};                             \
   }                                                                                                 \
-  void masked_forward(const MaskedProblem<S>& p, int64_t row, int samples, bool wide,    \
+  void masked_forward(const MaskedProblem<S>& p, int64_t row, int samples, bool wide,               \
                       MaskedMemory<S> memory) {                                                     \
-    wide ? tile<S, kWide>(p, row, samples, memory).forward()                                        \
-         : tile<S, kNarrow>(p, row, samples, memory).forward();                                     \
+    wide ? on_tile<S, kWideTile>(p, row, samples, memory).forward()                                 \
+         : on_tile<S, kNarrowTile>(p, row, samples, memory).forward();                              \
   }                                                                                                 \
-  void masked_backward(const MaskedProblem<S>& p, int64_t row, int samples, bool wide,   \
+  void masked_backward(const MaskedProblem<S>& p, int64_t row, int samples, bool wide,              \
                        MaskedMemory<S> memory) {                                                    \
-    wide ? tile<S, kWide>(p, row, samples, memory).backward()                                       \
-         : tile<S, kNarrow>(p, row, samples, memory).backward();                                    \
+    wide ? on_tile<S, kWideTile>(p, row, samples, memory).backward()                                \
+         : on_tile<S, kNarrowTile>(p, row, samples, memory).backward();                             \
   }
 FLOWKERN_ENTRIES(float)
 FLOWKERN_ENTRIES(double)

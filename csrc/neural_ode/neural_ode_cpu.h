@@ -31,7 +31,7 @@ template <class S> struct OdeProblem {
   S weight;  // of a direction
   const S *a, *b;
   const S *h, *first;
-  const S *row_bias, *closed, *closed_back;  // the latter two in panels for a matrix
+  const S *row_bias, *closed, *closed_back;  // the latter two in panels, of a vector as of one row
   const S* epsilon;                          // of the directions, at [m][n][f] by strides
   std::int64_t epsilon_stride[3];
   const OdeLayer<S>* layer;
@@ -60,7 +60,7 @@ constexpr int ode_columns(int count) { return (count + 7) / 8 * 8; }  // of a gr
 // The loops take samples [row, row + samples).
 #define FLOWKERN_DECLARE_FOR(S)                                                          \
   OdeShape ode_shape(S);                                                                 \
-  void ode_forward(const OdeProblem<S>&, std::int64_t row, int samples, bool wide, OdeMemory<S>); \
+  void ode_forward(const OdeProblem<S>&, std::int64_t row, int samples, bool wide, OdeMemory<S>);  \
   void ode_backward(const OdeProblem<S>&, std::int64_t row, int samples, bool wide, OdeMemory<S>);
 #define FLOWKERN_DECLARE(isa) \
   namespace isa { FLOWKERN_DECLARE_FOR(float) FLOWKERN_DECLARE_FOR(double) }

@@ -31,10 +31,12 @@ template <class S> class OdePlan {
     copy_vector(sums, chunks, p.step_sums, 1);
     copy_vector(sums, chunks, p.first_sums, 2);
     if (p.trace == kClosedVector) copy_vector(sums, chunks, p.closed_sums, 4);
-    if (p.trace == kClosedMatrix) copy_matrix(sums, chunks, p.closed_sums, layers[1].units, layers[1].inputs, false, 4);
+    if (p.trace == kClosedMatrix)
+      copy_matrix(sums, chunks, p.closed_sums, closed_rows(), layers[0].units, false, 4);
     for (int l = 0; l < p.layers; ++l) {
       const OdeLayer<S>& layer = layers[l];
-      copy_matrix(sums, chunks, layer.weight_sums, layer.units, layer.inputs, layer.units < layer.inputs, 5 + l);
+      const bool swapped = layer.units < layer.inputs;
+      copy_matrix(sums, chunks, layer.weight_sums, layer.units, layer.inputs, swapped, 5 + l);
       if (l > 0 && layer.bias) copy_vector(sums, chunks, layer.bias_sums, 4 + p.layers + l);
     }
   }
@@ -45,8 +47,8 @@ template <class S> class OdePlan {
   std::vector<OdeLayer<S>> layers;
   std::vector<S> a, b;
 
-  template <class T> static const S* data(const T& t) { return t ? static_cast<const S*>(t->const_data_ptr()) : nullptr; }
   static const S* data(const Tensor& t) { return static_cast<const S*>(t.const_data_ptr()); }
+  template <class T> static const S* data(const T& t) { return t ? data(*t) : nullptr; }
   S* grad(int i) { return call.grads[i] ? static_cast<S*>(call.grads[i]->mutable_data_ptr()) : nullptr; }
 
   void describe() {
@@ -54,7 +56,8 @@ template <class S> class OdePlan {
     p.rows = call.rows(), p.features = int(call.features()), p.layers = int(call.layers());
     p.stages = int(call.stages()), p.steps = int(call.steps.size(0)), p.every = int(call.set.every);
     p.directions = call.directions ? int(call.directions->size(0)) : 0;
-    p.trace = call.closed ? (p.layers == 2 ? kClosedVector : kClosedMatrix) : call.directions ? kDirections : kNoTrace;
+    if (call.closed) p.trace = p.layers == 2 ? kClosedVector : kClosedMatrix;
+    else p.trace = call.directions ? kDirections : kNoTrace;
     p.kinetic = call.set.kinetic, p.jacobian = call.set.jacobian;
     p.adjoint = call.adjoint, p.backward = call.grad_path != nullptr;
     p.weight = S(call.set.weight);
@@ -69,7 +72,8 @@ template <class S> class OdePlan {
       p.grad_path = data(*call.grad_path), p.grad_sums = data(*call.grad_sums), p.kept = data(call.path);
       p.grad_y = grad(0), p.grad_row_bias = grad(3);
     } else {
-      p.path = static_cast<S*>(call.path.mutable_data_ptr()), p.sums = static_cast<S*>(call.sums.mutable_data_ptr());
+      p.path = static_cast<S*>(call.path.mutable_data_ptr());
+      p.sums = static_cast<S*>(call.sums.mutable_data_ptr());
     }
     for (int l = 0; l < p.layers; ++l) describe(l);
     p.layer = layers.data();
@@ -79,7 +83,8 @@ template <class S> class OdePlan {
     OdeLayer<S> layer{};
     layer.units = int(call.weight(l).size(0)), layer.inputs = int(call.weight(l).size(1));
     layer.bias = l > 0 ? data(call.bias(l)) : nullptr;
-    if (l + 1 < problem.layers) layer.activation = int(call.set.activations[l]), layer.slope = S(call.set.slopes[l]);
+    if (l + 1 < problem.layers)
+      layer.activation = int(call.set.activations[l]), layer.slope = S(call.set.slopes[l]);
     layers.push_back(layer);
   }
 
@@ -94,7 +99,8 @@ template <class S> class OdePlan {
     Places<int> places;
     const int width = ode_padded(p.features);
     int widest = width;
-    for (const auto& layer : layers) widest = std::max({widest, ode_padded(layer.units), ode_padded(layer.inputs)});
+    for (const auto& layer : layers)
+      widest = std::max({widest, ode_padded(layer.units), ode_padded(layer.inputs)});
     p.of_y = places.take(width), p.of_k = places.take(p.stages * width);
     p.of_rate = places.take(3 * p.stages), p.of_sums = places.take(3);
     p.of_bias = places.take(p.row_bias ? ode_padded(layers[0].units) : 0);
@@ -110,7 +116,10 @@ template <class S> class OdePlan {
       p.of_fbar = places.take(width), p.of_ybar = places.take(p.stages * width);
       p.of_g = places.take(widest), p.of_q = places.take(widest);
       p.of_grad_bias = places.take(p.row_bias ? ode_padded(layers[0].units) : 0);
-      for (auto& layer : layers) layer.grad = places.take(ode_padded(layer.units)), layer.extra = places.take(ode_padded(layer.units));
+      for (auto& layer : layers) {
+        const int units = ode_padded(layer.units);
+        layer.grad = places.take(units), layer.extra = places.take(units);
+      }
     }
     p.memory = places.end;
   }
@@ -138,32 +147,38 @@ template <class S> class OdePlan {
     OdeProblem<S>& p = problem;
     Places<std::int64_t> places;
     p.step_sums = places.take(p.steps);
-    p.first_sums = places.take(std::int64_t(p.steps) * p.stages * layers[0].units);
+    p.first_sums = places.take(std::int64_t(p.steps) * p.stages * layers[0].units + kOdePad);
     if (p.trace == kClosedVector) p.closed_sums = places.take(layers[0].units);
-    if (p.trace == kClosedMatrix) p.closed_sums = places.take(matrix_sums(layers[1].units, layers[1].inputs));
+    if (p.trace == kClosedMatrix) p.closed_sums = places.take(matrix_sums(closed_rows(), layers[0].units));
     for (auto& layer : layers) {
       const auto [most, least] = std::minmax(layer.units, layer.inputs, std::greater<int>());
       layer.weight_sums = places.take(matrix_sums(most, least));
-      layer.bias_sums = places.take(layer.units);
+      layer.bias_sums = places.take(ode_padded(layer.units));
     }
     chunk_size = places.end;
   }
-  static std::int64_t matrix_sums(int rows, int columns) { return std::int64_t(ode_padded(rows)) * ode_columns(columns); }
+  static std::int64_t matrix_sums(int rows, int columns) {
+    return std::int64_t(ode_padded(rows)) * ode_columns(columns);
+  }
 
-  std::int64_t panels(int rows, int columns) const { return std::int64_t((rows + panel - 1) / panel) * panel * columns; }
+  int closed_rows() const { return problem.trace == kClosedMatrix ? layers[1].units : 1; }
+  // Of a matrix and its transpose in panels.
+  std::int64_t panels(int rows, int columns) const {
+    const std::int64_t down = (rows + panel - 1) / panel, across = (columns + panel - 1) / panel;
+    return (down * columns + across * rows) * panel;
+  }
 
   void pack() {
     OdeProblem<S>& p = problem;
     std::int64_t size = 0;
-    for (const auto& layer : layers) size += panels(layer.units, layer.inputs) + panels(layer.inputs, layer.units);
-    if (p.trace == kClosedMatrix) size += panels(layers[1].units, layers[1].inputs) + panels(layers[1].inputs, layers[1].units);
+    for (const auto& layer : layers) size += panels(layer.units, layer.inputs);
+    if (call.closed) size += panels(closed_rows(), layers[0].units);
     S* to = scratch<S, 0>(size);
     for (int l = 0; l < p.layers; ++l) {
       OdeLayer<S>& layer = layers[l];
       pack(data(call.weight(l)), layer.units, layer.inputs, layer.into, layer.back, to);
     }
-    p.closed = data(call.closed);
-    if (p.trace == kClosedMatrix) pack(p.closed, layers[1].units, layers[1].inputs, p.closed, p.closed_back, to);
+    if (call.closed) pack(data(call.closed), closed_rows(), layers[0].units, p.closed, p.closed_back, to);
   }
 
   // A matrix and, where it is needed, its transpose in panels; advances `to`.
@@ -171,7 +186,8 @@ template <class S> class OdePlan {
     into = pack(matrix, rows, columns, columns, 1, to);
     if (problem.backward || problem.directions) back = pack(matrix, columns, rows, 1, columns, to);
   }
-  const S* pack(const S* matrix, int rows, int columns, std::int64_t of_row, std::int64_t of_column, S*& to) const {
+  const S* pack(const S* matrix, int rows, int columns, std::int64_t of_row, std::int64_t of_column,
+                S*& to) const {
     const S* begin = to;
     for (int row = 0; row < rows; row += panel)
       for (int c = 0; c < columns; ++c)
@@ -189,12 +205,14 @@ template <class S> class OdePlan {
     for (std::int64_t i = 0; i < count; ++i) grad(to)[i] = total(sums, chunks, place + i);
   }
   // From groups of 2·lanes rows; swapped: what lies along the lanes are the columns.
-  void copy_matrix(const S* sums, std::int64_t chunks, std::int64_t place, int rows, int columns, bool swapped, int to) {
+  void copy_matrix(const S* sums, std::int64_t chunks, std::int64_t place, int rows, int columns,
+                   bool swapped, int to) {
     const int group = 2 * lanes, width = ode_columns(swapped ? rows : columns);
     for (int row = 0; row < rows; ++row)
       for (int column = 0; column < columns; ++column) {
         const int lane = swapped ? column : row, other = swapped ? row : column;
-        const std::int64_t at = std::int64_t(lane / group) * group * width + std::int64_t(other) * group + lane % group;
+        const std::int64_t begin = std::int64_t(lane / group) * group * width;
+        const std::int64_t at = begin + std::int64_t(other) * group + lane % group;
         grad(to)[std::int64_t(row) * columns + column] = total(sums, chunks, place + at);
       }
   }
