@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../common/elements.h"
+#include "../common/platform.h"
 
 namespace flowkern {
 
@@ -21,16 +22,10 @@ template <class S> struct AffineProblem {
   Elements<S> grad_shift, grad_raw;
 };
 
-#define FLOWKERN_DECLARE(isa)                                                                 \
-  namespace isa {                                                                             \
-  void affine_forward(const AffineProblem<float>&, std::int64_t begin, std::int64_t end);     \
-  void affine_forward(const AffineProblem<double>&, std::int64_t begin, std::int64_t end);    \
-  void affine_backward(const AffineProblem<float>&, std::int64_t begin, std::int64_t end);    \
-  void affine_backward(const AffineProblem<double>&, std::int64_t begin, std::int64_t end);   \
-  }
-FLOWKERN_DECLARE(portable)
-FLOWKERN_DECLARE(avx2)
-FLOWKERN_DECLARE(avx512)
+#define FLOWKERN_DECLARE(S)                                                           \
+  void affine_forward(const AffineProblem<S>&, std::int64_t begin, std::int64_t end); \
+  void affine_backward(const AffineProblem<S>&, std::int64_t begin, std::int64_t end);
+FLOWKERN_ON_EACH_ISA(FLOWKERN_DECLARE)
 #undef FLOWKERN_DECLARE
 
 }  // namespace flowkern

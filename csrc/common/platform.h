@@ -12,6 +12,12 @@
 #define FLOWKERN_BEGIN namespace flowkern { namespace FLOWKERN_ISA {
 #define FLOWKERN_END } }
 
+// DECLARE(S) for float and double, in the namespace of each instruction set.
+#define FLOWKERN_ON_EACH_ISA(DECLARE)                   \
+  namespace portable { DECLARE(float) DECLARE(double) } \
+  namespace avx2 { DECLARE(float) DECLARE(double) }     \
+  namespace avx512 { DECLARE(float) DECLARE(double) }
+
 // FLOWKERN_INLINE stands behind a lambda's parameters. Sanitizers watch the variables of each function:
 // for them, functions stay small.
 #if defined(FLOWKERN_SANITIZED)

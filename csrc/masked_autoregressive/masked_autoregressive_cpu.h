@@ -7,6 +7,7 @@
 #pragma once
 
 #include "../common/elements.h"
+#include "../common/platform.h"
 
 namespace flowkern {
 
@@ -76,16 +77,11 @@ struct MaskedShape { int panel, lanes, wide, narrow; };
 constexpr int kColumns = 8;  // of a weight's gradient, computed at a time
 
 // The loops take samples [row, row + samples).
-#define FLOWKERN_DECLARE_FOR(S)                                                        \
-  MaskedShape masked_shape(S);                                                         \
+#define FLOWKERN_DECLARE(S)                                                                                \
+  MaskedShape masked_shape(S);                                                                             \
   void masked_forward(const MaskedProblem<S>&, std::int64_t row, int samples, bool wide, MaskedMemory<S>); \
   void masked_backward(const MaskedProblem<S>&, std::int64_t row, int samples, bool wide, MaskedMemory<S>);
-#define FLOWKERN_DECLARE(isa) \
-  namespace isa { FLOWKERN_DECLARE_FOR(float) FLOWKERN_DECLARE_FOR(double) }
-FLOWKERN_DECLARE(portable)
-FLOWKERN_DECLARE(avx2)
-FLOWKERN_DECLARE(avx512)
+FLOWKERN_ON_EACH_ISA(FLOWKERN_DECLARE)
 #undef FLOWKERN_DECLARE
-#undef FLOWKERN_DECLARE_FOR
 
 }  // namespace flowkern

@@ -5,6 +5,8 @@
 // of the field leaves for its backward.
 #pragma once
 
+#include "../common/platform.h"
+
 #include <cstdint>
 
 namespace flowkern {
@@ -58,16 +60,11 @@ constexpr int ode_padded(int count) { return (count + kOdePad - 1) / kOdePad * k
 constexpr int ode_columns(int count) { return (count + 7) / 8 * 8; }  // of a gradient's sums
 
 // The loops take samples [row, row + samples).
-#define FLOWKERN_DECLARE_FOR(S)                                                          \
-  OdeShape ode_shape(S);                                                                 \
-  void ode_forward(const OdeProblem<S>&, std::int64_t row, int samples, bool wide, OdeMemory<S>);  \
+#define FLOWKERN_DECLARE(S)                                                                       \
+  OdeShape ode_shape(S);                                                                          \
+  void ode_forward(const OdeProblem<S>&, std::int64_t row, int samples, bool wide, OdeMemory<S>); \
   void ode_backward(const OdeProblem<S>&, std::int64_t row, int samples, bool wide, OdeMemory<S>);
-#define FLOWKERN_DECLARE(isa) \
-  namespace isa { FLOWKERN_DECLARE_FOR(float) FLOWKERN_DECLARE_FOR(double) }
-FLOWKERN_DECLARE(portable)
-FLOWKERN_DECLARE(avx2)
-FLOWKERN_DECLARE(avx512)
+FLOWKERN_ON_EACH_ISA(FLOWKERN_DECLARE)
 #undef FLOWKERN_DECLARE
-#undef FLOWKERN_DECLARE_FOR
 
 }  // namespace flowkern

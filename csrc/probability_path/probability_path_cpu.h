@@ -1,6 +1,8 @@
 // What the torch side (…_cpu.cpp) hands to the loops (…_simd.cpp), which know nothing of torch.
 #pragma once
 
+#include "../common/platform.h"
+
 #include <cstdint>
 
 namespace flowkern {
@@ -27,15 +29,11 @@ template <class S> struct PathProblem {
 // Elements and times are worked on in blocks of as many; `begin` and `end` count blocks.
 constexpr std::int64_t kPathBlock = 128;
 
-#define FLOWKERN_DECLARE_AS(S)                                                        \
-  void path_times(const PathProblem<S>&, std::int64_t begin, std::int64_t end);       \
-  void path_forward(const PathProblem<S>&, std::int64_t begin, std::int64_t end);     \
+#define FLOWKERN_DECLARE(S)                                                       \
+  void path_times(const PathProblem<S>&, std::int64_t begin, std::int64_t end);   \
+  void path_forward(const PathProblem<S>&, std::int64_t begin, std::int64_t end); \
   void path_backward(const PathProblem<S>&, std::int64_t begin, std::int64_t end);
-#define FLOWKERN_DECLARE(isa) namespace isa { FLOWKERN_DECLARE_AS(float) FLOWKERN_DECLARE_AS(double) }
-FLOWKERN_DECLARE(portable)
-FLOWKERN_DECLARE(avx2)
-FLOWKERN_DECLARE(avx512)
+FLOWKERN_ON_EACH_ISA(FLOWKERN_DECLARE)
 #undef FLOWKERN_DECLARE
-#undef FLOWKERN_DECLARE_AS
 
 }  // namespace flowkern

@@ -1,6 +1,8 @@
 // What the torch side (…_cpu.cpp) hands to the loops (…_simd.cpp), which know nothing of torch.
 #pragma once
 
+#include "../common/platform.h"
+
 #include <cstdint>
 
 namespace flowkern {
@@ -27,16 +29,10 @@ template <class S> struct SplineProblem {
   std::int64_t grad_params_row, grad_params_feature, grad_params_one;
 };
 
-#define FLOWKERN_DECLARE(isa)                                                                    \
-  namespace isa {                                                                                \
-  void spline_forward(const SplineProblem<float>&, std::int64_t begin, std::int64_t end);        \
-  void spline_forward(const SplineProblem<double>&, std::int64_t begin, std::int64_t end);       \
-  void spline_backward(const SplineProblem<float>&, std::int64_t begin, std::int64_t end);       \
-  void spline_backward(const SplineProblem<double>&, std::int64_t begin, std::int64_t end);      \
-  }
-FLOWKERN_DECLARE(portable)
-FLOWKERN_DECLARE(avx2)
-FLOWKERN_DECLARE(avx512)
+#define FLOWKERN_DECLARE(S)                                                           \
+  void spline_forward(const SplineProblem<S>&, std::int64_t begin, std::int64_t end); \
+  void spline_backward(const SplineProblem<S>&, std::int64_t begin, std::int64_t end);
+FLOWKERN_ON_EACH_ISA(FLOWKERN_DECLARE)
 #undef FLOWKERN_DECLARE
 
 }  // namespace flowkern

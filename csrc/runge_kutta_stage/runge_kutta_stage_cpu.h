@@ -1,6 +1,8 @@
 // What the torch side (…_cpu.cpp) hands to the loops (…_simd.cpp), which know nothing of torch.
 #pragma once
 
+#include "../common/platform.h"
+
 #include <cstdint>
 
 namespace flowkern {
@@ -31,16 +33,10 @@ template <class S> struct ErrorProblem {
   S* sums;
 };
 
-#define FLOWKERN_DECLARE(isa)                                                                  \
-  namespace isa {                                                                              \
-  void runge_kutta_stage(const StageProblem<float>&, std::int64_t begin, std::int64_t end);    \
-  void runge_kutta_stage(const StageProblem<double>&, std::int64_t begin, std::int64_t end);   \
-  void runge_kutta_error(const ErrorProblem<float>&, std::int64_t begin, std::int64_t end);    \
-  void runge_kutta_error(const ErrorProblem<double>&, std::int64_t begin, std::int64_t end);   \
-  }
-FLOWKERN_DECLARE(portable)
-FLOWKERN_DECLARE(avx2)
-FLOWKERN_DECLARE(avx512)
+#define FLOWKERN_DECLARE(S)                                                             \
+  void runge_kutta_stage(const StageProblem<S>&, std::int64_t begin, std::int64_t end); \
+  void runge_kutta_error(const ErrorProblem<S>&, std::int64_t begin, std::int64_t end);
+FLOWKERN_ON_EACH_ISA(FLOWKERN_DECLARE)
 #undef FLOWKERN_DECLARE
 
 }  // namespace flowkern
