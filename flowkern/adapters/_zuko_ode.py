@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from flowkern.adapters._masked import has_own_forward
-from flowkern.adapters._ode import ADAPTIVE, OdeError, described, largest
+from flowkern.adapters._ode import ADAPTIVE, OdeError, described, known_of, largest
 from flowkern.adapters._plan import Plan, disagreement, overridden, points, qualified_name, stranger
 from flowkern.nn.vector_field import columns, dense_layers, field_layers, has_hooks
 from flowkern.ops import TimeEmbedding, neural_ode
@@ -158,7 +158,8 @@ def ode_error(flow, x, c=None):
         ValueError: no layer of flow is solved by fixed steps.
     """
     fixed, plain, exact = (copy.deepcopy(flow) for _ in range(3))
-    layers = [[m for m in model.modules() if _is_fixed(m)] for model in (fixed, plain, exact)]
+    models = fixed, plain, exact
+    layers = [[m for m in model.modules() if known_of(m, "forward", Solver)] for model in models]
     if not layers[0]:
         raise ValueError("flow: expected a layer accelerated by accelerate(flow, ode=…), found none")
     for module in (*layers[0], *layers[1], *layers[2]):
@@ -171,11 +172,6 @@ def ode_error(flow, x, c=None):
     return OdeError(
         *(largest(a, b) for f in (fixed, plain) for a, b in zip(_call(f, x, c), wanted))
     )
-
-
-def _is_fixed(module):
-    forward = module.__dict__.get("forward")
-    return isinstance(forward, functools.partial) and forward.func is _forward
 
 
 def _call(flow, x, c):
