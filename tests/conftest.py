@@ -1,10 +1,24 @@
 """Fixtures for all tests: poisoned allocations, the backends that run here, stable randomness."""
 
+import contextlib
+import os
+from unittest import mock
+
 import hypothesis
+import numpy
 import pytest
 import torch
 
+import flowkern
 from flowkern import backends
+
+# Triton decides on interpretation when its own library and our kernels are imported, so the variable is
+# set around these imports, and again around each test (the backend's availability reads it), but not in
+# between: the other tests see a machine without it. Triton's library comes first, before a test imports
+# something (torch's compiler) that imports it.
+INTERPRETED = {"TRITON_INTERPRET": "1"}
+with mock.patch.dict(os.environ, INTERPRETED), contextlib.suppress(ImportError):
+    import triton.language  # noqa: F401
 
 # Examples are drawn alike in every run, and slow machines are no failure.
 hypothesis.settings.register_profile("flowkern", derandomize=True, deadline=None, database=None)
@@ -38,3 +52,13 @@ def poisoned_allocations():
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def interpreted():
+    """Every op runs on the Triton backend, interpreted and checked; overflows are silent, as on a GPU."""
+    from tests.ops import triton_memory
+
+    with mock.patch.dict(os.environ, INTERPRETED), flowkern.backend("triton"):
+        with numpy.errstate(all="ignore"), triton_memory.checked():
+            yield

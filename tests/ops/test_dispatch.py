@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import grad, vmap
 
 import flowkern
@@ -127,9 +128,6 @@ def test_compile_without_gradients(case, backend):
 
 
 def test_dynamic_batch_compiles_once(case, backend, on_backend):
-    # Not above: it imports Triton, which the tests of Triton's kernels have to be the first to do.
-    from torch._dynamo.testing import CompileCounterWithBackend
-
     compiler = "aot_eager" if backend == "cpu" else "eager"
     counter = CompileCounterWithBackend(compiler)
     torch.compiler.reset()

@@ -9,15 +9,15 @@ import torch
 import flowkern
 from flowkern.backends import unavailable
 from flowkern.ops import runge_kutta_error, runge_kutta_stage
-from tests.conftest import RUNNABLE
+from tests.conftest import INTERPRETED, RUNNABLE
 from tests.runge_kutta_stage_cases import CASES, check
 
-INTERPRETED = {"TRITON_INTERPRET": "1"}
 with mock.patch.dict(os.environ, INTERPRETED):
     from triton.runtime.interpreter import InterpretedFunction
 
     from flowkern.ops.runge_kutta_stage import triton as kernels
     from tests.ops import triton_memory
+
 
 @pytest.fixture(params=[*RUNNABLE, "triton"])
 def on_backend(request):

@@ -1,8 +1,6 @@
 """The Triton kernels, run by Triton's interpreter: equal to the float64 reference.
 
-Triton decides on interpretation when its own library and our kernels are imported, so the variable
-is set around these imports, and again around each test (the backend's availability reads it), but
-not in between: the other tests see a machine without it.
+Of the environment and the order of imports see tests/conftest.py.
 """
 
 import itertools
@@ -10,7 +8,6 @@ import os
 from dataclasses import replace
 from unittest import mock
 
-import numpy
 import pytest
 import torch
 
@@ -19,16 +16,17 @@ from flowkern.ops import KnotMap, ScaleMap, affine_coupling, rational_quadratic_
 from flowkern.ops.affine_coupling import SCALE_MAPS
 from flowkern.ops.rational_quadratic_spline import TAILS
 from tests.cases import AFFINES, SPLINES, TYPICAL, check, cotangents, evaluate, laid_out
+from tests.conftest import INTERPRETED
 from tests.ops import branches
 
-INTERPRETED = {"TRITON_INTERPRET": "1"}
 with mock.patch.dict(os.environ, INTERPRETED):
     from triton.runtime.interpreter import InterpretedFunction
 
     from flowkern.ops import _triton
     from flowkern.ops.affine_coupling import triton as affine
     from flowkern.ops.rational_quadratic_spline import triton as spline
-    from tests.ops import triton_memory
+
+pytestmark = pytest.mark.usefixtures("interpreted")
 
 HALVES = [
     (torch.bfloat16, torch.float32),
@@ -37,14 +35,6 @@ HALVES = [
     (torch.float32, torch.float64),
 ]
 NAN, INF = float("nan"), float("inf")
-
-
-@pytest.fixture(autouse=True)
-def interpreted():
-    """Every op runs on the Triton backend, interpreted; overflows are silent, as on a GPU."""
-    with mock.patch.dict(os.environ, INTERPRETED), flowkern.backend("triton"):
-        with numpy.errstate(all="ignore"), triton_memory.checked():
-            yield
 
 
 @pytest.fixture(params=TYPICAL)

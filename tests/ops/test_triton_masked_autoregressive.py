@@ -1,38 +1,28 @@
 """The masked autoregressive transform's Triton kernels, interpreted: equal to the float64 reference.
 
-Of the environment and the order of imports see test_triton.py.
+Of the environment and the order of imports see tests/conftest.py.
 """
 
 import os
 from dataclasses import replace
 from unittest import mock
 
-import numpy
 import pytest
 import torch
 
-import flowkern
 from flowkern.ops import masked_autoregressive, masked_autoregressive_inverse
 from flowkern.ops.masked_autoregressive.conditioner import masks
 from tests.cases import laid_out
+from tests.conftest import INTERPRETED
 from tests.masked_autoregressive_cases import CASES, check, cotangents, evaluate, raw_arguments
 
-INTERPRETED = {"TRITON_INTERPRET": "1"}
 with mock.patch.dict(os.environ, INTERPRETED):
     from triton.runtime.interpreter import InterpretedFunction
 
     from flowkern.ops.masked_autoregressive import triton as masked
     from flowkern.ops.masked_autoregressive import triton_kernels
-    from tests.ops import triton_memory
 
-
-@pytest.fixture(autouse=True)
-def interpreted():
-    """Every op runs on the Triton backend, interpreted; overflows are silent, as on a GPU."""
-    with mock.patch.dict(os.environ, INTERPRETED), flowkern.backend("triton"):
-        with numpy.errstate(all="ignore"), triton_memory.checked():
-            yield
-
+pytestmark = pytest.mark.usefixtures("interpreted")
 
 # In float64 with an activation that does not saturate: 1 − tanh² is then all rounding, of the
 # reference too, and no better value is at hand.

@@ -1,6 +1,6 @@
 """What triton_memory.py has to notice in a small kernel, wrong and right.
 
-Of the environment and the order of imports see test_triton.py.
+Of the environment and the order of imports see tests/conftest.py.
 """
 
 import os
@@ -9,7 +9,9 @@ from unittest import mock
 import pytest
 import torch
 
-with mock.patch.dict(os.environ, {"TRITON_INTERPRET": "1"}):
+from tests.conftest import INTERPRETED
+
+with mock.patch.dict(os.environ, INTERPRETED):
     import triton
     import triton.language as tl
 
@@ -34,7 +36,7 @@ def kernel():
 
 @pytest.fixture(autouse=True)
 def interpreted():
-    with mock.patch.dict(os.environ, {"TRITON_INTERPRET": "1"}), triton_memory.checked():
+    with mock.patch.dict(os.environ, INTERPRETED), triton_memory.checked():
         yield
 
 

@@ -1,28 +1,27 @@
 """The neural ODE solve's Triton kernels, interpreted: equal to the float64 reference.
 
-Of the environment and the order of imports see test_triton.py.
+Of the environment and the order of imports see tests/conftest.py.
 """
 
 import os
 from dataclasses import replace
 from unittest import mock
 
-import numpy
 import pytest
 import torch
 
-import flowkern
 from flowkern.ops.neural_ode import TABLEAUX
 from flowkern.ops.neural_ode.field import ACTIVATIONS
+from tests.conftest import INTERPRETED
 from tests.neural_ode_cases import CASES, Case, check, evaluate
 
-INTERPRETED = {"TRITON_INTERPRET": "1"}
 with mock.patch.dict(os.environ, INTERPRETED):
     from triton.runtime.interpreter import InterpretedFunction
 
     from flowkern.ops.neural_ode import triton as solver
     from flowkern.ops.neural_ode import triton_kernels
-    from tests.ops import triton_memory
+
+pytestmark = pytest.mark.usefixtures("interpreted")
 
 # Few stages, because each is slow here.
 QUICK = Case(hidden=(5, 4), method="midpoint", steps=1, times=(0.0, 0.4), batch=3)
@@ -31,14 +30,6 @@ SMALLER = {
     "jacobian exact": {"features": 2},
     "two directions": {"hidden": (33, 5)},
 }
-
-
-@pytest.fixture(autouse=True)
-def interpreted():
-    """Every op runs on the Triton backend, interpreted; overflows are silent, as on a GPU."""
-    with mock.patch.dict(os.environ, INTERPRETED), flowkern.backend("triton"):
-        with numpy.errstate(all="ignore"), triton_memory.checked():
-            yield
 
 
 def small(name):

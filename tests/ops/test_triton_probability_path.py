@@ -1,34 +1,25 @@
 """The probability path's Triton kernels, interpreted: equal to the float64 reference.
 
-Of the environment and the order of imports see test_triton.py.
+Of the environment and the order of imports see tests/conftest.py.
 """
 
 import os
 from dataclasses import replace
 from unittest import mock
 
-import numpy
 import pytest
 import torch
 
-import flowkern
 from flowkern.ops import _random, probability_path
+from tests.conftest import INTERPRETED
 from tests.probability_path_cases import CASES, check
 
-INTERPRETED = {"TRITON_INTERPRET": "1"}
 with mock.patch.dict(os.environ, INTERPRETED):
     from triton.runtime.interpreter import InterpretedFunction
 
     from flowkern.ops.probability_path import triton as path
-    from tests.ops import triton_memory
 
-
-@pytest.fixture(autouse=True)
-def interpreted():
-    """Every op runs on the Triton backend, interpreted; overflows are silent, as on a GPU."""
-    with mock.patch.dict(os.environ, INTERPRETED), flowkern.backend("triton"):
-        with numpy.errstate(all="ignore"), triton_memory.checked():
-            yield
+pytestmark = pytest.mark.usefixtures("interpreted")
 
 
 def test_kernels_are_interpreted():
