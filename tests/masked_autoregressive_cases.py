@@ -37,7 +37,8 @@ class Case:
 
     order: natural | reversed | random, or the number of passes (features of equal degree).
     rows: biases per sample; gate, norm: gates (per sample) and gains with offsets on hidden layers.
-    residual: pairs of hidden layers whose second adds the z from before.
+    residual: every second hidden layer adds the z of two layers before; or (layer, earlier layer whose
+    z it adds) of each that does.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Case:
     per_feature: int = 2
     order: str | int = "natural"
     activation: object = "tanh"
-    residual: bool = False
+    residual: bool | tuple = False
     rows: bool = False
     gate: bool = False
     norm: bool = False
@@ -84,13 +85,13 @@ class Case:
 
     def layers(self, tensors):
         """The `MaskedLayer`s of so many tensors."""
-        layers = []
+        pairs = ((k, k - 2) for k in range(2, len(self.hidden), 2)) if self.residual is True else self.residual
+        skips, layers = dict(pairs or ()), []
         for k in range(len(self.hidden) + 1):
             hidden = k < len(self.hidden)
-            skip = k - 2 if self.residual and hidden and k >= 2 and k % 2 == 0 else None
             weight, bias, gate, gain, offset = tensors[5 * k : 5 * k + 5]
             activation = self.activation if hidden else "identity"
-            layers.append(MaskedLayer(weight, bias, activation, skip, gate, gain, offset))
+            layers.append(MaskedLayer(weight, bias, activation, skips.get(k), gate, gain, offset))
         return layers
 
     def __call__(self, x, tensors, inverse=False):
@@ -143,6 +144,8 @@ CASES = {
         Case("one_pass", order=1),
         Case("context", rows=True),
         Case("residual", residual=True, hidden=(10, 10, 10, 10, 10), activation="elu"),
+        # One inside of another, two that begin in one layer, and one that begins where another ends.
+        Case("skips", residual=((2, 1), (3, 0), (4, 0), (5, 3)), hidden=(10,) * 6),
         Case("everything", residual=True, hidden=(10, 10, 10), rows=True, gate=True, norm=True),
         Case("no_bias", bias=False),
         Case("linear", hidden=()),

@@ -21,9 +21,9 @@ AFFINE = ("affine-scale_first", "affine-whole_vectors", "affine-wide", "affine-r
 SPLINE = ("spline-k8", "spline-k256-wide", "spline-wide-k3", "spline-index", "spline-sliced", "spline-circular")
 SOLVE = ("ode-one sample", "ode-exact two hidden", "ode-exact one hidden", "ode-noise", "ode-adjoint noise", "ode-workspace")
 STAGE = ("stage-rows-257", "stage-(2, 1100) by row", "stage-(5, 8) by row")
-MASKED = ("masked-everything", "masked-random", "masked-residual", "masked-k5_circular", "masked-rows_63", "masked-large-tiles")
+MASKED = ("masked-everything", "masked-skips", "masked-random", "masked-residual", "masked-k5_circular", "masked-rows_63", "masked-large-tiles")
 PATH = ("path-target", "path-variance_preserving", "path-schroedinger_bridge given", "path-conditional given", "path-long rows")
-MASKED_ON_CPU = ("masked-relu", "masked-context", "masked-everything", "masked-coupling", "masked-k8")
+MASKED_ON_CPU = ("masked-relu", "masked-skips", "masked-context", "masked-everything", "masked-coupling", "masked-k8")
 ODE_ON_CPU = ("ode-exact two hidden", "ode-noise", "ode-adjoint", "ode-checkpoints")
 STAGE_ON_CPU = ("stage-(7, 3) by row", "stage-(2, 513) by row", "stage-(70,)", "stage-8 stages")
 BOTH = ("affine-wide", "affine-rows-257", "spline-k8", "spline-wide-k3", "spline-k5", "affine-transposed")
@@ -110,6 +110,7 @@ MUTATIONS = (
     _masked("a step sees a rank too few", "ranks(k - 1, low, rank + 1);", "ranks(k - 1, low, rank);"),
     _masked("a group of threads takes the row of the next one", "at(to + r) = sum;", "at(to + r + 1) = sum;"),
     _masked("backward: a skip's cotangent with the wrong sign", "grad_skip + unit) += g;", "grad_skip + unit) -= g;"),
+    _masked("backward: of two skips from one layer, one cotangent", "grad_skip + unit) += g;", "grad_skip + unit) = g;"),
     _masked("backward: a gate's cotangent without v", "tape(to.tape_gate, unit) *= g;", "tape(to.tape_gate, unit) = g;"),
     _masked("backward of the inverse: a rank too few sends back", "columns = ranks(k + 1, rank, high);", "columns = ranks(k + 1, rank + 1, high);"),
     _masked("a weight too many in each row", "column < spans[j].end", "column <= spans[j].end", "masked_autoregressive_cuda.cu"),
@@ -165,6 +166,7 @@ MUTATIONS = (
     _masked_on_cpu("CPU: the last rank of a block left out", "rank < p.first[b + 1];", "rank + 1 < p.first[b + 1];", **_ADDRESS),
     _masked_on_cpu("CPU: values read of one sample too many", "for (int n = 0; n < samples; ++n) to[n] =", "for (int n = 0; n <= samples; ++n) to[n] =", "masked_autoregressive_tile.h", **_ADDRESS),
     _masked_on_cpu("CPU: backward: a gate's gradient with the wrong sign", "store(of_gate + i, g_z *", "store(of_gate + i, T(S(-1)) * g_z *", **_ADDRESS),
+    _masked_on_cpu("CPU: backward: of two skips from one layer, one cotangent", "load(past + i) + g_z", "g_z", **_ADDRESS),
     _masked_on_cpu("CPU: one tile for all threads", "return scratch<S, 1>(p.memory * tiles.width);", "static S* memory = scratch<S, 1>(p.memory * tiles.width); return memory;", "masked_autoregressive_cpu.cpp", **_THREAD),
     _common("CPU: a matrix's rows one on", "columns * kPanelRows + lane;", "columns * kPanelRows + lane + 1;", "panel_product.h", ODE_ON_CPU, **_ADDRESS),
     _ode_on_cpu("CPU: the next stage's slope", "of_k(j * apart + r, i)", "of_k((j + 1) * apart + r, i)", "neural_ode_tile.h", **_ADDRESS),

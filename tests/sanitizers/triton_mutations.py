@@ -40,7 +40,7 @@ def _path(fault, old, new):
 
 
 def _masked(fault, old, new, file="masked_autoregressive/triton_layers.py"):
-    return Mutation(fault, file, old, new, ("masked-two_features", "masked-everything"))
+    return Mutation(fault, file, old, new, ("masked-two_features", "masked-everything", "masked-skips"))
 
 
 def _ode(fault, old, new, file="neural_ode/triton_field.py"):
@@ -69,6 +69,7 @@ MUTATIONS = (
     _masked("no barrier before a layer is finished", "WIDE, False, False, True, SPEC)\n        tl.debug_barrier()", "WIDE, False, False, True, SPEC)", "masked_autoregressive/triton_kernels.py"),
     _masked("log-dets stored of samples that there are not", "tile.n, sums, mask=tile.here", "tile.n, sums, mask=tile.n >= 0", "masked_autoregressive/triton_kernels.py"),
     _masked("backward: a skip's cotangent with the wrong sign", "mask=skipped, other=0.0) + grad_z", "mask=skipped, other=0.0) - grad_z"),
+    _masked("backward: of two skips from one layer, one cotangent", "tl.load(past, mask=skipped, other=0.0) + grad_z", "grad_z"),
     _ode("the bias of the next stage", "(n * net.stages + i) * of", "(n * net.stages + i + 1) * of"),
     _ode("no barrier after a stage's state", "values, mask=used)\n    tl.debug_barrier()", "values, mask=used)", "neural_ode/triton_kernels.py"),
     _ode("a row too many is written", "used = (row < count)[:, None]\n        values = tl.load(rows(base, row), mask=used, other=0.0)\n        tl.store(to", "used = (row <= count)[:, None]\n        values = tl.load(rows(base, row), mask=used, other=0.0)\n        tl.store(to", "neural_ode/triton_kernels.py"),
