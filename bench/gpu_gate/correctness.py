@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-import flowkern
+from bench.gpu_gate import large
 from bench.gpu_gate.gate import BACKENDS
 from tests import (
     cases,
@@ -20,15 +20,14 @@ from tests import (
     neural_ode_cases,
     probability_path_cases,
     runge_kutta_stage_cases,
-    tolerances,
 )
 
 GROUPS = ("named", "odd sizes", "half precision", "spread", "large")
 # op: the backends that have kernels of it, and the groups of checks
 OPS = {
     **{op: (BACKENDS, GROUPS) for op in cases.NAMED},
-    "masked_autoregressive": (BACKENDS, ("conditioners",)),
-    **{op: (BACKENDS, ("cases",)) for op in ("neural_ode", "probability_path", "runge_kutta_stage")},
+    "masked_autoregressive": (BACKENDS, ("conditioners", "large")),
+    **{op: (BACKENDS, ("cases", "large")) for op in ("neural_ode", "probability_path", "runge_kutta_stage")},
 }
 WIDE = (torch.float64, torch.float32)
 # (rows, features of x, transformed ones), about the edges of warps, blocks, tiles and segments
@@ -40,8 +39,6 @@ HALVES = (
     (torch.bfloat16, torch.bfloat16), (torch.float16, torch.float16),
     (torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16), (torch.float32, torch.float64),
 )  # fmt: skip
-# (features of x, transformed ones) of calls with more than 2^31 elements of x or of params
-LARGE = {"x": (4099, 2), "params": (46, 46)}
 
 
 def names(gate, results):
@@ -57,7 +54,7 @@ def run(name, gate):
     seed = random.SystemRandom().randrange(2**31)
     checks = list({
         "named": _named, "odd sizes": _odd, "half precision": _halves, "spread": _spread,
-        "large": _large, "few": _few, "conditioners": _conditioners, "cases": _cases,
+        "large": large.checks, "few": _few, "conditioners": _conditioners, "cases": _cases,
     }[group](op, gate))  # fmt: skip
     failures = []
     # Memory that was filled would hide from initcheck what no kernel wrote.
@@ -207,54 +204,3 @@ def _case(module, case, gate, dtype, backend, seed):
 
 def _small(case):
     return replace(case, batch=(5,)) if case.batch else case
-
-
-def _large(op, gate):
-    for what, (width, features) in LARGE.items():
-        case = replace(
-            cases.TYPICAL[op], name=f"large {what}", width=width, features=features,
-            select="all" if width == features else "index",
-        )  # fmt: skip
-        rows = 37 if gate.dry_run else 2**31 // _widest(case) + 5
-        case = replace(case, batch=(rows,))
-        for inverse in (False, True):
-            yield lambda backend, seed, c=case, i=inverse: check_large(c, backend, seed, gate, i)
-
-
-def _widest(case):
-    """Elements per row of the larger of x and params."""
-    return max(case.width, case.features * case.per_feature)
-
-
-def check_large(case, backend, seed, gate, inverse):
-    """Compare rows at the ends, about element 2^31 and at random."""
-    rows = _fitting(case, gate)
-    torch.manual_seed(seed)
-    with torch.device(gate.device):
-        x, grad_y = (torch.randn(rows, case.width) for _ in range(2))
-        params = torch.randn(rows, case.features, case.per_feature)
-        grad_logabsdet = torch.randn(rows)
-    x, params = x.requires_grad_(), params.requires_grad_()
-    grads = grad_y, grad_logabsdet
-    with flowkern.backend(backend):
-        outputs = case(x, params, inverse=inverse)
-        got = (*outputs, *torch.autograd.grad(outputs, (x, params), grads))
-    edge = 2**31 // _widest(case)
-    some = torch.tensor([0, 1, rows - 2, rows - 1, *(min(edge + i, rows - 1) for i in (-1, 0, 1))])
-    some = torch.cat((some, torch.randint(rows, (500,)))).to(gate.device)
-    x, params, *grads = (t.detach()[some] for t in (x, params, *grads))
-    want = cases.expected(case, x, params, inverse=inverse, grads=grads)
-    units = cases.roundings(case, x, params, want, inverse=inverse, grads=grads)
-    got = cases.Result(*(t.detach()[some] for t in got))
-    tolerances.assert_result(got, want, units, case.op, f"{case.op} {case.name}, {rows} rows")
-
-
-def _fitting(case, gate):
-    """The rows of the case, or an error that says how much memory they need."""
-    rows = case.batch[0]
-    needed = 4 * rows * (4 * case.width + 2 * case.features * case.per_feature + 2)
-    if not gate.dry_run:
-        free, _ = torch.cuda.mem_get_info()
-        if 1.1 * needed > free:
-            raise RuntimeError(f"{case.name}: needs {needed / 2**30:.0f} GiB, {free / 2**30:.0f} are free")
-    return rows
