@@ -161,10 +161,16 @@ template <class S, class F> __device__ __forceinline__ void each_tile(const OdeS
     solve(OdeSteps<S>{{p, memory, packed, slice, first}});
 }
 
-template <class S> __global__ __launch_bounds__(kOdeThreads) void forward_kernel(const __grid_constant__ OdeSolve<S> p) {
+// Blocks that a multiprocessor has registers for; shared memory seldom has room for more. Left to itself, the
+// compiler keeps room for more, and spills what outlives the calls of products.
+template <class S> constexpr int kOdeBlocks = sizeof(S) == 4 ? 3 : 2;
+
+template <class S>
+__global__ __launch_bounds__(kOdeThreads, kOdeBlocks<S>) void forward_kernel(const __grid_constant__ OdeSolve<S> p) {
   each_tile(p, [](const OdeSteps<S>& steps) FLOWKERN_INLINE { steps.forward(); });
 }
-template <class S> __global__ __launch_bounds__(kOdeThreads) void backward_kernel(const __grid_constant__ OdeSolve<S> p) {
+template <class S>
+__global__ __launch_bounds__(kOdeThreads, kOdeBlocks<S>) void backward_kernel(const __grid_constant__ OdeSolve<S> p) {
   each_tile(p, [](const OdeSteps<S>& steps) FLOWKERN_INLINE { steps.backward(); });
 }
 
