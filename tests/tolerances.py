@@ -59,8 +59,8 @@ RESIDUAL = 16
 
 # Most units by which any result of a neural ODE solve may be wrong. One unit is the largest error of the
 # reference in that precision, plus one rounding of the largest value; in float64 the latter alone.
-# Measured worst over all cases on cpu: 7.1 in float64 and 3.6 in float32.
-NEURAL_ODE = {torch.float64: 16, torch.float32: 6}
+# Measured worst over all cases: 7.1 in float64 and 0.73 in float32 on cpu, 12.4 and 2.3 on cuda, emulated.
+NEURAL_ODE = {torch.float64: 16, torch.float32: 4}
 
 
 def assert_result(got, want, roundings, op, label):
