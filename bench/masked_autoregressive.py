@@ -34,9 +34,8 @@ class Size(NamedTuple):
     hidden: int
 
 
-def tables(batches=(16, 1024), costs=COST_FEATURES, compiled=("compile",)):
+def tables(batches=(16, 1024), costs=COST_FEATURES, compiled=("compile",), size=Size(64, 256)):
     """One Table for each work and batch size, and one for each number of features in `costs`."""
-    size = Size(64, 256)
     for batch, work in itertools.product(batches, WORKS):
         yield _table(
             f"{work}-{batch}", f"{work}, N={batch}", size, batch, work,
