@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import os
 import sys
 import types
 import zipfile
@@ -112,14 +113,43 @@ def test_what_the_sanitizer_says(said, expected, tmp_path):
     assert judged["failures"][: len(expected)] == expected and bool(judged["failures"]) == bool(expected)
 
 
-def test_hardware_counters_are_read():
-    text = (
-        'printed before\n"ID","Kernel Name","gpu__time_duration.sum","else"\n"","","us",""\n'
-        '"0","forward_kernel","12.5","1"\n'
-    )
+@pytest.fixture
+def tool(tmp_path, monkeypatch):
+    """tool(name, script): a program of that name, found before any other, that is this shell script."""
+
+    def made(name, script):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+    return made
+
+
+@pytest.mark.timeout(900)  # the emulation may have to be built
+def test_the_cases_run_under_the_sanitizer(gate, tool):
+    """A stand-in for it runs what it is given, the emulated kernels here, and finds nothing or something."""
+    (gate.out / "logs").mkdir()
+    run = 'test "$1 $2" = "--tool racecheck" && shift 2 && "$@"'
+    tool("compute-sanitizer", f"{run} && echo '========= RACECHECK SUMMARY: 0 hazards displayed'")
+    assert sanitizer.run("racecheck/cuda/runge_kutta_stage", gate) == {"checks": 4, "failures": []}
+    tool("compute-sanitizer", f"{run}; echo '========= RACECHECK SUMMARY: 1 hazard displayed'")
+    assert sanitizer.run("racecheck/cuda/runge_kutta_stage", gate)["failures"]
+
+
+COUNTED = (
+    'printed before\n"ID","Kernel Name","gpu__time_duration.sum","else"\n"","","us",""\n'
+    '"0","forward_kernel","12.5","1"\n'
+)
+
+
+def test_hardware_counters_are_read(gate, tool):
     expected = {"Kernel Name": "forward_kernel", "gpu__time_duration.sum": "12.5 us"}
-    assert counters.parsed(text) == [expected]
+    assert counters.parsed(COUNTED) == [expected]
     assert counters.parsed("==ERROR== no permission") == []
+    tool("ncu", f"cat <<'END'\n{COUNTED}END")
+    assert counters.run("an op/flowkern", gate) == {"kernels": [expected]}
+    tool("ncu", "echo '==ERROR== no permission'; exit 1")
+    assert counters.run("an op/flowkern", gate) == {"failures": ["ncu saw no kernel; see the log"]}
 
 
 def test_counters_are_of_the_tables_furthest_from_the_limit(gate):
