@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.emulation.build import COMMON, ROOT, compiler, kept, run, translated
+from tests.emulation.build import COMMON, ROOT, compiler, kept, run, sources, translated
 
 HERE = Path(__file__).parent
 ISAS = {
@@ -29,14 +29,17 @@ def runnable():
     return [*ISAS][: _RUNNABLE.get(torch.backends.cpu.get_cpu_capability(), 1)]
 
 
-def library(sanitizer, isa, csrc=ROOT / "csrc"):
-    """libflowkern_cpu.so of one instruction set, whose calls run on four threads (threads.cpp)."""
+def library(sanitizer, isa, csrc=ROOT / "csrc", ops=None):
+    """libflowkern_cpu.so of one instruction set, whose calls run on four threads (threads.cpp).
+
+    csrc, ops: see `sources`.
+    """
     import torch.utils.cpp_extension as torch
 
     common = (*COMMON, *FLAGS[sanitizer], *_QUIET, "-DFLOWKERN_SANITIZED", "-DFLOWKERN_PORTABLE_ONLY")
     of_torch = [f"-isystem{path}" for path in torch.include_paths()]
-    jobs = [(source, (*common, *ISAS[isa]), csrc) for source in sorted(csrc.glob("*/*_simd.cpp"))]
-    sides = (*sorted(csrc.glob("*/*_cpu.cpp")), HERE / "threads.cpp")
+    jobs = [(source, (*common, *ISAS[isa]), csrc) for source in sources("*_simd.cpp", csrc, ops)]
+    sides = (*sources("*_cpu.cpp", csrc, ops), HERE / "threads.cpp")
     jobs += [(source, (*common, "-DTORCH_TARGET_VERSION=0x020b000000000000", *of_torch), csrc) for source in sides]
     code = translated(jobs)
     folders = [f"-L{path}" for path in torch.library_paths()]

@@ -16,11 +16,16 @@ from typing import NamedTuple
 from tests.emulation import build as emulation
 from tests.sanitizers import build
 
+# The op that a case is of, by the first word of its name.
+OPS = {
+    "affine": "affine_coupling", "spline": "rational_quadratic_spline", "masked": "masked_autoregressive",
+    "ode": "neural_ode", "stage": "runge_kutta_stage", "path": "probability_path",
+}  # fmt: skip
 # The fault is looked for in these cases.
 AFFINE = ("affine-scale_first", "affine-whole_vectors", "affine-wide", "affine-rows-257", "affine-index", "affine-sliced")
 SPLINE = ("spline-k8", "spline-k256-wide", "spline-wide-k3", "spline-index", "spline-sliced", "spline-circular")
 SOLVE = ("ode-one sample", "ode-exact two hidden", "ode-exact one hidden", "ode-noise", "ode-adjoint noise", "ode-workspace")
-STAGE = ("stage-rows-257", "stage-(2, 1100) by row", "stage-(5, 8) by row")
+STAGE = ("stage-rows-257", "stage-not finite", "stage-(2, 1100) by row", "stage-(5, 8) by row")
 MASKED = ("masked-everything", "masked-skips", "masked-random", "masked-residual", "masked-k5_circular", "masked-rows_63", "masked-large-tiles")
 PATH = ("path-target", "path-variance_preserving", "path-schroedinger_bridge given", "path-conditional given", "path-long rows")
 MASKED_ON_CPU = ("masked-relu", "masked-skips", "masked-context", "masked-everything", "masked-coupling", "masked-k8")
@@ -145,6 +150,7 @@ MUTATIONS = (
     _stage("an element too many", "if (at < total) p.out[at] =", "if (at <= total) p.out[at] ="),
     _stage("all rows have the first one's weights", "c.weights_row ? at / c.width : 0", "0"),
     _stage("no barrier before the squares are summed", f"}}\n      {_SYNC}\n      total +=", "}\n      total +="),
+    _stage("a state that is not finite goes unnoticed", " + (after - after);", ";"),
     _affine("CPU: the wrong one of two parameters", "return load_pairs(pairs.raw, r, i, raw, shift)", "return load_pairs(pairs.raw, r, i, shift, raw)", "affine_coupling_simd.cpp", **_ADDRESS),
     _affine("CPU: one buffer for all threads", "Buffer<S> x_buffer, y_buffer, l;", "static Buffer<S> x_buffer, y_buffer, l;", "affine_coupling_simd.cpp", **_THREAD),
     _spline("CPU: the last tile of a run passes its end", "<Vec<S>>(run, i < last ? i : last)", "<Vec<S>>(run, i < last ? i : last + 1)", "rational_quadratic_spline_simd.cpp", **_ADDRESS),
@@ -193,9 +199,11 @@ def planted(mutation, folder):
 
 
 def library(mutation, csrc):
+    """With the fault in the ops that have cases to run."""
+    ops = {OPS[case.partition("-")[0]] for case in mutation.cases}
     if mutation.kind == "checked":
-        return emulation.built(emulation.CHECKED, emulation.kernels(csrc), csrc)
-    return build.library(mutation.kind, build.runnable()[-1], csrc)
+        return emulation.built(emulation.CHECKED, emulation.kernels(csrc, ops), csrc)
+    return build.library(mutation.kind, build.runnable()[-1], csrc, ops)
 
 
 def caught_by(mutation):
