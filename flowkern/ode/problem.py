@@ -58,7 +58,7 @@ def problem(func, y0, t, per_sample=False):
         raise TypeError(f"y0: expected a floating-point or complex dtype, got {y0.dtype}")
     t, times = _times(t, y0, per_sample)
     callbacks = {name: getattr(func, name) for name in CALLBACKS if hasattr(func, name)}
-    return Problem(_field(func, shapes, per_sample), y0, t, times, shapes, callbacks)
+    return Problem(_Field(func, shapes, per_sample), y0, t, times, shapes, callbacks)
 
 
 def _shapes(y0):
@@ -90,20 +90,38 @@ def unflattened(y, shapes, leading=()):
     return tuple(part.reshape((*leading, *shape)) for part, shape in zip(parts, shapes))
 
 
-def _field(func, shapes, per_sample):
-    """func on the one tensor of states."""
+class _Field:
+    """func on the one tensor of states.
 
-    def field(t, y):
-        if shapes is None:
-            return _fitted(func(t, y), y)
-        state = unflattened(y, shapes)
-        f = func(t, state)
+    A func may return the same memory each time, as a captured graph does. So the first derivative is
+    copied, and all others if the second one is where the first one was.
+    """
+
+    def __init__(self, func, shapes, per_sample):
+        self.func, self.shapes, self.per_sample = func, shapes, per_sample
+        self.first, self.copies = None, None
+
+    def __call__(self, t, y):
+        if self.shapes is not None:
+            return self._of_parts(t, y)
+        f = _fitted(self.func(t, y), y)
+        return f if self.copies is False else self._own(f)
+
+    def _of_parts(self, t, y):
+        state = unflattened(y, self.shapes)
+        f = self.func(t, state)
         if not isinstance(f, (tuple, list)) or len(f) != len(state):
             got = len(f) if isinstance(f, (tuple, list)) else type(f).__name__
             raise ValueError(f"func: expected a derivative of {len(state)} parts, got {got}")
-        return flattened([_fitted(*pair) for pair in zip(f, state)], per_sample)
+        return flattened([_fitted(*pair) for pair in zip(f, state)], self.per_sample)
 
-    return field
+    def _own(self, f):
+        """f in memory that nothing else writes into."""
+        if self.copies is None and self.first is None and not torch.compiler.is_compiling():
+            self.first = f.detach()
+        elif self.copies is None and self.first is not None:
+            self.copies, self.first = torch._C._is_alias_of(f, self.first), None
+        return f if self.copies is False else f.clone()
 
 
 def _fitted(f, y):
@@ -144,6 +162,13 @@ def _times(t, y0, per_sample):
     if times is not None:
         check_monotonic(times)
     return t.to(y0.device), times
+
+
+def check_rows(t):
+    """`check_monotonic` for the times (T, N) of each sample; it waits for their device."""
+    onward = (t[1:] - t[:-1]) * torch.where(t[-1] < t[0], -1.0, 1.0)
+    if not bool((onward >= 0).all() & t.isfinite().all()):
+        raise ValueError("t: expected times that rise or fall throughout, and finite, for each sample")
 
 
 def check_monotonic(times):

@@ -8,9 +8,10 @@ import torchdiffeq
 
 import flowkern
 from flowkern.ode import SolverWarning, Status
-from tests.ode.fields import Field, close, decay, logistic
+from tests.ode.fields import Field, close, decay, logistic, spiral
 
-METHODS = ("bosh3", "dopri5", "tsit5")
+ORDERS = {"adaptive_heun": 2, "fehlberg2": 2, "bosh3": 3, "dopri5": 5, "tsit5": 5, "dopri8": 8}
+METHODS = ("bosh3", "dopri5", "tsit5", "dopri8")  # whose tolerances may be small
 T = torch.tensor([0.0, 0.3, 0.55, 2.0], dtype=torch.float64)
 STOPS = torch.tensor([-0.7, -0.4, 0.4, 0.7], dtype=torch.float64)
 OPTIONS = {
@@ -35,6 +36,30 @@ def test_numbers_of_torchdiffeq(options):
         want, evaluations = torchdiffeq.odeint(field, y0, t, **call), field.take()
         close(flowkern.odeint(field, y0, t, **call), want)
         assert field.take() == evaluations
+
+
+@pytest.mark.parametrize("method", ["adaptive_heun", "fehlberg2", "bosh3", "dopri8"])
+def test_numbers_of_torchdiffeqs_other_methods(method):
+    """Those between steps too, where torchdiffeq's are as right as those of its steps."""
+    field, y0 = Field(torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    for sign in (1, -1):
+        options = {} if method == "adaptive_heun" else {"step_t": sign * T[1:]}
+        call = dict(method=method, rtol=1e-4, atol=1e-5, options=options)
+        want = torchdiffeq.odeint(field, y0, sign * T, **call)
+        close(flowkern.odeint(field, y0, sign * T, **call), want)
+
+
+@pytest.mark.parametrize("method, order", ORDERS.items())
+def test_order_of_convergence(method, order):
+    """Errors at the end of steps of one size fall by 2^order for half of it (tsit5: by almost 2^6)."""
+    field, y0, solution = spiral(5)
+    errors = []
+    for steps in (8, 16):
+        h = 2 / steps
+        options = {"min_step": h, "max_step": h}
+        states = flowkern.odeint(field, y0, [0.0, 2.0], method=method, options=options)
+        errors.append((states[-1] - solution(torch.tensor(2.0).double())).norm())
+    assert -0.2 < math.log2(errors[0] / errors[1]) - order < 0.9
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -101,13 +126,14 @@ def test_outputs_do_not_change_the_steps():
         assert (many == state).flatten(1).all(1).any()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ORDERS)
 def test_gradients(method):
     """Against finite differences of a solve with given steps, and of the solution."""
     field = Field(torch.float64)
     y0 = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     t = torch.tensor([0.0, 0.2, 0.5], dtype=torch.float64, requires_grad=True)
-    call = dict(method=method, rtol=1e-9, atol=1e-9, options={"max_step": 0.1})
+    tolerance = 1e-9 if method in METHODS else 0.1
+    call = dict(method=method, rtol=tolerance, atol=tolerance, options={"first_step": 0.1, "max_step": 0.1})
     inputs = y0, t, *field.parameters()
     assert torch.autograd.gradcheck(
         lambda y0, t, *_: flowkern.odeint(field, y0, t, **call), inputs, rtol=1e-3, atol=1e-4

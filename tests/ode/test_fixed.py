@@ -7,6 +7,7 @@ import torch
 import torchdiffeq
 
 import flowkern
+from flowkern.ode import Status
 from flowkern.ode import stages as _stages
 from tests.ode.fields import Field, close, logistic, spiral
 
@@ -196,10 +197,76 @@ def test_nothing_is_read_back():
     assert states.shape == (5, 4, 3)
 
 
+@pytest.mark.parametrize("options", [{}, {"step_size": 0.1}])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_status(options, per_sample):
+    """y' = y² leaves the floats on the way for one row: an error or a warning, if one is asked for."""
+    y0, t = torch.tensor([[0.1], [9.0], [0.2]]), torch.linspace(0, 2, 41)
+    call = dict(method="rk4", options={**options, "per_sample": per_sample})
+    states = flowkern.odeint(lambda t, y: y * y, y0, t, **call)
+    assert states[:, [0, 2]].isfinite().all() and not states[-1, 1].isfinite()
+    message = "rk4 did not reach the last time: (1 of 3 samples: )?the state or its derivative is not finite"
+    want = [Status.OK, Status.NON_FINITE, Status.OK] if per_sample else Status.NON_FINITE
+    call["options"]["on_failure"] = "raise"
+    with pytest.raises(flowkern.SolverError, match=message) as raised:
+        flowkern.odeint(lambda t, y: y * y, y0, t, **call)
+    assert raised.value.status.tolist() == want
+    call["options"]["on_failure"] = "warn"
+    with pytest.warns(flowkern.ode.SolverWarning, match=message) as warned:
+        again = flowkern.odeint(lambda t, y: y * y, y0, t, **call)
+    assert warned[0].message.status.tolist() == want
+    torch.testing.assert_close(again, states, equal_nan=True)
+    states = flowkern.odeint(lambda t, y: -y, y0, t, **call)  # without a warning
+    assert states.isfinite().all()
+
+
+def test_status_of_tuples_and_under_a_compiler():
+    pair, options = (torch.ones(3), torch.full((2,), 9.0)), {"on_failure": "raise"}
+    grow = lambda t, s: (-s[0], s[1] ** 2)  # noqa: E731
+    with pytest.raises(flowkern.SolverError) as raised:
+        flowkern.odeint(grow, pair, torch.linspace(0, 2, 21), method="rk4", options=options)
+    assert raised.value.status.tolist() == Status.NON_FINITE
+    solve = torch.compile(
+        lambda y: flowkern.odeint(lambda t, y: y * y, y, T, method="euler", options=options),
+        backend="aot_eager",
+    )
+    close(solve(torch.ones(3)), flowkern.odeint(lambda t, y: y * y, torch.ones(3), T, method="euler"))
+    with pytest.raises(flowkern.SolverError):
+        solve(torch.full((3,), 1e30))
+
+
+@pytest.mark.parametrize("method", ["rk4", "dopri5", "tsit5"])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_a_field_that_returns_the_same_memory(method, per_sample):
+    """As captured graphs do, as `out=` does; or each time the same constant, which is as right."""
+    y0, out = torch.rand(4, 3, dtype=torch.float64), torch.empty(4, 3, dtype=torch.float64)
+    call = dict(method=method, rtol=1e-6, atol=1e-6, options={"per_sample": per_sample})
+    with torch.no_grad():
+        want = flowkern.odeint(lambda t, y: t - y, y0, T.double(), **call)
+        for field in (
+            lambda t, y: torch.sub(t, y, out=out),
+            lambda t, y: torch.sub(t, y, out=out).detach(),  # another tensor, on the same memory
+            lambda t, y: out.copy_(t - y).T.T,
+        ):
+            assert torch.equal(flowkern.odeint(field, y0, T.double(), **call), want)
+    constant = flowkern.odeint(lambda t, y: out.fill_(2.0), y0, T.double(), **call)
+    close(constant, y0 + 2 * T.double().view(4, 1, 1))
+
+
+def test_a_compiled_field_that_returns_the_same_memory():
+    def solve(y):
+        out = torch.empty_like(y)
+        return flowkern.odeint(lambda t, y: torch.sub(t, y, out=out), y, T, method="rk4")
+
+    y0 = torch.rand(4, 3)
+    compiled = torch.compile(solve, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(y0), flowkern.odeint(lambda t, y: t - y, y0, T, method="rk4"))
+
+
 @pytest.mark.parametrize(
     "change, error, message",
     [
-        ({"method": "dopri8"}, ValueError, "method: expected one of .*, got 'dopri8'"),
+        ({"method": "rk5"}, ValueError, "method: expected one of .*, got 'rk5'"),
         ({"event_fn": logistic}, NotImplementedError, "event_fn"),
         ({"t": [0.0, 1.0, 0.5]}, ValueError, "t: expected times that rise or fall"),
         ({"t": [0.0, math.inf]}, ValueError, "t: expected times that rise or fall"),
@@ -209,6 +276,11 @@ def test_nothing_is_read_back():
         ({"y0": [1.0]}, TypeError, "y0: expected a tensor or a tuple of tensors, got list"),
         ({"y0": torch.ones(3).long()}, TypeError, "y0: expected a floating-point or complex dtype"),
         ({"options": {"step_size": 0.0}}, ValueError, "step_size: expected a positive number"),
+        ({"options": {"on_failure": True}}, ValueError, "on_failure: expected None, 'raise' or 'warn', got True"),
+        (
+            {"options": {"per_sample": True, "grid_constructor": max}},
+            ValueError, "grid_constructor: not with per_sample",
+        ),
         ({"options": {"interp": "quintic"}}, ValueError, "interp: expected 'linear' or 'cubic'"),
         ({"func": lambda t, y: 1j * y}, ValueError, "func: expected a derivative like the state"),
         ({"func": lambda t, y: y[:2]}, ValueError, "func: expected a derivative like the state"),
@@ -216,7 +288,7 @@ def test_nothing_is_read_back():
         ({"func": lambda t, y: None}, TypeError, "func: expected a tensor like the state, got NoneType"),
         ({"rtol": (1e-3, 1e-3)}, ValueError, "rtol: expected a number or one for each part"),
     ],
-)
+)  # fmt: skip
 def test_errors_name_the_argument(change, error, message):
     call = {"func": lambda t, y: -y, "y0": torch.ones(3), "t": [0.0, 1.0], "method": "euler", **change}
     with pytest.raises(error, match=message):
