@@ -12,7 +12,7 @@ import torch
 from flowkern.ode import control as _control
 from flowkern.ode import stages as _stages
 from flowkern.ode.control import Status
-from flowkern.ode.problem import check_rows, real_dtype
+from flowkern.ode.problem import check_rows, number, real_dtype
 from flowkern.ops import runge_kutta_stage
 
 
@@ -100,7 +100,7 @@ def grid_of(problem, step_size, grid_constructor=None):
         return t, [[(j, True)] for j in range(1, len(t))]
     times = tuple(t.detach().tolist()) if times is None else times
     if grid_constructor is None:
-        step = _step(float(step_size), times[-1] - times[0])
+        step = _step(step_size, times[-1] - times[0])
         steps, outputs = _plan(times, step, t.dtype, t.requires_grad)
         inner = torch.arange(steps, dtype=t.dtype, device=t.device) * step + t[0]
         return torch.cat((inner, t[-1:])), outputs
@@ -130,9 +130,10 @@ def _own_grids(problem, step_size):
 
 
 def _positive(step_size):
-    if not step_size > 0:
-        raise ValueError(f"options: step_size: expected a positive number, got {step_size}")
-    return step_size
+    size = number("options: step_size", step_size)
+    if not size > 0:
+        raise ValueError(f"options: step_size: expected a positive number, got {size}")
+    return size
 
 
 def _step(step_size, length):

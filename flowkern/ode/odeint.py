@@ -8,7 +8,7 @@ import torch
 from flowkern.ode import adaptive, fixed, per_sample
 from flowkern.ode.control import Control
 from flowkern.ode.problem import (
-    CALLBACKS, Problem, check_monotonic, flattened, problem, unflattened,
+    CALLBACKS, Problem, broadcasts, check_monotonic, flattened, number, problem, unflattened,
 )  # fmt: skip
 from flowkern.ode.tableau import Tableau, tableau
 
@@ -66,6 +66,10 @@ class Solver(NamedTuple):
     @classmethod
     def of(cls, func, y0, t, rtol, atol, method, options):
         method = tableau("dopri5" if method is None else method)
+        if not callable(func):
+            raise TypeError(f"func: expected a function (t, y) → dy/dt, got {type(func).__name__}")
+        if not isinstance(options, (dict, type(None))):
+            raise TypeError(f"options: expected a dict, got {type(options).__name__}")
         options = _known(dict(options or {}), method)
         by_sample = bool(options.pop("per_sample", False))
         task = problem(func, y0, t, by_sample)
@@ -90,6 +94,12 @@ class Solver(NamedTuple):
 def _adapted(solver):
     """The states of an adaptive solve, whose steps are those of the batch or of each sample."""
     task = solver.task
+    if task.y0.is_meta:
+        raise ValueError("y0: adaptive steps depend on values, which the meta device has not")
+    for name in ("rtol", "atol"):
+        values = getattr(solver, name)
+        if isinstance(values, torch.Tensor) and not (values >= 0).all():
+            raise ValueError(f"{name}: expected 0 or more, got {values.min().item()}")
     if not solver.per_sample and task.times is None:
         task = task._replace(times=tuple(task.t.tolist()))
         check_monotonic(task.times)
@@ -117,7 +127,10 @@ def _tolerance(name, value, task):
     if isinstance(value, torch.Tensor) and value.requires_grad:
         raise ValueError(f"{name}: cannot require gradients")
     if not isinstance(value, torch.Tensor) or value.numel() == 1:
-        if not float(value) >= 0:
+        if not number(name, value) >= 0:
             raise ValueError(f"{name}: expected 0 or more, got {float(value)}")
         return float(value)
+    if not broadcasts(value.shape, task.y0.shape):
+        wanted = "one for each part of y0" if task.shapes else f"a tensor like y0, {tuple(task.y0.shape)}"
+        raise ValueError(f"{name}: expected a number or {wanted}, got shape {tuple(value.shape)}")
     return value.to(task.y0.device, task.dtype).expand(task.y0.shape)

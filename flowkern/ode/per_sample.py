@@ -19,10 +19,10 @@ _RUNNING = -1
 def solve(problem, method, rtol, atol, options):
     """The states at problem.t, (T, N, …)."""
     solve = _Solve(problem, method, rtol, atol, _control.control(options))
-    for _ in range(int(solve.control.max_num_steps)):
-        if not solve.under_way:
-            break
+    tried = 0
+    while solve.under_way and tried < solve.control.max_num_steps:
         solve.advance()
+        tried += 1
     return solve.finished()
 
 

@@ -1,5 +1,6 @@
 """A call of `odeint` in one form: one tensor of states, one function of it, times checked."""
 
+import contextlib
 import math
 from itertools import pairwise
 from typing import NamedTuple
@@ -56,14 +57,17 @@ def problem(func, y0, t, per_sample=False):
         y0 = flattened(y0, per_sample)
     if not (y0.dtype.is_floating_point or y0.dtype.is_complex):
         raise TypeError(f"y0: expected a floating-point or complex dtype, got {y0.dtype}")
+    if y0.layout != torch.strided:
+        raise TypeError(f"y0: expected a dense tensor, got {y0.layout}")
     t, times = _times(t, y0, per_sample)
     callbacks = {name: getattr(func, name) for name in CALLBACKS if hasattr(func, name)}
     return Problem(_Field(func, shapes, per_sample), y0, t, times, shapes, callbacks)
 
 
 def _shapes(y0):
-    if not isinstance(y0, tuple) or not all(isinstance(part, torch.Tensor) for part in y0):
-        raise TypeError(f"y0: expected a tensor or a tuple of tensors, got {type(y0).__name__}")
+    if not isinstance(y0, tuple) or not y0 or not all(isinstance(part, torch.Tensor) for part in y0):
+        got = type(y0).__name__ if y0 else repr(y0)
+        raise TypeError(f"y0: expected a tensor or a tuple of tensors, got {got}")
     return tuple(part.shape for part in y0)
 
 
@@ -128,14 +132,26 @@ def _fitted(f, y):
     """A derivative that broadcasts to the state, in its dtype (under autocast it has another)."""
     if not isinstance(f, torch.Tensor):
         raise TypeError(f"func: expected a tensor like the state, got {type(f).__name__}")
-    if f.shape == y.shape and f.dtype == y.dtype:
+    if f.shape == y.shape and f.dtype == y.dtype and f.device == y.device:
         return f
-    sizes = zip(reversed(f.shape), reversed(y.shape))
-    broadcasts = f.dim() <= y.dim() and all(n in (1, m) for n, m in sizes)
-    if not broadcasts or not torch.can_cast(f.dtype, y.dtype):
-        got, want = f"{f.dtype} {tuple(f.shape)}", f"{y.dtype} {tuple(y.shape)}"
+    fits = broadcasts(f.shape, y.shape) and torch.can_cast(f.dtype, y.dtype)
+    if not fits or f.device != y.device:
+        want, got = (f"{a.dtype} {tuple(a.shape)} on {a.device}" for a in (y, f))
         raise ValueError(f"func: expected a derivative like the state, {want}, got {got}")
     return f.to(y.dtype).expand(y.shape)
+
+
+def broadcasts(shape, to):
+    """Whether a tensor of a shape expands to another one."""
+    return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(reversed(shape), reversed(to)))
+
+
+def number(name, value):
+    """The value as a float; a TypeError that names it where it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected a number, got {value!r}") from None
 
 
 def _times(t, y0, per_sample):
@@ -158,7 +174,8 @@ def _times(t, y0, per_sample):
     if by_row:
         return t.to(y0.device), None
     if times is None and t.device.type == "cpu" and not torch.compiler.is_compiling():
-        times = tuple(t.tolist())
+        with contextlib.suppress(RuntimeError):  # under vmap there are no values
+            times = tuple(t.tolist())
     if times is not None:
         check_monotonic(times)
     return t.to(y0.device), times

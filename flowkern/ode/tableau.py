@@ -40,7 +40,7 @@ def tableau(name):
     """The tableau called `name`; an error that names `method` where there is none."""
     if name in _NO_TABLEAU:
         raise NotImplementedError(f"method: {name!r} is no Runge-Kutta method; use torchdiffeq.odeint")
-    if name not in TABLEAUX:
+    if not isinstance(name, str) or name not in TABLEAUX:
         raise ValueError(f"method: expected one of {', '.join(TABLEAUX)}, got {name!r}")
     return TABLEAUX[name]
 

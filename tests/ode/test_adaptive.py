@@ -247,10 +247,22 @@ def test_failures(field, y0, options, status, message, per_sample):
         ({"options": {"on_failure": "ignore"}}, "on_failure: expected 'raise' or 'warn', got 'ignore'"),
         ({"options": {"max_step": -1.0}}, "min_step <= max_step and max_step > 0, got 0.0 and -1.0"),
         ({"options": {"min_step": 2.0, "max_step": 1.0}}, "expected 0 <= min_step <= max_step"),
+        ({"options": {"first_step": 0.0}}, "first_step: expected a positive number, got 0.0"),
+        ({"options": {"safety": 0.0}}, "safety > 0 and 0 < dfactor <= 1 <= ifactor, got 0.0, 0.2 and 10.0"),
+        ({"options": {"ifactor": 0.5}}, "dfactor <= 1 <= ifactor, got 0.9, 0.2 and 0.5"),
+        ({"rtol": torch.tensor([[1e-3], [-1e-3]])}, "rtol: expected 0 or more, got -0.001"),
+        ({"atol": torch.tensor([[1e-3], [math.nan]])}, "atol: expected 0 or more, got nan"),
+        ({"y0": BLOW_UP.to("meta")}, "y0: adaptive steps depend on values, which the meta device has not"),
         ({"rtol": -1e-3}, "rtol: expected 0 or more, got -0.001"),
         ({"atol": math.nan}, "atol: expected 0 or more, got nan"),
     ],
 )
 def test_errors_name_the_argument(call, message):
+    call = {"func": logistic, "y0": BLOW_UP, "t": [0.0, 1.0], **call}
     with pytest.raises(ValueError, match=message):
-        flowkern.odeint(logistic, BLOW_UP, [0.0, 1.0], **call)
+        flowkern.odeint(**call)
+
+
+def test_a_norm_is_a_function():
+    with pytest.raises(TypeError, match="options: norm: expected a function, got 3"):
+        flowkern.odeint(logistic, BLOW_UP, [0.0, 1.0], options={"norm": 3})

@@ -188,6 +188,12 @@ def test_transforms():
     close(torch.func.vmap(torch.func.jacrev(solve))(y0), want)
     close(torch.func.vmap(torch.func.jacfwd(solve))(y0), want)
 
+    def until(end, y):
+        return flowkern.odeint(field, y, torch.stack((0 * end, end)), method="rk4")[-1]
+
+    ends = torch.tensor([0.3, 1.0, -0.5, 0.0], dtype=torch.float64)
+    close(torch.func.vmap(until)(ends, y0), torch.stack([*map(until, ends, y0)]))
+
 
 def test_nothing_is_read_back():
     """Where t is the grid, the meta device, which has no values, goes through a solve."""
@@ -274,6 +280,15 @@ def test_a_compiled_field_that_returns_the_same_memory():
         ({"t": torch.zeros(2, 2)}, ValueError, r"t: expected shape \(T,\), got \(2, 2\)"),
         ({"t": torch.arange(3)}, TypeError, "t: expected a floating-point dtype, got torch.int64"),
         ({"y0": [1.0]}, TypeError, "y0: expected a tensor or a tuple of tensors, got list"),
+        ({"y0": ()}, TypeError, r"y0: expected a tensor or a tuple of tensors, got \(\)"),
+        ({"y0": torch.eye(3).to_sparse()}, TypeError, "y0: expected a dense tensor, got torch.sparse_coo"),
+        ({"func": None}, TypeError, "func: expected a function .*, got NoneType"),
+        ({"func": lambda t, y: y.to("meta")}, ValueError, r"func: .* \(3,\) on cpu, got .* \(3,\) on meta"),
+        ({"method": ["rk4"]}, ValueError, r"method: expected one of .*, got \['rk4'\]"),
+        ({"options": [1]}, TypeError, "options: expected a dict, got list"),
+        ({"options": {"step_size": "a"}}, TypeError, "options: step_size: expected a number, got 'a'"),
+        ({"rtol": None}, TypeError, "rtol: expected a number, got None"),
+        ({"atol": torch.ones(4)}, ValueError, r"atol: expected a number or a tensor like y0, \(3,\), got shape"),
         ({"y0": torch.ones(3).long()}, TypeError, "y0: expected a floating-point or complex dtype"),
         ({"options": {"step_size": 0.0}}, ValueError, "step_size: expected a positive number"),
         ({"options": {"on_failure": True}}, ValueError, "on_failure: expected None, 'raise' or 'warn', got True"),
@@ -298,7 +313,7 @@ def test_errors_name_the_argument(change, error, message):
 @pytest.mark.parametrize(
     "func, message",
     [
-        (lambda t, y: (y[1], y[0]), r"derivative like the state, .* \(3, 2\), got .* \(2, 3\)"),
+        (lambda t, y: (y[1], y[0]), r"derivative like the state, .* \(3, 2\) on cpu, got .* \(2, 3\)"),
         (lambda t, y: y[:1], "func: expected a derivative of 2 parts, got 1"),
         (lambda t, y: y[0], "func: expected a derivative of 2 parts, got Tensor"),
     ],
