@@ -115,18 +115,26 @@ def _own_grids(problem, step_size):
     """The grids (G, N) of rows with times of their own: between two outputs equal steps, of all rows as many."""
     t, rows = problem.t, len(problem.y0)
     t = t if t.dim() == 2 else t.unsqueeze(1).expand(-1, rows)
-    if step_size is not None or t.device.type == "cpu" and not torch.compiler.is_compiling():
-        check_rows(t.detach())
     counts = [1] * (len(t) - 1)
     if step_size is not None and t.numel() > 0:
-        longest = (t[1:] - t[:-1]).detach().abs().amax(1) / _positive(step_size)
-        counts = [max(1, math.ceil(steps - 1e-6)) for steps in longest.tolist()]  # whatever is rounded
+        steps = [way / _positive(step_size) for way in _longest_ways(t.detach(), problem.times)]
+        counts = [max(1, math.ceil(number - 1e-6)) for number in steps]  # whatever is rounded
+    elif problem.times is None and t.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_rows(t.detach())
     grid, outputs = [t[:1]], []
     for j, count in enumerate(counts, 1):
         parts = torch.arange(1, count + 1, dtype=t.dtype, device=t.device) / count
         grid.append(torch.lerp(t[j - 1], t[j], parts.unsqueeze(1)))
         outputs += [[]] * (count - 1) + [[(j, True)]]
     return torch.cat(grid), outputs
+
+
+def _longest_ways(t, times):
+    """Between two outputs, of all rows; read from the device where the times are not on the host."""
+    if times is not None:
+        return [abs(end - start) for start, end in pairwise(times)]
+    check_rows(t)
+    return (t[1:] - t[:-1]).abs().amax(1).tolist()
 
 
 def _positive(step_size):

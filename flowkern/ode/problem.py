@@ -68,6 +68,8 @@ def _shapes(y0):
     if not isinstance(y0, tuple) or not y0 or not all(isinstance(part, torch.Tensor) for part in y0):
         got = type(y0).__name__ if y0 else repr(y0)
         raise TypeError(f"y0: expected a tensor or a tuple of tensors, got {got}")
+    if len(devices := {str(part.device) for part in y0}) > 1:
+        raise ValueError(f"y0: expected parts on one device, got {', '.join(sorted(devices))}")
     return tuple(part.shape for part in y0)
 
 
@@ -165,6 +167,8 @@ def _times(t, y0, per_sample):
         except TypeError:
             got = type(t).__name__
             raise TypeError(f"t: expected a tensor or a list of numbers, got {got}") from None
+    if t.is_meta and not y0.is_meta:
+        raise ValueError(f"t: expected device {y0.device} as y0 has, got meta")
     if not t.dtype.is_floating_point:
         raise TypeError(f"t: expected a floating-point dtype, got {t.dtype}")
     by_row = per_sample and t.dim() == 2 and t.shape[1] == len(y0)

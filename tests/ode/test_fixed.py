@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 import torchdiffeq
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import flowkern
 from flowkern.ode import Status
@@ -195,12 +197,51 @@ def test_transforms():
     close(torch.func.vmap(until)(ends, y0), torch.stack([*map(until, ends, y0)]))
 
 
-def test_nothing_is_read_back():
-    """Where t is the grid, the meta device, which has no values, goes through a solve."""
-    y0, t = torch.empty(4, 3, device="meta"), torch.empty(5, device="meta")
-    with flowkern.backend("reference"):
-        states = flowkern.odeint(lambda t, y: t * y, y0, t, method="rk4")
-    assert states.shape == (5, 4, 3)
+class OnHost(TorchDispatchMode):
+    """Counts the operations with a tensor on the CPU, by which another device would be waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.count += any(
+            isinstance(part, torch.Tensor) and part.device.type == "cpu"
+            for part in tree_leaves((args, kwargs, result))
+        )
+        return result
+
+
+def operations_on_host(t, solve=flowkern.odeint, **options):
+    """How many a solve on the meta device, which has no values, and its gradients have; not the first solve."""
+    field, y0 = Field(torch.float32).to("meta"), torch.empty(4, 3, device="meta", requires_grad=True)
+    for _ in range(2):
+        with flowkern.backend("reference"), OnHost() as mode:
+            states = solve(field, y0, t, method="rk4", options=options)
+            torch.autograd.grad(states.sum(), (y0, *field.parameters()))
+    assert states.shape == (len(t), 4, 3)
+    return mode.count
+
+
+@pytest.mark.parametrize("solve", [flowkern.odeint, flowkern.odeint_adjoint])
+@pytest.mark.parametrize("options", [{}, {"perturb": True}, {"per_sample": True}])
+def test_a_solve_stays_on_its_device(solve, options):
+    """Where t is the grid nothing is read back or copied, so that a CUDA graph can be captured."""
+    assert operations_on_host(torch.empty(5, device="meta", requires_grad=True), solve, **options) == 0
+    if options.get("per_sample"):
+        assert operations_on_host(torch.empty(5, 4, device="meta"), solve, **options) == 0
+
+
+def test_steps_on_their_device():
+    """With a step size and times on the host, as many operations there for many steps as for few."""
+    for options in ({}, {"interp": "cubic"}, {"per_sample": True}):
+        few, many = (operations_on_host([0.0, 0.35, 1.0], step_size=1 / n, **options) for n in (4, 64))
+        assert few == many
+
+
+def test_operations_on_the_host_are_seen():
+    with flowkern.backend("reference"), OnHost() as mode:
+        states = flowkern.odeint(lambda t, y: y + torch.ones(()), torch.empty(3, device="meta"), T, method="euler")
+    assert states.is_meta and mode.count > 3
 
 
 @pytest.mark.parametrize("options", [{}, {"step_size": 0.1}])
@@ -280,6 +321,11 @@ def test_a_compiled_field_that_returns_the_same_memory():
         ({"t": torch.zeros(2, 2)}, ValueError, r"t: expected shape \(T,\), got \(2, 2\)"),
         ({"t": torch.arange(3)}, TypeError, "t: expected a floating-point dtype, got torch.int64"),
         ({"y0": [1.0]}, TypeError, "y0: expected a tensor or a tuple of tensors, got list"),
+        (
+            {"y0": (torch.ones(3), torch.ones(3, device="meta"))},
+            ValueError, "y0: expected parts on one device, got cpu, meta",
+        ),
+        ({"t": torch.ones(2, device="meta")}, ValueError, "t: expected device cpu as y0 has, got meta"),
         ({"y0": ()}, TypeError, r"y0: expected a tensor or a tuple of tensors, got \(\)"),
         ({"y0": torch.eye(3).to_sparse()}, TypeError, "y0: expected a dense tensor, got torch.sparse_coo"),
         ({"func": None}, TypeError, "func: expected a function .*, got NoneType"),
