@@ -18,6 +18,7 @@ from flowkern.nn.vector_field import (
     read_activation,
 )
 from flowkern.ops import TimeEmbedding, neural_ode
+from flowkern.ops._arguments import without_autocast
 
 ADAPTIVE = (
     "its solver chooses its steps by itself; accelerate(model, ode={'method': 'rk4', 'steps': 32}) "
@@ -99,7 +100,7 @@ class Field(NamedTuple):
         """The `Solution` of `ops.neural_ode` from x (N, D) at t[0]."""
         dense = self._dense(model)
         widths, time = self._widths(dense), None
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device.type):
             if "t" in widths:
                 time = TimeEmbedding(columns(dense[0].linear.weight, widths)["t"])
             return neural_ode(x, field_layers(dense, widths), t, time=time, **options)

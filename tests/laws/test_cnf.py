@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal
 
+import flowkern
 from flowkern.flows import CNF
 from flowkern.nn import VectorField
 from flowkern.transforms import NeuralODE
@@ -236,6 +237,16 @@ def test_autocast_leaves_it_in_float32():
 
 
 @pytest.mark.parametrize("trace", ["exact", "hutchinson"])
+def test_it_has_shapes_on_the_meta_device(trace):
+    """As in models that are built before their weights are there."""
+    with torch.device("meta"), flowkern.backend("reference"):
+        flow = CNF(2, 1, trace=trace)
+        log_prob = flow(torch.zeros(3, 1)).log_prob(torch.zeros(5, 3, 2))
+        assert flow(torch.zeros(3, 1)).sample((4,)).shape == (4, 3, 2)
+    assert log_prob.shape == (5, 3) and log_prob.is_meta
+
+
+@pytest.mark.parametrize("trace", ["exact", "hutchinson"])
 def test_log_prob_and_its_gradient_compile_to_one_graph(trace):
     flow = small(2, 1, hidden_features=(4,), method="midpoint", steps=2, trace=trace, seed=2)
     x, c = normal(3, 2), normal(3, 1)
@@ -261,6 +272,7 @@ def hooked_field():
 
 
 FIELD = VectorField(2)
+META = torch.zeros(3, 2, device="meta")
 WRONG = [
     (lambda: CNF(0), ValueError, "features: expected an integer >= 1"),
     (lambda: CNF(), TypeError, "features: expected an integer, got None"),
@@ -283,6 +295,10 @@ WRONG = [
     (lambda: NeuralODE(nn.Linear(2, 2)), TypeError, "field: expected a module with layers"),
     (lambda: CNF(field=FIELD)().log_prob(torch.zeros(4, 2).double()), TypeError, "x: expected dtype"),
     (lambda: CNF(2, 1)(torch.zeros(3, 1)).log_prob(torch.zeros(4, 2)), ValueError, "batch shape"),
+    (lambda: CNF(2)().log_prob(META), ValueError, "x: expected device cpu as the parameters have, got meta"),
+    (lambda: CNF(2).to("meta")().log_prob(torch.zeros(3, 2)), ValueError, "x: expected device meta"),
+    (lambda: CNF(2, 2)(META).log_prob(torch.zeros(3, 2)), ValueError, "context: expected device cpu"),
+    (lambda: CNF(2).trajectory(META, [0.0, 1.0]), ValueError, "x: expected device cpu"),
 ]
 
 
