@@ -31,8 +31,8 @@ def describe(quick):
         "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.machine()}, Python {sys.version.split()[0]}",
         "versions": ", ".join(
-            f"{name} {importlib.metadata.version(name)}"
-            for name in ("torch", "nflows", "zuko", "normflows", "torchdiffeq")
+            f"{name} {_version(name)}"
+            for name in ("torch", "nflows", "zuko", "normflows", "torchdiffeq", "jax", "diffrax")
         ),
         "flowkern": f"{flowkern.__version__}, {_revision()}",
         "backends": f"affine_coupling on {backends.resolve('cpu', AFFINE)}, "
@@ -43,6 +43,13 @@ def describe(quick):
         "threads": f"{torch.get_num_threads()} ({_thread_settings()})",
         "allocator": memory.keep_pages(),
     }
+
+
+def _version(name):
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _cpu():

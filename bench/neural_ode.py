@@ -2,7 +2,8 @@
 
 The field sees time as one more input. All candidates take the steps of the 3/8 rule, which is
 torchdiffeq's "rk4", but "closed form", which takes those of the classical tableau, as hand-written loops
-do: as many evaluations, another result, checked against its own float64. Trace "exact" is that of
+do: as many evaluations, another result, checked against its own float64. So are the two rows of JAX
+(bench/jax_solvers.py), which are there where it is installed. Trace "exact" is that of
 each candidate's own making: one vector-Jacobian product for each feature with torchdiffeq, the closed
 form d₂ᵀ (W₂ ∘ (W₁W₃)ᵀ) d₁ with flowkern and by hand. "hutchinson" is one Rademacher vector.
 
@@ -20,7 +21,7 @@ from functools import partial
 import torch
 
 import flowkern
-from bench import ops, peers
+from bench import jax_solvers, ops, peers
 from bench.harness import Candidate, Table
 from flowkern.ops import FieldLayer, TimeEmbedding, neural_ode
 
@@ -112,6 +113,9 @@ def _candidates(trace, work, compiled, steps):
     if trace == "exact":
         own = partial(_make, by_hand, trace, work)
         yield Candidate("closed form", lambda inputs: _make(by_hand, trace, work, torch.float32), own)
+        for name in jax_solvers.SOLVES if jax_solvers.installed() else ():
+            solve = partial(jax_solvers.make, name, work)
+            yield Candidate(name, lambda inputs, f=solve: f(parameters(torch.float32), steps), own)
         for compiler in compiled:
             name = f"{compiler}(closed form)"
             yield Candidate(name, partial(_compiled, name, by_hand, trace, work), own)

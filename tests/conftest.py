@@ -33,6 +33,13 @@ def backend(request):
     return request.param
 
 
+@pytest.fixture
+def on_backend(backend):
+    """Each of these in turn is the backend that is chosen."""
+    with flowkern.backend(backend):
+        yield
+
+
 @pytest.fixture(params=[False, True], ids=["forward", "inverse"])
 def inverse(request):
     """Both directions of an op."""

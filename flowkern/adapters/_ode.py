@@ -18,6 +18,7 @@ from flowkern.nn.vector_field import (
     read_activation,
 )
 from flowkern.ops import TimeEmbedding, neural_ode
+from flowkern.ops._arguments import without_autocast
 
 ADAPTIVE = (
     "its solver chooses its steps by itself; accelerate(model, ode={'method': 'rk4', 'steps': 32}) "
@@ -47,6 +48,28 @@ class OdeError(NamedTuple):
 # Which network computes a field.
 
 
+def left(network, dense):
+    """Why a peer computes a field's network as it is now; None if it does not.
+
+    Args:
+        network: the module; it may be wrapped in others, which count too.
+        dense: dense(network), its layers; an AttributeError or TypeError where it is no dense network.
+    """
+    if has_hooks(network):
+        return "its network has hooks"
+    if any(map(has_own_forward, network.modules())):
+        return "a layer of its network has a forward of its own"
+    return _unknown(network, dense)
+
+
+def _unknown(network, dense):
+    try:
+        dense(network)
+    except (AttributeError, TypeError) as error:
+        return f"its network is not known: {error}"
+    return None
+
+
 class Field(NamedTuple):
     """A velocity model that is one dense network of x and t, whatever modules it is wrapped in.
 
@@ -61,15 +84,9 @@ class Field(NamedTuple):
 
     def left(self, model):
         """Why the peer computes the model as it is now; None if it does not."""
-        if has_hooks(model):
-            return "its velocity model has hooks"
-        if any(map(has_own_forward, model.modules())):
-            return "a module of its velocity model has a forward of its own"
-        try:
-            dense = self._dense(model)
-        except (AttributeError, TypeError) as error:
-            return f"its network is not known: {error}"
-        return None if self._widths(dense) else "its network has other inputs than x and t"
+        if reason := left(model, self._dense):
+            return reason
+        return None if self._widths(self._dense(model)) else "its network has other inputs than x and t"
 
     def fits(self, model, x):
         """Whether x (N, D) is of the network's width and dtype, and the model one to be solved here."""
@@ -83,7 +100,7 @@ class Field(NamedTuple):
         """The `Solution` of `ops.neural_ode` from x (N, D) at t[0]."""
         dense = self._dense(model)
         widths, time = self._widths(dense), None
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device.type):
             if "t" in widths:
                 time = TimeEmbedding(columns(dense[0].linear.weight, widths)["t"])
             return neural_ode(x, field_layers(dense, widths), t, time=time, **options)
@@ -127,11 +144,7 @@ def _network(model):
     if net is None:
         return "its velocity model is no single nn.Sequential"
     own = {type(part): kind for part in net if (kind := _measured(part))}
-    try:
-        dense_layers(net, read=lambda part: read_activation(part) or own.get(type(part)))
-    except TypeError as error:
-        return f"its network is not known: {error}"
-    return path, own
+    return _unknown(net, Field("", own, ())._dense) or (path, own)
 
 
 def _is_all(net, model):

@@ -11,14 +11,14 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from flowkern.adapters._masked import has_own_forward
-from flowkern.adapters._ode import ADAPTIVE, OdeError, described, known_of, largest
+from flowkern.adapters._ode import ADAPTIVE, OdeError, described, known_of, largest, left
 from flowkern.adapters._plan import Plan, disagreement, overridden, points, qualified_name, stranger
-from flowkern.nn.vector_field import columns, dense_layers, field_layers, has_hooks
+from flowkern.nn.vector_field import columns, dense_layers, field_layers
 from flowkern.ops import TimeEmbedding, neural_ode
 
 LAYER = "flows.continuous.FFJTransform"
 _PACKAGE = re.compile(r"(?:.*\.)?zuko\.")
+
 
 class Solver:
     """The steps that take the place of a layer's own.
@@ -40,15 +40,7 @@ class Solver:
         net = module.ode
         if name(type(net)) != "nn.MLP":
             return f"its network is no MLP but {type(net).__name__}"
-        if has_hooks(net):
-            return "its network has hooks"
-        if any(map(has_own_forward, net.modules())):
-            return "a layer of its network has a forward of its own"
-        try:
-            dense_layers(net, _is_linear)
-        except TypeError as error:
-            return f"its network is not known: {error}"
-        return None
+        return left(net, _dense)
 
 
 def _forward(solver, module, c=None):
@@ -66,7 +58,7 @@ def _solve(solver, module, c, x, t0, t1, trace):
 
     trace: None, "exact", or "normal" for an estimate with noise drawn here, as zuko has it.
     """
-    dense, widths = dense_layers(module.ode, _is_linear), _widths(module)
+    dense, widths = _dense(module.ode), _widths(module)
     weight = dense[0].linear.weight
     if solver.left(module) or x.shape[-1:] != (widths["x"],) or x.dtype != weight.dtype:
         return None
@@ -98,6 +90,10 @@ def _widths(module):
     features, embedding = linears[-1].weight.shape[0], 2 * len(module.freqs)
     context = linears[0].weight.shape[1] - features - embedding
     return {"t": embedding, "x": features, "context": context}
+
+
+def _dense(net):
+    return dense_layers(net, _is_linear)
 
 
 def _is_linear(part):

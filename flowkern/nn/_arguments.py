@@ -81,7 +81,11 @@ def check_spline(bins, bound, knot_map):
 
 
 def check_dtype(name, x, parameter):
-    """Raise unless x has the parameters' dtype, or autocast will bring both to one."""
+    """Raise unless x is where the parameters are and has their dtype, or autocast will bring both to one."""
+    if x.device != parameter.device:
+        raise ValueError(
+            f"{name}: expected device {parameter.device} as the parameters have, got {x.device}"
+        )
     if x.dtype == parameter.dtype or torch.is_autocast_enabled(x.device.type):
         return
     raise TypeError(

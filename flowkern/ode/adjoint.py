@@ -21,10 +21,11 @@ def odeint_adjoint(
     """`odeint` whose gradients solve the adjoint equation, in memory that no step adds to.
 
     Args:
-        func, y0, t, rtol, atol, method, options, event_fn: as `odeint` takes them; t is (T,), and func
-            is a module, or adjoint_params are given.
+        func, y0, t, rtol, atol, method, options, event_fn: as `odeint` takes them; func is a module, or
+            adjoint_params are given.
         adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options: those of the backward solve;
-            default those of the forward one, without its norm, and steps for the whole batch.
+            default those of the forward one, without its norm, and steps for the whole batch. For
+            times (T, N) of each sample sizes of steps are those of the longest way between two outputs.
             The norm of the options takes the tuple (of t, y, a, and each parameter), or is
             "seminorm", which leaves out the parameters.
         adjoint_params: tensors that func uses and that get gradients; default func.parameters().
@@ -46,11 +47,11 @@ def odeint_adjoint(
         raise ValueError("adjoint_options: needed, as options are those of another method")
     params = func.parameters() if adjoint_params is None else adjoint_params
     solver = Solver.of(func, y0, t, rtol, atol, method, options)
-    if solver.task.t.dim() == 2:
-        raise ValueError(f"t: expected shape (T,), got {tuple(solver.task.t.shape)}")
     if adjoint_options is None:
         inherited = {**(options or {})}
         adjoint_options = {k: v for k, v in inherited.items() if k not in ("norm", "per_sample")}
+    if solver.task.t.dim() == 2 and (at := {"step_t", "jump_t", "grid_constructor"} & {*adjoint_options}):
+        raise ValueError(f"adjoint_options: {', '.join(sorted(at))}: not with times of each sample")
     backward = dict(
         rtol=rtol if adjoint_rtol is None else adjoint_rtol,
         atol=atol if adjoint_atol is None else adjoint_atol,
@@ -92,22 +93,25 @@ class _Adjoint(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         states, t, *params = ctx.saved_tensors
-        dynamics = _dynamics(ctx.func, params, ctx.needs_input_grad[4])
-        for name, callback in ctx.callbacks.items():
-            if callback is not None:
-                setattr(dynamics, name, callback)
+        own = t.dim() == 2  # times of each sample
+        through_time = ctx.needs_input_grad[4] and not own
+        seen = [_as_seen(time, states[0]) for time in t]
         grad_t = torch.zeros_like(t)
         sums = (states.new_zeros((), dtype=real_dtype(states)), *map(torch.zeros_like, params))
-        a = grad[-1]
+        a, carried = grad[-1], torch.zeros_like(grad[-1])
         for i in range(len(t) - 1, 0, -1):
             if ctx.needs_input_grad[4]:  # a later output moves along the solution
-                grad_t[i] = _dot(ctx.func(t[i].to(sums[0]), states[i]), grad[i])
+                grad_t[i] = _dot(ctx.func(seen[i], states[i]), grad[i], own)
+            if through_time:
                 sums = (sums[0] - grad_t[i].to(sums[0]), *sums[1:])
+            way = _in_step(ctx.func, t[i - 1], t[i]) if own else (ctx.func, t[i - 1 : i + 1].flip(0))
+            dynamics = _dynamics(way[0], params, through_time, ctx.callbacks)
             start = (sums[0], states[i], a, *sums[1:])
-            solved = odeint(dynamics, start, t[i - 1 : i + 1].flip(0), **ctx.options)
-            first, _, a, *rest = (part[1] for part in solved)
-            sums, a = (first, *rest), a + grad[i - 1]
+            first, _, carried, *rest = (part[1] for part in odeint(dynamics, start, way[1], **ctx.options))
+            sums, a = (first, *rest), carried + grad[i - 1]
         grad_t[0] = sums[0]
+        if own and ctx.needs_input_grad[4]:  # a later beginning moves all that follows
+            grad_t[0] = -_dot(ctx.func(seen[0], states[0]), carried, own)
         return None, None, None, a, grad_t if ctx.needs_input_grad[4] else None, *sums[1:]
 
 
@@ -116,7 +120,24 @@ def _by_row(func):
     return lambda t, y: func(t.expand(len(y), *(1,) * (y.dim() - 1)), y)
 
 
-def _dynamics(func, params, through_time):
+def _in_step(func, t0, t1):
+    """func from times t0 (N,) to t1 as one of a time s that all rows share, and where s begins and ends."""
+    span = t1 - t0
+    length = span.abs().amax() if len(span) else span.sum()
+    rate = torch.where(length > 0, span / length, 0.0)
+
+    def field(s, y):
+        return _as_seen(rate, y) * func(_as_seen(t0 + rate * s, y), y)
+
+    return field, torch.stack((length, torch.zeros_like(length)))
+
+
+def _as_seen(t, y):
+    """A time, or times (N, 1, …) of each sample, as func sees them."""
+    return t.to(real_dtype(y)).view(t.shape + (1,) * (y.dim() - 1) if t.dim() else ())
+
+
+def _dynamics(func, params, through_time, callbacks):
     """The derivative of (∫ aᵀ ∂f/∂t, y, a, ∫ aᵀ ∂f/∂θ)."""
 
     def dynamics(t, state):
@@ -130,8 +151,13 @@ def _dynamics(func, params, through_time):
         grad_t, *grads = grads if through_time else (torch.zeros_like(t), *grads)
         return grad_t, f.detach(), *grads
 
+    for name, callback in callbacks.items():
+        if callback is not None:
+            setattr(dynamics, name, callback)
     return dynamics
 
 
-def _dot(f, a):
-    return (f.conj() * a).real.sum() if f.is_complex() else (f * a).sum()
+def _dot(f, a, by_row):
+    """⟨f, a⟩, or that of each row."""
+    products = (f.conj() * a).real if f.is_complex() else f * a
+    return products.flatten(1).sum(1) if by_row and f.dim() > 1 else products if by_row else products.sum()

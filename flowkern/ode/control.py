@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from flowkern.ode.problem import real_dtype, unflattened
+from flowkern.ode.problem import number, real_dtype, unflattened
 
 
 class Status(IntEnum):
@@ -71,8 +71,11 @@ class Control(NamedTuple):
 
 def control(options):
     """A `Control` from the options of a call."""
-    numbers = ("first_step", "min_step", "max_step", "safety", "ifactor", "dfactor")
-    values = {name: float(v) if name in numbers and v is not None else v for name, v in options.items()}
+    numbers = ("first_step", "min_step", "max_step", "safety", "ifactor", "dfactor", "max_num_steps")
+    values = {
+        name: number(f"options: {name}", v) if name in numbers and v is not None else v
+        for name, v in options.items()
+    }
     made = Control(**values)
     if made.on_failure not in ("raise", "warn"):
         raise ValueError(f"options: on_failure: expected 'raise' or 'warn', got {made.on_failure!r}")
@@ -81,6 +84,15 @@ def control(options):
             "options: min_step, max_step: expected 0 <= min_step <= max_step and max_step > 0, "
             f"got {made.min_step} and {made.max_step}"
         )
+    if not (made.safety > 0 and 0 < made.dfactor <= 1 <= made.ifactor):
+        raise ValueError(
+            "options: safety, dfactor, ifactor: expected safety > 0 and 0 < dfactor <= 1 <= ifactor, "
+            f"got {made.safety}, {made.dfactor} and {made.ifactor}"
+        )
+    if made.first_step is not None and made.first_step <= 0:
+        raise ValueError(f"options: first_step: expected a positive number, got {made.first_step}")
+    if not (made.norm is None or callable(made.norm)):
+        raise TypeError(f"options: norm: expected a function, got {made.norm!r}")
     return made
 
 

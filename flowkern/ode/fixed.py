@@ -9,18 +9,29 @@ from itertools import pairwise
 
 import torch
 
+from flowkern.ode import control as _control
 from flowkern.ode import stages as _stages
-from flowkern.ode.problem import real_dtype
+from flowkern.ode.control import Status
+from flowkern.ode.problem import check_rows, number, real_dtype
 from flowkern.ops import runge_kutta_stage
 
 
-def solve(problem, method, *, step_size=None, grid_constructor=None, interp="linear", perturb=False):
+def solve(
+    problem, method, per_sample=False, *, step_size=None, grid_constructor=None, interp="linear",
+    perturb=False, on_failure=None,
+):  # fmt: skip
     """The states at problem.t, (T, …)."""
+    if on_failure not in (None, "raise", "warn"):
+        raise ValueError(f"options: on_failure: expected None, 'raise' or 'warn', got {on_failure!r}")
     if interp not in ("linear", "cubic"):
         raise ValueError(f"options: interp: expected 'linear' or 'cubic', got {interp!r}")
     if step_size is not None and grid_constructor is not None:
         raise ValueError("options: step_size and grid_constructor are mutually exclusive")
-    grid, outputs = grid_of(problem, step_size, grid_constructor)
+    if per_sample and grid_constructor is not None:
+        raise ValueError("options: grid_constructor: not with per_sample")
+    grid, outputs = (
+        _own_grids(problem, step_size) if per_sample else grid_of(problem, step_size, grid_constructor)
+    )
     states = [problem.y0] * len(problem.t)
     step = _stepper(problem, method, grid, perturb)
     y0 = problem.y0
@@ -35,22 +46,35 @@ def solve(problem, method, *, step_size=None, grid_constructor=None, interp="lin
             else:
                 states[j] = y1
         y0 = y1
+    if on_failure is not None:
+        _check_end(y0, method, per_sample, on_failure)
     return torch.stack(states)
+
+
+@torch.compiler.disable
+def _check_end(y, method, per_sample, on_failure):
+    """Raise or warn if the last state is not finite; on the way there no such state becomes finite again."""
+    finite = y.isfinite()
+    finite = finite.reshape(len(y), y.shape[1:].numel()).all(1) if per_sample else finite.all()
+    status = torch.where(finite, int(Status.OK), int(Status.NON_FINITE))
+    if status.any():
+        _control.fail(method, status, on_failure)
 
 
 def _stepper(problem, method, grid, perturb):
     """step(i, y) → the state after step i, and the derivative before it."""
     stages, dtype = _stages.of(method), problem.dtype
     h = grid[1:] - grid[:-1]
-    times = [t.unbind() for t in _stage_times(method, grid, h, dtype, perturb)]
-    weights = h.to(dtype).unsqueeze(1) * _stages.coefficients(method, dtype, grid.device)
-    weights = [w.unbind() for w in weights.split(stages.sizes, 1)]
+    wide = (*grid[1:].shape, *(1,) * (problem.y0.dim() - 1)) if grid.dim() == 2 else h.shape
+    times = [t.view(wide).unbind() for t in _stage_times(method, grid, h, dtype, perturb)]
+    weights = h.to(dtype).unsqueeze(-1) * _stages.coefficients(method, dtype, grid.device)
+    weights = [w.unbind() for w in weights.split(stages.sizes, -1)]
 
     def step(i, y):
         first = problem.func(times[0][i], y)
         here = [t[i] for t in times[1:]], stages, [w[i] for w in weights]
-        k, _ = _stages.evaluate(problem.func, y, first, *here)
-        return _stages.combined(y, k, stages.step, weights[-2][i]), first
+        _, y1 = _stages.evaluate(problem.func, y, first, *here)
+        return y1, first
 
     return step
 
@@ -76,7 +100,7 @@ def grid_of(problem, step_size, grid_constructor=None):
         return t, [[(j, True)] for j in range(1, len(t))]
     times = tuple(t.detach().tolist()) if times is None else times
     if grid_constructor is None:
-        step = _step(float(step_size), times[-1] - times[0])
+        step = _step(step_size, times[-1] - times[0])
         steps, outputs = _plan(times, step, t.dtype, t.requires_grad)
         inner = torch.arange(steps, dtype=t.dtype, device=t.device) * step + t[0]
         return torch.cat((inner, t[-1:])), outputs
@@ -87,11 +111,42 @@ def grid_of(problem, step_size, grid_constructor=None):
     return grid, _outputs(points, times, t.requires_grad)
 
 
+def _own_grids(problem, step_size):
+    """The grids (G, N) of rows with times of their own: between two outputs equal steps, of all rows as many."""
+    t, rows = problem.t, len(problem.y0)
+    t = t if t.dim() == 2 else t.unsqueeze(1).expand(-1, rows)
+    counts = [1] * (len(t) - 1)
+    if step_size is not None and t.numel() > 0:
+        steps = [way / _positive(step_size) for way in _longest_ways(t.detach(), problem.times)]
+        counts = [max(1, math.ceil(number - 1e-6)) for number in steps]  # whatever is rounded
+    elif problem.times is None and t.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_rows(t.detach())
+    grid, outputs = [t[:1]], []
+    for j, count in enumerate(counts, 1):
+        parts = torch.arange(1, count + 1, dtype=t.dtype, device=t.device) / count
+        grid.append(torch.lerp(t[j - 1], t[j], parts.unsqueeze(1)))
+        outputs += [[]] * (count - 1) + [[(j, True)]]
+    return torch.cat(grid), outputs
+
+
+def _longest_ways(t, times):
+    """Between two outputs, of all rows; read from the device where the times are not on the host."""
+    if times is not None:
+        return [abs(end - start) for start, end in pairwise(times)]
+    check_rows(t)
+    return (t[1:] - t[:-1]).abs().amax(1).tolist()
+
+
+def _positive(step_size):
+    size = number("options: step_size", step_size)
+    if not size > 0:
+        raise ValueError(f"options: step_size: expected a positive number, got {size}")
+    return size
+
+
 def _step(step_size, length):
     """The step towards the last time, no longer than the way there."""
-    if not step_size > 0:
-        raise ValueError(f"options: step_size: expected a positive number, got {step_size}")
-    return math.copysign(min(step_size, abs(length)), length)
+    return math.copysign(min(_positive(step_size), abs(length)), length)
 
 
 def _plan(times, step, dtype, differentiable):

@@ -8,11 +8,11 @@ import torch
 from flowkern.ode import adaptive, fixed, per_sample
 from flowkern.ode.control import Control
 from flowkern.ode.problem import (
-    CALLBACKS, Problem, check_monotonic, flattened, problem, unflattened,
+    CALLBACKS, Problem, broadcasts, check_monotonic, flattened, number, problem, unflattened,
 )  # fmt: skip
 from flowkern.ode.tableau import Tableau, tableau
 
-_FIXED = ("step_size", "grid_constructor", "interp", "perturb")
+_FIXED = ("step_size", "grid_constructor", "interp", "perturb", "on_failure", "per_sample")
 _ADAPTIVE = (*Control._fields, "per_sample")
 
 
@@ -21,25 +21,27 @@ def odeint(func, y0, t, *, rtol=1e-7, atol=1e-9, method=None, options=None, even
 
     Args:
         func: (t, y) → dy/dt, like y; t is a scalar tensor of y's dtype. With tuples y and dy/dt
-            are tuples. It leaves y as it is, and returns memory of its own each time.
+            are tuples. It leaves y as it is.
         y0: tensor of any shape, or a tuple of tensors; float32/float64, other dtypes more slowly.
         t: (T,) times that rise or fall, a tensor or a list. Fixed grids check their order only where
             they lie on the host.
         rtol, atol: tolerances of adaptive methods, numbers or tensors like y0; for tuples also one
             for each part.
         method: "euler", "midpoint", "heun2", "heun3", "rk4" (the 3/8 rule), "rk4_classic", on a
-            fixed grid; "bosh3", "dopri5" (default), "tsit5", adaptive.
-        options: for fixed grids step_size, grid_constructor, interp ("linear", "cubic") and perturb;
-            for adaptive methods those of `flowkern.ode.control.Control`, and per_sample: every row of
-            y0 (N, …) has steps of its own, func gets t (N, 1, …), and t may be (T, N).
+            fixed grid; "adaptive_heun", "fehlberg2", "bosh3", "dopri5" (default), "tsit5", "dopri8",
+            adaptive.
+        options: for fixed grids step_size, grid_constructor, interp ("linear", "cubic"), perturb, and
+            on_failure ("raise", "warn": whether the end is finite is read back; default None); for
+            adaptive methods those of `flowkern.ode.control.Control`. For both per_sample: every row
+            of y0 (N, …) has steps of its own, func gets t (N, 1, …), and t may be (T, N).
 
     Returns:
         (T, …) like y0, differentiable in y0, t and what func uses; a tuple for a tuple.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, shape or value.
-        NotImplementedError: event_fn is given.
-        SolverError: an adaptive solve did not reach the last time; its `status` says why.
+        NotImplementedError: event_fn is given, or a method of torchdiffeq that is not here.
+        SolverError: a solve did not reach the last time; its `status` says why.
 
     Source: Chen, torchdiffeq 0.2.5; Hairer, Nørsett, Wanner, Solving Ordinary Differential
     Equations I (1993).
@@ -64,6 +66,10 @@ class Solver(NamedTuple):
     @classmethod
     def of(cls, func, y0, t, rtol, atol, method, options):
         method = tableau("dopri5" if method is None else method)
+        if not callable(func):
+            raise TypeError(f"func: expected a function (t, y) → dy/dt, got {type(func).__name__}")
+        if not isinstance(options, (dict, type(None))):
+            raise TypeError(f"options: expected a dict, got {type(options).__name__}")
         options = _known(dict(options or {}), method)
         by_sample = bool(options.pop("per_sample", False))
         task = problem(func, y0, t, by_sample)
@@ -77,10 +83,9 @@ class Solver(NamedTuple):
         """The states at all times, (T, …)."""
         task = self.task
         if self.method.b_error is None:
-            return fixed.solve(task, self.method, **self.options)
+            return fixed.solve(task, self.method, self.per_sample, **self.options)
         if task.y0.numel() == 0:  # nothing to control; the graph reaches what func uses all the same
-            t = task.t if task.t.dim() == 1 else task.t.new_zeros(len(task.t))
-            return fixed.solve(task._replace(t=t), self.method)
+            return fixed.solve(task, self.method, self.per_sample)
         # Steps depend on numbers: there is no graph of them.
         adapted = torch.compiler.disable(_adapted) if torch.compiler.is_compiling() else _adapted
         return adapted(self)
@@ -89,6 +94,12 @@ class Solver(NamedTuple):
 def _adapted(solver):
     """The states of an adaptive solve, whose steps are those of the batch or of each sample."""
     task = solver.task
+    if task.y0.is_meta:
+        raise ValueError("y0: adaptive steps depend on values, which the meta device has not")
+    for name in ("rtol", "atol"):
+        values = getattr(solver, name)
+        if isinstance(values, torch.Tensor) and not (values >= 0).all():
+            raise ValueError(f"{name}: expected 0 or more, got {values.min().item()}")
     if not solver.per_sample and task.times is None:
         task = task._replace(times=tuple(task.t.tolist()))
         check_monotonic(task.times)
@@ -116,7 +127,10 @@ def _tolerance(name, value, task):
     if isinstance(value, torch.Tensor) and value.requires_grad:
         raise ValueError(f"{name}: cannot require gradients")
     if not isinstance(value, torch.Tensor) or value.numel() == 1:
-        if not float(value) >= 0:
+        if not number(name, value) >= 0:
             raise ValueError(f"{name}: expected 0 or more, got {float(value)}")
         return float(value)
+    if not broadcasts(value.shape, task.y0.shape):
+        wanted = "one for each part of y0" if task.shapes else f"a tensor like y0, {tuple(task.y0.shape)}"
+        raise ValueError(f"{name}: expected a number or {wanted}, got shape {tuple(value.shape)}")
     return value.to(task.y0.device, task.dtype).expand(task.y0.shape)

@@ -10,6 +10,7 @@ import torch
 from flowkern.ode import control as _control
 from flowkern.ode import stages as _stages
 from flowkern.ode.control import Status
+from flowkern.ode.problem import check_rows
 from flowkern.ops import runge_kutta_error, runge_kutta_stage
 
 _RUNNING = -1
@@ -18,10 +19,10 @@ _RUNNING = -1
 def solve(problem, method, rtol, atol, options):
     """The states at problem.t, (T, N, …)."""
     solve = _Solve(problem, method, rtol, atol, _control.control(options))
-    for _ in range(int(solve.control.max_num_steps)):
-        if not solve.under_way:
-            break
+    tried = 0
+    while solve.under_way and tried < solve.control.max_num_steps:
         solve.advance()
+        tried += 1
     return solve.finished()
 
 
@@ -63,9 +64,7 @@ class _Solve:
 
     def _begin(self):
         """Check the times, and choose the first steps."""
-        in_order = (self.arrival[1:] >= self.arrival[:-1]).all() & self.arrival[-1].isfinite().all()
-        if not bool(in_order):
-            raise ValueError("t: expected times that rise or fall throughout, and finite, for each sample")
+        check_rows(self.arrival)
         finite = (self.y + self.f).isfinite().view(len(self.y), -1).all(1)
         bad = ~finite & (self.status == _RUNNING)
         self.status = torch.where(bad, int(Status.NON_FINITE), self.status)

@@ -1,5 +1,6 @@
 """A call of `odeint` in one form: one tensor of states, one function of it, times checked."""
 
+import contextlib
 import math
 from itertools import pairwise
 from typing import NamedTuple
@@ -56,14 +57,19 @@ def problem(func, y0, t, per_sample=False):
         y0 = flattened(y0, per_sample)
     if not (y0.dtype.is_floating_point or y0.dtype.is_complex):
         raise TypeError(f"y0: expected a floating-point or complex dtype, got {y0.dtype}")
+    if y0.layout != torch.strided:
+        raise TypeError(f"y0: expected a dense tensor, got {y0.layout}")
     t, times = _times(t, y0, per_sample)
     callbacks = {name: getattr(func, name) for name in CALLBACKS if hasattr(func, name)}
-    return Problem(_field(func, shapes, per_sample), y0, t, times, shapes, callbacks)
+    return Problem(_Field(func, shapes, per_sample), y0, t, times, shapes, callbacks)
 
 
 def _shapes(y0):
-    if not isinstance(y0, tuple) or not all(isinstance(part, torch.Tensor) for part in y0):
-        raise TypeError(f"y0: expected a tensor or a tuple of tensors, got {type(y0).__name__}")
+    if not isinstance(y0, tuple) or not y0 or not all(isinstance(part, torch.Tensor) for part in y0):
+        got = type(y0).__name__ if y0 else repr(y0)
+        raise TypeError(f"y0: expected a tensor or a tuple of tensors, got {got}")
+    if len(devices := {str(part.device) for part in y0}) > 1:
+        raise ValueError(f"y0: expected parts on one device, got {', '.join(sorted(devices))}")
     return tuple(part.shape for part in y0)
 
 
@@ -90,34 +96,64 @@ def unflattened(y, shapes, leading=()):
     return tuple(part.reshape((*leading, *shape)) for part, shape in zip(parts, shapes))
 
 
-def _field(func, shapes, per_sample):
-    """func on the one tensor of states."""
+class _Field:
+    """func on the one tensor of states.
 
-    def field(t, y):
-        if shapes is None:
-            return _fitted(func(t, y), y)
-        state = unflattened(y, shapes)
-        f = func(t, state)
+    A func may return the same memory each time, as a captured graph does. So the first derivative is
+    copied, and all others if the second one is where the first one was.
+    """
+
+    def __init__(self, func, shapes, per_sample):
+        self.func, self.shapes, self.per_sample = func, shapes, per_sample
+        self.first, self.copies = None, None
+
+    def __call__(self, t, y):
+        if self.shapes is not None:
+            return self._of_parts(t, y)
+        f = _fitted(self.func(t, y), y)
+        return f if self.copies is False else self._own(f)
+
+    def _of_parts(self, t, y):
+        state = unflattened(y, self.shapes)
+        f = self.func(t, state)
         if not isinstance(f, (tuple, list)) or len(f) != len(state):
             got = len(f) if isinstance(f, (tuple, list)) else type(f).__name__
             raise ValueError(f"func: expected a derivative of {len(state)} parts, got {got}")
-        return flattened([_fitted(*pair) for pair in zip(f, state)], per_sample)
+        return flattened([_fitted(*pair) for pair in zip(f, state)], self.per_sample)
 
-    return field
+    def _own(self, f):
+        """f in memory that nothing else writes into."""
+        if self.copies is None and self.first is None and not torch.compiler.is_compiling():
+            self.first = f.detach()
+        elif self.copies is None and self.first is not None:
+            self.copies, self.first = torch._C._is_alias_of(f, self.first), None
+        return f if self.copies is False else f.clone()
 
 
 def _fitted(f, y):
     """A derivative that broadcasts to the state, in its dtype (under autocast it has another)."""
     if not isinstance(f, torch.Tensor):
         raise TypeError(f"func: expected a tensor like the state, got {type(f).__name__}")
-    if f.shape == y.shape and f.dtype == y.dtype:
+    if f.shape == y.shape and f.dtype == y.dtype and f.device == y.device:
         return f
-    sizes = zip(reversed(f.shape), reversed(y.shape))
-    broadcasts = f.dim() <= y.dim() and all(n in (1, m) for n, m in sizes)
-    if not broadcasts or not torch.can_cast(f.dtype, y.dtype):
-        got, want = f"{f.dtype} {tuple(f.shape)}", f"{y.dtype} {tuple(y.shape)}"
+    fits = broadcasts(f.shape, y.shape) and torch.can_cast(f.dtype, y.dtype)
+    if not fits or f.device != y.device:
+        want, got = (f"{a.dtype} {tuple(a.shape)} on {a.device}" for a in (y, f))
         raise ValueError(f"func: expected a derivative like the state, {want}, got {got}")
     return f.to(y.dtype).expand(y.shape)
+
+
+def broadcasts(shape, to):
+    """Whether a tensor of a shape expands to another one."""
+    return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(reversed(shape), reversed(to)))
+
+
+def number(name, value):
+    """The value as a float; a TypeError that names it where it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected a number, got {value!r}") from None
 
 
 def _times(t, y0, per_sample):
@@ -131,6 +167,8 @@ def _times(t, y0, per_sample):
         except TypeError:
             got = type(t).__name__
             raise TypeError(f"t: expected a tensor or a list of numbers, got {got}") from None
+    if t.is_meta and not y0.is_meta:
+        raise ValueError(f"t: expected device {y0.device} as y0 has, got meta")
     if not t.dtype.is_floating_point:
         raise TypeError(f"t: expected a floating-point dtype, got {t.dtype}")
     by_row = per_sample and t.dim() == 2 and t.shape[1] == len(y0)
@@ -140,10 +178,18 @@ def _times(t, y0, per_sample):
     if by_row:
         return t.to(y0.device), None
     if times is None and t.device.type == "cpu" and not torch.compiler.is_compiling():
-        times = tuple(t.tolist())
+        with contextlib.suppress(RuntimeError):  # under vmap there are no values
+            times = tuple(t.tolist())
     if times is not None:
         check_monotonic(times)
     return t.to(y0.device), times
+
+
+def check_rows(t):
+    """`check_monotonic` for the times (T, N) of each sample; it waits for their device."""
+    onward = (t[1:] - t[:-1]) * torch.where(t[-1] < t[0], -1.0, 1.0)
+    if not bool((onward >= 0).all() & t.isfinite().all()):
+        raise ValueError("t: expected times that rise or fall throughout, and finite, for each sample")
 
 
 def check_monotonic(times):

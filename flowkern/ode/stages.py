@@ -16,6 +16,7 @@ class Stages(NamedTuple):
         step, error: likewise for the new state and for the error (of adaptive methods).
         coefficients: their weights: of each row, of `step` and of `error`.
         sizes: how many weights each of these has.
+        ends: whether the new state is that at which the last stage is evaluated.
     """
 
     rows: tuple
@@ -23,6 +24,7 @@ class Stages(NamedTuple):
     error: tuple
     coefficients: tuple
     sizes: tuple
+    ends: bool
 
 
 def of(method):
@@ -30,7 +32,8 @@ def of(method):
     combinations = (*method.a[1:], method.b, method.b_error or ())
     used = [tuple(j for j, weight in enumerate(row) if weight != 0) for row in combinations]
     coefficients = tuple(tuple(row[j] for j in u) for row, u in zip(combinations, used))
-    return Stages(tuple(used[:-2]), used[-2], used[-1], coefficients, tuple(map(len, used)))
+    ends = (*method.a[-1], 0.0) == method.b
+    return Stages(tuple(used[:-2]), used[-2], used[-1], coefficients, tuple(map(len, used)), ends)
 
 
 def coefficients(method, dtype, device):
@@ -54,9 +57,9 @@ def combined(y, k, used, weights):
 
 
 def evaluate(func, y, first, times, stages, weights):
-    """All stages k from the first, and the state at which the last one is evaluated."""
+    """All stages k from the first, and the state after the step."""
     k, state = [first], y
     for used, t, w in zip(stages.rows, times, weights):
         state = combined(y, k, used, w)
         k.append(func(t, state))
-    return k, state
+    return k, state if stages.ends else combined(y, k, stages.step, weights[-2])

@@ -6,15 +6,19 @@ error h Σ_i b_error_i k_i. The dense output is y(t0 + θh) = y0 + h Σ_i k_i Σ
 A name that torchdiffeq has means what it means there: `rk4` is the 3/8 rule, `rk4_classic` the
 classical method.
 
-Sources: Hairer, Nørsett, Wanner, Solving Ordinary Differential Equations I (II.1, II.4); Dormand and
-Prince 1980 with Shampine's midpoint 1986; Bogacki and Shampine 1989; Tsitouras 2011.
+Sources: Hairer, Nørsett, Wanner, Solving Ordinary Differential Equations I (II.1, II.4); Fehlberg 1969;
+Dormand and Prince 1980 with Shampine's midpoint 1986, Prince and Dormand 1981 with the dense output from which
+torchdiffeq 0.2.5 has its midpoint; Bogacki and Shampine 1989; Tsitouras 2011.
 """
 
 from typing import NamedTuple
 
 
 class Tableau(NamedTuple):
-    """Coefficients of one method. In adaptive ones the last stage is f(t1, y1), the next step's first.
+    """Coefficients of one method. In adaptive ones the last stage is at t1, and the next step's first.
+
+    It is f(t1, y1) but in `adaptive_heun` and `fehlberg2`, whose last stage sees a state of order 1 or 2
+    there; that does not lower their order, and is what torchdiffeq does.
 
     Attributes:
         a: stage i's weights of the stages before it: row i has i entries.
@@ -33,8 +37,10 @@ class Tableau(NamedTuple):
 
 
 def tableau(name):
-    """The tableau called `name`; a ValueError that names `method` where there is none."""
-    if name not in TABLEAUX:
+    """The tableau called `name`; an error that names `method` where there is none."""
+    if name in _NO_TABLEAU:
+        raise NotImplementedError(f"method: {name!r} is no Runge-Kutta method; use torchdiffeq.odeint")
+    if not isinstance(name, str) or name not in TABLEAUX:
         raise ValueError(f"method: expected one of {', '.join(TABLEAUX)}, got {name!r}")
     return TABLEAUX[name]
 
@@ -51,13 +57,24 @@ def _quartic(b, middle):
     return tuple(rows)
 
 
+def _hermite(b):
+    """The cubic that meets y and f at both ends. torchdiffeq's middles of `bosh3` and `fehlberg2`, by the
+    second stage alone, are wrong in the second order, by more than the tolerance."""
+    last = len(b) - 1
+    return _quartic(b, [end / 2 + ((i == 0) - (i == last)) / 8 for i, end in enumerate(b)])
+
+
+def _meeting(b, dense):
+    """The dense output whose digits, as they are published, meet the step at its end only to 1e-12."""
+    return tuple((*row[:-1], end - sum(row[:-1])) for end, row in zip(b, dense, strict=True))
+
+
 def _difference(b, embedded):
     return tuple(x - y for x, y in zip(b, embedded, strict=True))
 
 
 _BOSH3_B = (2 / 9, 1 / 3, 4 / 9, 0.0)
-# Cubic Hermite. torchdiffeq's middle, (0, 1/2, 0, 0), is wrong in the second order.
-_BOSH3_MIDDLE = (1 / 9 + 1 / 8, 1 / 6, 2 / 9, -1 / 8)
+_FEHLBERG2_B = (1 / 512, 255 / 256, 1 / 512)
 _DOPRI5_B = (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0.0)
 _DOPRI5_EMBEDDED = (
     1951 / 21600, 0.0, 22642 / 50085, 451 / 720, -12231 / 42400, 649 / 6300, 1 / 60,
@@ -65,6 +82,29 @@ _DOPRI5_EMBEDDED = (
 _DOPRI5_MIDDLE = (
     6025192743 / 30085553152 / 2, 0.0, 51252292925 / 65400821598 / 2, -2691868925 / 45128329728 / 2,
     187940372067 / 1594534317056 / 2, -1776094331 / 19743644256 / 2, 11237099 / 235043384 / 2,
+)  # fmt: skip
+_DOPRI8_B = (
+    14005451 / 335480064, 0.0, 0.0, 0.0, 0.0, -59238493 / 1068277825, 181606767 / 758867731,
+    561292985 / 797845732, -1041891430 / 1371343529, 760417239 / 1151165299, 118820643 / 751138087,
+    -528747749 / 2220607170, 1 / 4, 0.0,
+)
+_DOPRI8_EMBEDDED = (
+    13451932 / 455176623, 0.0, 0.0, 0.0, 0.0, -808719846 / 976000145, 1757004468 / 5645159321,
+    656045339 / 265891186, -3867574721 / 1518517206, 465885868 / 322736535, 53011238 / 667516719,
+    2 / 45, 0.0, 0.0,
+)
+_DOPRI8_DENSE = (
+    (1.0, -6.6910181737837595, 19.999006933368396, -30.061056828966645, 22.139650499809406, -6.34483493928604),
+    *[(0.0,) * 6] * 4,
+    (0.0, -7.6142658045872675, 52.227353279294555, -121.49996277313346, 116.44221495503422, -39.61079198522025),
+    (0.0, 10.728139263042886, -46.89191641810936, 83.17210046398478, -67.14513188259572, 20.376121380879145),
+    (0.0, 0.5526637063753649, -0.18908932250105956, 9.572450755599366, -16.56722435274965, 7.334709882679536),
+    (0.0, 4.218656262566515, -35.70759759462221, 87.84060576772056, -89.9916014847245, 32.88017743524592),
+    (0.0, -0.6627209125361597, 6.273644808324035, -17.415210777076297, 22.623748964853284, -10.158899052642676),
+    (0.0, -1.2636789001135462, 10.316088127245076, -28.590328951479098, 32.23623401673554, -12.540126809878256),
+    (0.0, 5.410603789859042, -34.76507698666118, 81.66309505843414, -82.10203154883598, 29.555300148451604),
+    (0.0, -7.032137906794574, 47.745797107822554, -114.93752913770093, 116.26621857911195, -41.79234864243906),
+    (0.0, 2.3537586759714983, -19.008209934160803, 50.255836422617605, -53.90207774663854, 20.300692582210083),
 )  # fmt: skip
 _TSIT5_B = (
     0.09646076681806523, 0.01, 0.4798896504144996, 1.379008574103742, -3.290069515436081,
@@ -98,12 +138,28 @@ _METHODS = (
         c=(0.0, 1 / 2, 1 / 2, 1.0),
     ),
     Tableau(
+        "adaptive_heun", 2,
+        a=((), (1.0,)),
+        b=(1 / 2, 1 / 2),
+        c=(0.0, 1.0),
+        b_error=(1 / 2, -1 / 2),
+        dense=_quartic((1 / 2, 1 / 2), (1 / 2, 0.0)),
+    ),
+    Tableau(
+        "fehlberg2", 2,
+        a=((), (1 / 2,), (1 / 256, 255 / 256)),
+        b=_FEHLBERG2_B,
+        c=(0.0, 1 / 2, 1.0),
+        b_error=(-1 / 512, 0.0, 1 / 512),
+        dense=_hermite(_FEHLBERG2_B),
+    ),
+    Tableau(
         "bosh3", 3,
         a=((), (1 / 2,), (0.0, 3 / 4), (2 / 9, 1 / 3, 4 / 9)),
         b=_BOSH3_B,
         c=(0.0, 1 / 2, 3 / 4, 1.0),
         b_error=_difference(_BOSH3_B, (7 / 24, 1 / 4, 1 / 3, 1 / 8)),
-        dense=_quartic(_BOSH3_B, _BOSH3_MIDDLE),
+        dense=_hermite(_BOSH3_B),
     ),
     Tableau(
         "dopri5", 5,
@@ -137,6 +193,54 @@ _METHODS = (
         ),
         dense=_TSIT5_DENSE,
     ),
+    Tableau(
+        "dopri8", 8,
+        a=(
+            (), (1 / 18,), (1 / 48, 1 / 16), (1 / 32, 0.0, 3 / 32), (5 / 16, 0.0, -75 / 64, 75 / 64),
+            (3 / 80, 0.0, 0.0, 3 / 16, 3 / 20),
+            (
+                29443841 / 614563906, 0.0, 0.0, 77736538 / 692538347, -28693883 / 1125000000,
+                23124283 / 1800000000,
+            ),
+            (
+                16016141 / 946692911, 0.0, 0.0, 61564180 / 158732637, 22789713 / 633445777,
+                545815736 / 2771057229, -180193667 / 1043307555,
+            ),
+            (
+                39632708 / 573591083, 0.0, 0.0, -433636366 / 683701615, -421739975 / 2616292301,
+                100302831 / 723423059, 790204164 / 839813087, 800635310 / 3783071287,
+            ),
+            (
+                246121993 / 1340847787, 0.0, 0.0, -37695042795 / 15268766246, -309121744 / 1061227803,
+                -12992083 / 490766935, 6005943493 / 2108947869, 393006217 / 1396673457,
+                123872331 / 1001029789,
+            ),
+            (
+                -1028468189 / 846180014, 0.0, 0.0, 8478235783 / 508512852, 1311729495 / 1432422823,
+                -10304129995 / 1701304382, -48777925059 / 3047939560, 15336726248 / 1032824649,
+                -45442868181 / 3398467696, 3065993473 / 597172653,
+            ),
+            (
+                185892177 / 718116043, 0.0, 0.0, -3185094517 / 667107341, -477755414 / 1098053517,
+                -703635378 / 230739211, 5731566787 / 1027545527, 5232866602 / 850066563,
+                -4093664535 / 808688257, 3962137247 / 1805957418, 65686358 / 487910083,
+            ),
+            (
+                403863854 / 491063109, 0.0, 0.0, -5068492393 / 434740067, -411421997 / 543043805,
+                652783627 / 914296604, 11173962825 / 925320556, -13158990841 / 6184727034,
+                3936647629 / 1978049680, -160528059 / 685178525, 248638103 / 1413531060, 0.0,
+            ),
+            _DOPRI8_B[:-1],
+        ),
+        b=_DOPRI8_B,
+        c=(
+            0.0, 1 / 18, 1 / 12, 1 / 8, 5 / 16, 3 / 8, 59 / 400, 93 / 200, 5490023248 / 9719169821, 13 / 20,
+            1201146811 / 1299019798, 1.0, 1.0, 1.0,
+        ),
+        b_error=_difference(_DOPRI8_B, _DOPRI8_EMBEDDED),
+        dense=_meeting(_DOPRI8_B, _DOPRI8_DENSE),
+    ),
 )  # fmt: skip
 
 TABLEAUX = {method.name: method for method in _METHODS}
+_NO_TABLEAU = ("explicit_adams", "implicit_adams", "fixed_adams", "scipy_solver")  # of torchdiffeq

@@ -1,5 +1,6 @@
 """Checks and views shared by the coupling ops: x as (N, D), params as (N, T, P), index as (T,)."""
 
+import contextlib
 import math
 
 import torch
@@ -138,6 +139,13 @@ def _check_index(index, width):
     if index.unique().numel() != index.numel():
         raise ValueError(f"index: names a feature twice: {index.tolist()}")
     index._flowkern_checked = state
+
+
+def without_autocast(device_type):
+    """A context in which autocast is off, on devices too that have none, such as meta."""
+    if not torch.amp.is_autocast_available(device_type):
+        return contextlib.nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 def in_dtype(tensor, dtype):

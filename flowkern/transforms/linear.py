@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from flowkern.nn._arguments import check_count, check_dtype, check_features
-from flowkern.ops._arguments import compute_dtype
+from flowkern.ops._arguments import compute_dtype, without_autocast
 from flowkern.transforms.base import Transform
 
 
@@ -76,7 +76,7 @@ class LULinear(Transform):
     def forward(self, x, context=None):
         """y (…, D) and logabsdet (…,)."""
         dtype = self._dtype("x", x)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device.type):
             lower, upper = self._factors(dtype)
             y = F.linear(x.to(dtype), lower @ upper, self.bias.to(dtype))
         return y.to(x.dtype), self._logabsdet(x, dtype)
@@ -84,7 +84,7 @@ class LULinear(Transform):
     def inverse(self, y, context=None):
         """x (…, D) and logabsdet (…,)."""
         dtype = self._dtype("y", y)
-        with torch.autocast(y.device.type, enabled=False):
+        with without_autocast(y.device.type):
             lower, upper = self._factors(dtype)
             rows = (y.to(dtype) - self.bias.to(dtype)).reshape(-1, y.shape[-1])
             rows = _solve(lower.mT, rows, upper=True, unitriangular=True)

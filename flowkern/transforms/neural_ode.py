@@ -13,7 +13,7 @@ from flowkern.nn._arguments import (
     check_dtype,
     check_features,
 )
-from flowkern.ops._arguments import in_dtype
+from flowkern.ops._arguments import in_dtype, without_autocast
 from flowkern.ops.neural_ode import TABLEAUX
 from flowkern.transforms._hutchinson import noise as hutchinson
 from flowkern.transforms.base import Transform
@@ -133,7 +133,7 @@ class NeuralODE(Transform):
         parameter = next(field.parameters())
         x = _converted(name, x, parameter)
         context = None if context is None else _converted("context", context, parameter)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device.type):
             layers = field.layers(context)
             trace = self._trace(name, x, context) if trace else None
             return ops.neural_ode(

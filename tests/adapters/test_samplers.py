@@ -193,7 +193,7 @@ def test_calls_that_torchdyn_computes():
     assert not torch.allclose(coarse, exact, rtol=1e-3, atol=1e-3)
     handle = model.vf.register_forward_hook(lambda *_: None)
     torch.testing.assert_close(model(x, TIMES[[0, -1]])[1], exact)
-    assert note(model).endswith("at present left to its own code: its velocity model has hooks")
+    assert note(model).endswith("at present left to its own code: its network has hooks")
     handle.remove()
     assert torch.equal(model(x, TIMES[[0, -1]])[1], coarse)
 

@@ -8,9 +8,10 @@ import torchdiffeq
 
 import flowkern
 from flowkern.ode import SolverWarning, Status
-from tests.ode.fields import Field, close, decay, logistic
+from tests.ode.fields import Field, close, decay, logistic, spiral
 
-METHODS = ("bosh3", "dopri5", "tsit5")
+ORDERS = {"adaptive_heun": 2, "fehlberg2": 2, "bosh3": 3, "dopri5": 5, "tsit5": 5, "dopri8": 8}
+METHODS = ("bosh3", "dopri5", "tsit5", "dopri8")  # whose tolerances may be small
 T = torch.tensor([0.0, 0.3, 0.55, 2.0], dtype=torch.float64)
 STOPS = torch.tensor([-0.7, -0.4, 0.4, 0.7], dtype=torch.float64)
 OPTIONS = {
@@ -35,6 +36,30 @@ def test_numbers_of_torchdiffeq(options):
         want, evaluations = torchdiffeq.odeint(field, y0, t, **call), field.take()
         close(flowkern.odeint(field, y0, t, **call), want)
         assert field.take() == evaluations
+
+
+@pytest.mark.parametrize("method", ["adaptive_heun", "fehlberg2", "bosh3", "dopri8"])
+def test_numbers_of_torchdiffeqs_other_methods(method):
+    """Those between steps too, where torchdiffeq's are as right as those of its steps."""
+    field, y0 = Field(torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    for sign in (1, -1):
+        options = {} if method == "adaptive_heun" else {"step_t": sign * T[1:]}
+        call = dict(method=method, rtol=1e-4, atol=1e-5, options=options)
+        want = torchdiffeq.odeint(field, y0, sign * T, **call)
+        close(flowkern.odeint(field, y0, sign * T, **call), want)
+
+
+@pytest.mark.parametrize("method, order", ORDERS.items())
+def test_order_of_convergence(method, order):
+    """Errors at the end of steps of one size fall by 2^order for half of it (tsit5: by almost 2^6)."""
+    field, y0, solution = spiral(5)
+    errors = []
+    for steps in (8, 16):
+        h = 2 / steps
+        options = {"min_step": h, "max_step": h}
+        states = flowkern.odeint(field, y0, [0.0, 2.0], method=method, options=options)
+        errors.append((states[-1] - solution(torch.tensor(2.0).double())).norm())
+    assert -0.2 < math.log2(errors[0] / errors[1]) - order < 0.9
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -101,13 +126,14 @@ def test_outputs_do_not_change_the_steps():
         assert (many == state).flatten(1).all(1).any()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ORDERS)
 def test_gradients(method):
     """Against finite differences of a solve with given steps, and of the solution."""
     field = Field(torch.float64)
     y0 = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     t = torch.tensor([0.0, 0.2, 0.5], dtype=torch.float64, requires_grad=True)
-    call = dict(method=method, rtol=1e-9, atol=1e-9, options={"max_step": 0.1})
+    tolerance = 1e-9 if method in METHODS else 0.1
+    call = dict(method=method, rtol=tolerance, atol=tolerance, options={"first_step": 0.1, "max_step": 0.1})
     inputs = y0, t, *field.parameters()
     assert torch.autograd.gradcheck(
         lambda y0, t, *_: flowkern.odeint(field, y0, t, **call), inputs, rtol=1e-3, atol=1e-4
@@ -221,10 +247,22 @@ def test_failures(field, y0, options, status, message, per_sample):
         ({"options": {"on_failure": "ignore"}}, "on_failure: expected 'raise' or 'warn', got 'ignore'"),
         ({"options": {"max_step": -1.0}}, "min_step <= max_step and max_step > 0, got 0.0 and -1.0"),
         ({"options": {"min_step": 2.0, "max_step": 1.0}}, "expected 0 <= min_step <= max_step"),
+        ({"options": {"first_step": 0.0}}, "first_step: expected a positive number, got 0.0"),
+        ({"options": {"safety": 0.0}}, "safety > 0 and 0 < dfactor <= 1 <= ifactor, got 0.0, 0.2 and 10.0"),
+        ({"options": {"ifactor": 0.5}}, "dfactor <= 1 <= ifactor, got 0.9, 0.2 and 0.5"),
+        ({"rtol": torch.tensor([[1e-3], [-1e-3]])}, "rtol: expected 0 or more, got -0.001"),
+        ({"atol": torch.tensor([[1e-3], [math.nan]])}, "atol: expected 0 or more, got nan"),
+        ({"y0": BLOW_UP.to("meta")}, "y0: adaptive steps depend on values, which the meta device has not"),
         ({"rtol": -1e-3}, "rtol: expected 0 or more, got -0.001"),
         ({"atol": math.nan}, "atol: expected 0 or more, got nan"),
     ],
 )
 def test_errors_name_the_argument(call, message):
+    call = {"func": logistic, "y0": BLOW_UP, "t": [0.0, 1.0], **call}
     with pytest.raises(ValueError, match=message):
-        flowkern.odeint(logistic, BLOW_UP, [0.0, 1.0], **call)
+        flowkern.odeint(**call)
+
+
+def test_a_norm_is_a_function():
+    with pytest.raises(TypeError, match="options: norm: expected a function, got 3"):
+        flowkern.odeint(logistic, BLOW_UP, [0.0, 1.0], options={"norm": 3})

@@ -75,9 +75,25 @@ def test_per_sample_forward():
         close(a, b, rtol=1e-5)
 
 
-def test_a_batch_of_none():
+@pytest.mark.parametrize("method", ["tsit5", "rk4"])
+def test_times_of_each_sample(method):
+    """Gradients to them too, as by backpropagation; one sample stands still."""
+    field, y0 = Field(torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    t = torch.tensor([0.0, 0.5, 1.0, -0.2]).double() + T.unsqueeze(1) * torch.tensor([1.0, -0.5, 0.0, 2.0])
+    size = {"step_size": 0.02} if method == "rk4" else {}
+    call = dict(method=method, rtol=1e-9, atol=1e-9, options={"per_sample": True, **size})
+    got, want = (gradients(f, field, y0, t, **call) for f in (flowkern.odeint_adjoint, flowkern.odeint))
+    assert got[1].shape == t.shape and got[1].abs().min() > 1e-3
+    for a, b in zip(got, want, strict=True):
+        close(a, b, rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"per_sample": True}])
+def test_a_batch_of_none(options):
     field, y0 = Field(torch.float64), torch.zeros(0, 3, dtype=torch.float64)
-    assert not any(grad.any() for grad in gradients(flowkern.odeint_adjoint, field, y0, T))
+    for t in (T, T.unsqueeze(1).expand(-1, 0)) if options else (T,):
+        grads = gradients(flowkern.odeint_adjoint, field, y0, t, options=options)
+        assert not any(grad.any() for grad in grads)
 
 
 def test_memory_does_not_grow_with_the_steps():
@@ -105,8 +121,11 @@ def test_memory_does_not_grow_with_the_steps():
             ValueError, "adjoint_options: needed",
         ),
         (
-            {"adjoint_params": (), "t": torch.zeros(2, 3), "options": {"per_sample": True}},
-            ValueError, r"t: expected shape \(T,\), got \(2, 3\)",
+            {
+                "adjoint_params": (), "t": torch.zeros(2, 3), "options": {"per_sample": True},
+                "adjoint_options": {"step_t": [0.5], "jump_t": [0.1]},
+            },
+            ValueError, "adjoint_options: jump_t, step_t: not with times of each sample",
         ),
         ({"adjoint_params": (), "event_fn": max}, NotImplementedError, "event_fn"),
     ],

@@ -5,8 +5,11 @@ import math
 import pytest
 import torch
 import torchdiffeq
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import flowkern
+from flowkern.ode import Status
 from flowkern.ode import stages as _stages
 from tests.ode.fields import Field, close, logistic, spiral
 
@@ -187,19 +190,130 @@ def test_transforms():
     close(torch.func.vmap(torch.func.jacrev(solve))(y0), want)
     close(torch.func.vmap(torch.func.jacfwd(solve))(y0), want)
 
+    def until(end, y):
+        return flowkern.odeint(field, y, torch.stack((0 * end, end)), method="rk4")[-1]
 
-def test_nothing_is_read_back():
-    """Where t is the grid, the meta device, which has no values, goes through a solve."""
-    y0, t = torch.empty(4, 3, device="meta"), torch.empty(5, device="meta")
-    with flowkern.backend("reference"):
-        states = flowkern.odeint(lambda t, y: t * y, y0, t, method="rk4")
-    assert states.shape == (5, 4, 3)
+    ends = torch.tensor([0.3, 1.0, -0.5, 0.0], dtype=torch.float64)
+    close(torch.func.vmap(until)(ends, y0), torch.stack([*map(until, ends, y0)]))
+
+
+class OnHost(TorchDispatchMode):
+    """Counts the operations with a tensor on the CPU, by which another device would be waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.count += any(
+            isinstance(part, torch.Tensor) and part.device.type == "cpu"
+            for part in tree_leaves((args, kwargs, result))
+        )
+        return result
+
+
+def operations_on_host(t, solve=flowkern.odeint, **options):
+    """How many a solve on the meta device, which has no values, and its gradients have; not the first solve."""
+    field, y0 = Field(torch.float32).to("meta"), torch.empty(4, 3, device="meta", requires_grad=True)
+    for _ in range(2):
+        with flowkern.backend("reference"), OnHost() as mode:
+            states = solve(field, y0, t, method="rk4", options=options)
+            torch.autograd.grad(states.sum(), (y0, *field.parameters()))
+    assert states.shape == (len(t), 4, 3)
+    return mode.count
+
+
+@pytest.mark.parametrize("solve", [flowkern.odeint, flowkern.odeint_adjoint])
+@pytest.mark.parametrize("options", [{}, {"perturb": True}, {"per_sample": True}])
+def test_a_solve_stays_on_its_device(solve, options):
+    """Where t is the grid nothing is read back or copied, so that a CUDA graph can be captured."""
+    assert operations_on_host(torch.empty(5, device="meta", requires_grad=True), solve, **options) == 0
+    if options.get("per_sample"):
+        assert operations_on_host(torch.empty(5, 4, device="meta"), solve, **options) == 0
+
+
+def test_steps_on_their_device():
+    """With a step size and times on the host, as many operations there for many steps as for few."""
+    for options in ({}, {"interp": "cubic"}, {"per_sample": True}):
+        few, many = (operations_on_host([0.0, 0.35, 1.0], step_size=1 / n, **options) for n in (4, 64))
+        assert few == many
+
+
+def test_operations_on_the_host_are_seen():
+    with flowkern.backend("reference"), OnHost() as mode:
+        states = flowkern.odeint(lambda t, y: y + torch.ones(()), torch.empty(3, device="meta"), T, method="euler")
+    assert states.is_meta and mode.count > 3
+
+
+@pytest.mark.parametrize("options", [{}, {"step_size": 0.1}])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_status(options, per_sample):
+    """y' = y² leaves the floats on the way for one row: an error or a warning, if one is asked for."""
+    y0, t = torch.tensor([[0.1], [9.0], [0.2]]), torch.linspace(0, 2, 41)
+    call = dict(method="rk4", options={**options, "per_sample": per_sample})
+    states = flowkern.odeint(lambda t, y: y * y, y0, t, **call)
+    assert states[:, [0, 2]].isfinite().all() and not states[-1, 1].isfinite()
+    message = "rk4 did not reach the last time: (1 of 3 samples: )?the state or its derivative is not finite"
+    want = [Status.OK, Status.NON_FINITE, Status.OK] if per_sample else Status.NON_FINITE
+    call["options"]["on_failure"] = "raise"
+    with pytest.raises(flowkern.SolverError, match=message) as raised:
+        flowkern.odeint(lambda t, y: y * y, y0, t, **call)
+    assert raised.value.status.tolist() == want
+    call["options"]["on_failure"] = "warn"
+    with pytest.warns(flowkern.ode.SolverWarning, match=message) as warned:
+        again = flowkern.odeint(lambda t, y: y * y, y0, t, **call)
+    assert warned[0].message.status.tolist() == want
+    torch.testing.assert_close(again, states, equal_nan=True)
+    states = flowkern.odeint(lambda t, y: -y, y0, t, **call)  # without a warning
+    assert states.isfinite().all()
+
+
+def test_status_of_tuples_and_under_a_compiler():
+    pair, options = (torch.ones(3), torch.full((2,), 9.0)), {"on_failure": "raise"}
+    grow = lambda t, s: (-s[0], s[1] ** 2)  # noqa: E731
+    with pytest.raises(flowkern.SolverError) as raised:
+        flowkern.odeint(grow, pair, torch.linspace(0, 2, 21), method="rk4", options=options)
+    assert raised.value.status.tolist() == Status.NON_FINITE
+    solve = torch.compile(
+        lambda y: flowkern.odeint(lambda t, y: y * y, y, T, method="euler", options=options),
+        backend="aot_eager",
+    )
+    close(solve(torch.ones(3)), flowkern.odeint(lambda t, y: y * y, torch.ones(3), T, method="euler"))
+    with pytest.raises(flowkern.SolverError):
+        solve(torch.full((3,), 1e30))
+
+
+@pytest.mark.parametrize("method", ["rk4", "dopri5", "tsit5"])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_a_field_that_returns_the_same_memory(method, per_sample):
+    """As captured graphs do, as `out=` does; or each time the same constant, which is as right."""
+    y0, out = torch.rand(4, 3, dtype=torch.float64), torch.empty(4, 3, dtype=torch.float64)
+    call = dict(method=method, rtol=1e-6, atol=1e-6, options={"per_sample": per_sample})
+    with torch.no_grad():
+        want = flowkern.odeint(lambda t, y: t - y, y0, T.double(), **call)
+        for field in (
+            lambda t, y: torch.sub(t, y, out=out),
+            lambda t, y: torch.sub(t, y, out=out).detach(),  # another tensor, on the same memory
+            lambda t, y: out.copy_(t - y).T.T,
+        ):
+            assert torch.equal(flowkern.odeint(field, y0, T.double(), **call), want)
+    constant = flowkern.odeint(lambda t, y: out.fill_(2.0), y0, T.double(), **call)
+    close(constant, y0 + 2 * T.double().view(4, 1, 1))
+
+
+def test_a_compiled_field_that_returns_the_same_memory():
+    def solve(y):
+        out = torch.empty_like(y)
+        return flowkern.odeint(lambda t, y: torch.sub(t, y, out=out), y, T, method="rk4")
+
+    y0 = torch.rand(4, 3)
+    compiled = torch.compile(solve, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(y0), flowkern.odeint(lambda t, y: t - y, y0, T, method="rk4"))
 
 
 @pytest.mark.parametrize(
     "change, error, message",
     [
-        ({"method": "dopri8"}, ValueError, "method: expected one of .*, got 'dopri8'"),
+        ({"method": "rk5"}, ValueError, "method: expected one of .*, got 'rk5'"),
         ({"event_fn": logistic}, NotImplementedError, "event_fn"),
         ({"t": [0.0, 1.0, 0.5]}, ValueError, "t: expected times that rise or fall"),
         ({"t": [0.0, math.inf]}, ValueError, "t: expected times that rise or fall"),
@@ -207,8 +321,27 @@ def test_nothing_is_read_back():
         ({"t": torch.zeros(2, 2)}, ValueError, r"t: expected shape \(T,\), got \(2, 2\)"),
         ({"t": torch.arange(3)}, TypeError, "t: expected a floating-point dtype, got torch.int64"),
         ({"y0": [1.0]}, TypeError, "y0: expected a tensor or a tuple of tensors, got list"),
+        (
+            {"y0": (torch.ones(3), torch.ones(3, device="meta"))},
+            ValueError, "y0: expected parts on one device, got cpu, meta",
+        ),
+        ({"t": torch.ones(2, device="meta")}, ValueError, "t: expected device cpu as y0 has, got meta"),
+        ({"y0": ()}, TypeError, r"y0: expected a tensor or a tuple of tensors, got \(\)"),
+        ({"y0": torch.eye(3).to_sparse()}, TypeError, "y0: expected a dense tensor, got torch.sparse_coo"),
+        ({"func": None}, TypeError, "func: expected a function .*, got NoneType"),
+        ({"func": lambda t, y: y.to("meta")}, ValueError, r"func: .* \(3,\) on cpu, got .* \(3,\) on meta"),
+        ({"method": ["rk4"]}, ValueError, r"method: expected one of .*, got \['rk4'\]"),
+        ({"options": [1]}, TypeError, "options: expected a dict, got list"),
+        ({"options": {"step_size": "a"}}, TypeError, "options: step_size: expected a number, got 'a'"),
+        ({"rtol": None}, TypeError, "rtol: expected a number, got None"),
+        ({"atol": torch.ones(4)}, ValueError, r"atol: expected a number or a tensor like y0, \(3,\), got shape"),
         ({"y0": torch.ones(3).long()}, TypeError, "y0: expected a floating-point or complex dtype"),
         ({"options": {"step_size": 0.0}}, ValueError, "step_size: expected a positive number"),
+        ({"options": {"on_failure": True}}, ValueError, "on_failure: expected None, 'raise' or 'warn', got True"),
+        (
+            {"options": {"per_sample": True, "grid_constructor": max}},
+            ValueError, "grid_constructor: not with per_sample",
+        ),
         ({"options": {"interp": "quintic"}}, ValueError, "interp: expected 'linear' or 'cubic'"),
         ({"func": lambda t, y: 1j * y}, ValueError, "func: expected a derivative like the state"),
         ({"func": lambda t, y: y[:2]}, ValueError, "func: expected a derivative like the state"),
@@ -216,7 +349,7 @@ def test_nothing_is_read_back():
         ({"func": lambda t, y: None}, TypeError, "func: expected a tensor like the state, got NoneType"),
         ({"rtol": (1e-3, 1e-3)}, ValueError, "rtol: expected a number or one for each part"),
     ],
-)
+)  # fmt: skip
 def test_errors_name_the_argument(change, error, message):
     call = {"func": lambda t, y: -y, "y0": torch.ones(3), "t": [0.0, 1.0], "method": "euler", **change}
     with pytest.raises(error, match=message):
@@ -226,7 +359,7 @@ def test_errors_name_the_argument(change, error, message):
 @pytest.mark.parametrize(
     "func, message",
     [
-        (lambda t, y: (y[1], y[0]), r"derivative like the state, .* \(3, 2\), got .* \(2, 3\)"),
+        (lambda t, y: (y[1], y[0]), r"derivative like the state, .* \(3, 2\) on cpu, got .* \(2, 3\)"),
         (lambda t, y: y[:1], "func: expected a derivative of 2 parts, got 1"),
         (lambda t, y: y[0], "func: expected a derivative of 2 parts, got Tensor"),
     ],

@@ -1,7 +1,9 @@
 """Adaptive steps of each sample: accuracy, times, independence of the rest of the batch, failures."""
 
+import itertools
 import math
 
+import numpy
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from flowkern.ode import Status, per_sample
 from flowkern.ops import runge_kutta_stage
 from tests.ode.fields import Field, close, decay
 
-METHODS = ("bosh3", "dopri5", "tsit5")
+METHODS = ("bosh3", "dopri5", "tsit5", "dopri8")
 RATES = torch.tensor([0.1, 1.0, 3.0, 10.0, 30.0], dtype=torch.float64).unsqueeze(1)
 T = torch.tensor([0.0, 0.0, 0.3, 0.55, 1.0], dtype=torch.float64)
 OWN = torch.tensor([[0.0, 0.5, 1.0, 0.0, -1.0]]).double() + T.unsqueeze(1) * torch.tensor(
@@ -60,9 +62,11 @@ def test_an_output_is_made_once(monkeypatch):
     torch.testing.assert_close(states, solution(y0, t[0], t.view(-1, 1, 1)), rtol=1e-5, atol=1e-6)
 
 
-def test_one_row_takes_the_steps_of_the_batch():
+@pytest.mark.parametrize("method, rtol", [("adaptive_heun", 1e-4), ("fehlberg2", 1e-4), ("dopri5", 1e-7)])
+def test_one_row_takes_the_steps_of_the_batch(method, rtol):
     field, y0 = Field(torch.float64), torch.randn(1, 3, dtype=torch.float64)
-    close(solve(field, y0, T), flowkern.odeint(field, y0, T, rtol=1e-7, atol=1e-7))
+    want = flowkern.odeint(field, y0, T, method=method, rtol=rtol, atol=rtol)
+    close(solve(field, y0, T, method=method, rtol=rtol), want)
 
 
 @pytest.mark.parametrize("first_step", [None, 1.0])
@@ -87,6 +91,36 @@ def test_no_derivative_through_what_is_dropped():
     assert states.isfinite().all() and grad.isfinite().all()
 
 
+@pytest.mark.parametrize("options", [{}, {"step_size": 0.13}, {"step_size": 0.13, "perturb": True}])
+@pytest.mark.parametrize("method", ["euler", "rk4", "heun3"])
+def test_grids_of_rows(method, options):
+    """Between two outputs equal steps, in all rows as many; a row by itself has the numbers of that grid."""
+    field, y0 = Field(torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    got = solve(field, y0, OWN, method=method, **options)
+    counts = (1, 5, 4, 7) if "step_size" in options else (1, 1, 1, 1)  # one row is twice as fast as T
+    for row in range(5):
+        ends = [0, *itertools.accumulate(counts)]
+        grid = torch.from_numpy(numpy.interp(range(ends[-1] + 1), ends, OWN[:, row]))
+        call = dict(method=method, options={"perturb": options.get("perturb", False)})
+        want = flowkern.odeint(field, y0[row], grid, **call)[ends]
+        close(got[:, row], want)
+
+
+@pytest.mark.parametrize("step_size", [None, 0.35])
+def test_gradients_of_grids_of_rows(step_size):
+    field, y0 = Field(torch.float64), torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    t, options = OWN[1:, [0, 1, 3, 4]].clone().requires_grad_(), {"step_size": step_size}
+    function = lambda y0, t: solve(field, y0, t, method="midpoint", **options)  # noqa: E731
+    assert torch.autograd.gradcheck(function, (y0, t))
+
+
+def test_grids_of_rows_are_one_graph():
+    field, y0, t = Field(torch.float32), torch.randn(5, 3), OWN.float()
+    function = lambda y0, t: solve(field, y0, t, method="rk4")  # noqa: E731
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(y0, t), function(y0, t), rtol=1e-5, atol=1e-6)
+
+
 def test_times_that_func_sees():
     """(N, 1, …), of the state's dtype, broadcasting with the state."""
     seen = []
@@ -95,7 +129,8 @@ def test_times_that_func_sees():
         seen.append((t.shape, t.dtype))
         return t * y
 
-    solve(field, torch.rand(3, 2, 4), T.float(), rtol=1e-3)
+    for method in ("dopri5", "rk4"):
+        solve(field, torch.rand(3, 2, 4), T.float(), method=method, rtol=1e-3)
     assert set(seen) == {((3, 1, 1), torch.float32)}
 
 
@@ -111,11 +146,13 @@ def test_tuples(method):
     torch.testing.assert_close(y[-1], y0[0] * math.exp(-1), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("method, options", [("dopri5", {}), ("rk4", {"step_size": 0.1})])
 @pytest.mark.parametrize("shape", [(4,), (4, 1), (0, 3), (3, 0)])
-def test_shapes_and_times(shape):
+def test_shapes_and_times(shape, method, options):
     y0 = torch.rand(shape, dtype=torch.float64)
-    torch.testing.assert_close(solve(lambda t, y: -y, y0, [0.5]), y0.unsqueeze(0))
-    got, later = solve(lambda t, y: -y, y0, [1.0, 1.0, 0.5, 0.5]), y0 * math.exp(0.5)
+    options = {"method": method, **options}
+    torch.testing.assert_close(solve(lambda t, y: -y, y0, [0.5], **options), y0.unsqueeze(0))
+    got, later = solve(lambda t, y: -y, y0, [1.0, 1.0, 0.5, 0.5], **options), y0 * math.exp(0.5)
     torch.testing.assert_close(got, torch.stack((y0, y0, later, later)), rtol=1e-5, atol=0)
 
 

@@ -20,12 +20,6 @@ def case(request):
     return TYPICAL[request.param]
 
 
-@pytest.fixture
-def on_backend(backend):
-    with flowkern.backend(backend):
-        yield
-
-
 def close(got, want):
     """Equal up to the order of float32 operations, which a compiler may change."""
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)

@@ -23,12 +23,6 @@ COMPILER = {"reference": "aot_eager", "cpu": "inductor"}
 CASE = CASES["context"]
 
 
-@pytest.fixture
-def on_backend(backend):
-    with flowkern.backend(backend):
-        yield
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_agrees_with_the_reference(backend, name):
     for dtype in (torch.float32, torch.float64):

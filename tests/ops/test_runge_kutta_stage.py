@@ -9,6 +9,7 @@ import torch
 import flowkern
 from flowkern.backends import unavailable
 from flowkern.ops import runge_kutta_error, runge_kutta_stage
+from flowkern.ops.runge_kutta_stage import reference
 from tests.conftest import INTERPRETED, RUNNABLE
 from tests.runge_kutta_stage_cases import CASES, check
 
@@ -56,6 +57,17 @@ def test_gradients(on_backend, by_row):
     function = lambda y, weights, *k: runge_kutta_stage(y, k, weights)  # noqa: E731
     assert torch.autograd.gradcheck(function, inputs)
     assert torch.autograd.gradgradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("by_row", [False, True])
+def test_more_stages_than_a_kernel_takes(on_backend, by_row):
+    y, k, weights = tensors((3, 2), 11, torch.float64, by_row)
+    inputs = [tensor.requires_grad_() for tensor in (y, weights, *k)]
+    function = lambda y, weights, *k: runge_kutta_stage(y, k, weights)  # noqa: E731
+    torch.testing.assert_close(function(*inputs), reference.forward(*inputs))
+    assert torch.autograd.gradcheck(function, inputs)
+    got = runge_kutta_error(y, k[0], k, weights, 1e-2, 1e-3)
+    torch.testing.assert_close(got, reference.error(y, k[0], weights, 1e-2, 1e-3, *k))
 
 
 def test_layouts_and_other_dtypes(on_backend):

@@ -14,7 +14,8 @@ def runge_kutta_stage(y, k, weights):
 
     Args:
         y: (N, …) or (), float32/float64; other dtypes, complex too, run the plain formula.
-        k: 1 to 8 tensors of y's shape and dtype.
+        k: tensors of y's shape and dtype; where there are more than eight, PyTorch sums those beyond
+            the seventh first.
         weights: (s,) or (N, s) for s tensors k, of y's dtype (complex y: of its real dtype).
 
     Returns:

@@ -6,6 +6,7 @@ from torch.autograd import forward_ad
 from flowkern.ops.runge_kutta_stage import native, reference
 
 _KERNEL_DTYPES = (torch.float32, torch.float64)
+_MOST = 8  # tensors k that a kernel takes
 
 
 def backends(name):
@@ -44,6 +45,7 @@ def apply(y, k, weights, backend):
     """y + Σ_j w_j k_j on the named backend."""
     if _plain(y):
         return reference.forward(y, weights, *k)
+    weights, *k = _few(weights, *k)
     if torch.is_grad_enabled() and _differentiable(y, weights, *k):
         return Stage.apply(backend, y, weights, *k)
     return backends(backend).forward(y, weights, *k)
@@ -54,7 +56,17 @@ def error(y0, y1, k, weights, rtol, atol, backend):
     """Squares of the scaled error, summed over each row, on the named backend."""
     plain = _plain(y0) or isinstance(rtol, torch.Tensor) or isinstance(atol, torch.Tensor)
     chosen = reference if plain else backends(backend)
+    weights, *k = _few(weights, *k)
     return chosen.error(y0, y1, weights, rtol, atol, *k)
+
+
+def _few(weights, *k):
+    """As many as a kernel takes, those beyond summed into the last of them."""
+    if len(k) <= _MOST:
+        return weights, *k
+    weights, rest = weights.split((_MOST - 1, len(k) - _MOST + 1), -1)
+    total = reference.combination(rest, k[_MOST - 1 :])
+    return torch.cat((weights, torch.ones_like(weights[..., :1])), -1), *k[: _MOST - 1], total
 
 
 def _plain(y):
