@@ -85,8 +85,8 @@ OP_MODULES_OF = {
         "native": {"_library"},
         "triton": {"native", "reference", "triton_field", "triton_kernels", "triton_layout"},
         "triton_kernels": {"triton_field", "triton_gradients"},
-        "triton_gradients": {"triton_field"},
-        "triton_field": {"_triton_activation"},
+        "triton_gradients": {"_triton_random", "triton_field"},
+        "triton_field": {"_triton_activation", "_triton_random"},
         "triton_layout": {"triton_field"},
         "function": {"native", "reference", "triton"},
         "__init__": {
