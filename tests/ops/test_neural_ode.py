@@ -11,9 +11,11 @@ from torchdiffeq import odeint
 import flowkern
 from flowkern import backends
 from flowkern.backends import unavailable
+from flowkern.ode import SolverWarning, Status
 from flowkern.ops import FieldLayer, TimeEmbedding, neural_ode
 from flowkern.ops.neural_ode import TABLEAUX, native
 from flowkern.report.memory import peak_memory
+from tests import neural_ode_cases
 from tests.neural_ode_cases import CASES, Case, check, evaluate
 
 COMPILER = {"reference": "aot_eager", "cpu": "inductor"}
@@ -371,6 +373,32 @@ def test_exploding_field_is_not_finite(backend):
     assert not got.y[-1].isfinite().any()
 
 
+def test_failures_have_a_status(backend):
+    """By option: samples whose state or integral is not finite at the end are told."""
+    case = Case(batch=4)
+    tensors, _ = case.tensors()
+    with flowkern.backend(backend):
+        clean = case.solve(tensors, None, on_failure="raise")
+        assert torch.equal(clean.y, case.solve(tensors, None).y)
+        tensors["y"][1, 2], tensors["y"][3, 0] = torch.nan, torch.inf
+        with pytest.raises(flowkern.SolverError, match="rk4 did not reach .*: 2 of 4 samples: .* not finite") as failed:
+            case.solve(tensors, None, on_failure="raise")
+        with pytest.warns(SolverWarning, match="2 of 4 samples") as warned:
+            got = case.solve(tensors, None, on_failure="warn")
+    expected = [Status.OK, Status.NON_FINITE, Status.OK, Status.NON_FINITE]
+    assert failed.value.status.tolist() == warned[0].message.status.tolist() == expected
+    assert warned[0].filename == neural_ode_cases.__file__  # where the solve was called
+    torch.testing.assert_close(got.y[:, ::2], clean.y[:, ::2])
+
+
+def test_an_integral_that_is_not_finite_is_a_failure(backend):
+    """‖f‖² leaves the range of float32 where f does not."""
+    layers, t = [FieldLayer(torch.zeros(1, 1), torch.tensor([[1.0], [1e30]]))], torch.tensor([0.0, 1.0])
+    with flowkern.backend(backend), pytest.raises(flowkern.SolverError) as failed:
+        neural_ode(torch.zeros(2, 1), layers, t, kinetic=True, on_failure="raise")
+    assert failed.value.status.tolist() == [Status.OK, Status.NON_FINITE]
+
+
 def test_same_bits_for_any_number_of_threads():
     case = Case(batch=500)
     tensors, noise = case.tensors(torch.float32)
@@ -404,6 +432,7 @@ def test_same_bits_for_any_number_of_threads():
         (dict(steps=0), "steps: expected"),
         (dict(steps=4, checkpoint=3), "checkpoint: expected a divisor"),
         (dict(gradient="none"), "gradient: expected"),
+        (dict(on_failure="ignore"), "on_failure: expected None, 'raise' or 'warn'"),
         (dict(trace="hutchinson"), "trace: expected"),
         (dict(trace=torch.ones(3, 5)), "trace: expected"),
         (dict(jacobian=True), "jacobian: needs a trace"),

@@ -7,6 +7,7 @@ import torch
 
 from flowkern import backends
 from flowkern.ops._arguments import check_tensor
+from flowkern.ops._status import Status, fail
 from flowkern.ops.neural_ode.field import FieldLayer, TimeEmbedding
 from flowkern.ops.neural_ode.function import apply, needs_gradient
 from flowkern.ops.neural_ode.native import kernels
@@ -31,7 +32,7 @@ class Solution(NamedTuple):
 
 def neural_ode(
     y, layers, t, *, method="rk4", steps=1, time=None, trace=None, kinetic=False, jacobian=False,
-    gradient="discrete", checkpoint=1,
+    gradient="discrete", checkpoint=1, on_failure=None,
 ):  # fmt: skip
     """Solve dy/dt = f(t, y) for a network f by a Runge–Kutta method with given steps.
 
@@ -53,6 +54,9 @@ def neural_ode(
             time, without stored states: its memory does not grow with steps. They differ by the error of
             the method.
         checkpoint: a divisor of steps; the states between are computed a second time.
+        on_failure: None, and a state that is not finite is returned as it is; "raise" a `SolverError` with
+            each sample's `Status`, or "warn" (`SolverWarning`). The latter two read from the device, and
+            interrupt a compiled graph.
 
     Returns:
         A `Solution`; y in y's dtype, the rest in float32 (float64 if any input is).
@@ -60,12 +64,13 @@ def neural_ode(
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, shape, device or value.
         RuntimeError: the chosen backend cannot run here.
+        SolverError: with on_failure="raise", the end is not finite.
 
     Source: Chen et al., Neural Ordinary Differential Equations (2018), eq. 8 and algorithm 1;
         Grathwohl et al., FFJORD (2019), eq. 8; Finlay et al., How to Train Your Neural ODE (2020).
     """
     layers = tuple(layers)
-    _check(y, layers, t, time, steps, checkpoint, gradient, jacobian and trace is None)
+    _check(y, layers, t, time, steps, checkpoint, gradient, jacobian and trace is None, on_failure)
     table = tableau(method)
     dtype = _compute_dtype(y, layers)
     batch = _batch(y, layers[0].bias)
@@ -91,7 +96,21 @@ def neural_ode(
     )  # fmt: skip
     backend = backends.resolve(y.device.type, kernels(len(layers)))
     ends, sums = apply(start, backend, adjoint, spec, *inputs)
-    return _solution(start, ends, sums, batch, y.dtype, (trace is not None, kinetic, jacobian))
+    solution = _solution(start, ends, sums, batch, y.dtype, (trace is not None, kinetic, jacobian))
+    if on_failure is not None:
+        _check_end(solution, method, on_failure)
+    return solution
+
+
+def _check_end(solution, method, on_failure):
+    """Raises or warns if any sample's last state or integral is not finite."""
+    y, *integrals = (part[-1] for part in solution if part is not None)
+    finite = y.isfinite().all(-1)
+    for integral in integrals:
+        finite = finite & integral.isfinite()
+    if not finite.all():
+        status = torch.where(finite, int(Status.OK), int(Status.NON_FINITE))
+        fail(method, status, on_failure, stacklevel=3)
 
 
 def _solution(start, ends, sums, batch, dtype, wanted):
@@ -174,7 +193,7 @@ def _batch(y, bias):
         ) from None
 
 
-def _check(y, layers, t, time, steps, checkpoint, gradient, jacobian_alone):
+def _check(y, layers, t, time, steps, checkpoint, gradient, jacobian_alone, on_failure):
     _check_tensor("y", y, y, None)
     if y.shape[-1] == 0:
         raise ValueError("y: expected at least one feature")
@@ -189,6 +208,8 @@ def _check(y, layers, t, time, steps, checkpoint, gradient, jacobian_alone):
         raise ValueError(f"checkpoint: expected a divisor of steps = {steps}, got {checkpoint}")
     if gradient not in ("discrete", "adjoint"):
         raise ValueError(f"gradient: expected 'discrete' or 'adjoint', got {gradient!r}")
+    if on_failure not in (None, "raise", "warn"):
+        raise ValueError(f"on_failure: expected None, 'raise' or 'warn', got {on_failure!r}")
     if jacobian_alone:
         raise ValueError("jacobian: needs a trace, 'exact' or noise")
     _check_layers(y, layers, time)
