@@ -57,6 +57,8 @@ class Case:
                 tensors[f"bias{l}"] = normal(*((self.batch,) if self.rows and l == 0 else ()), units) / 3
         if self.time:
             tensors["time"] = normal(widths[1], 1 if self.time == "concatenated" else 6) / 2
+        if self.time == "fourier":
+            tensors["frequencies"] = torch.arange(1, 4, dtype=torch.float64) * torch.pi
         noise = normal(self.trace, self.batch, self.features) if isinstance(self.trace, int) else None
         noise = None if noise is None else noise.to(device)
         return {k: v.to(device, dtype) for k, v in tensors.items()}, noise
@@ -70,10 +72,7 @@ class Case:
 
     def solve(self, tensors, noise, **changed):
         """The `Solution`."""
-        time = None
-        if self.time:
-            frequencies = torch.arange(1, 4, dtype=tensors["time"].dtype, device=tensors["y"].device) * torch.pi
-            time = TimeEmbedding(tensors["time"], frequencies if self.time == "fourier" else None)
+        time = TimeEmbedding(tensors["time"], tensors.get("frequencies")) if self.time else None
         trace = self.trace if noise is None else noise.to(tensors["y"].dtype)
         arguments = dict(
             method=self.method, steps=self.steps, time=time, trace=trace, kinetic=self.kinetic,

@@ -1,4 +1,5 @@
-// sin and cos of 2πu, for one lane or many: for u in turns, the reduction to a quarter turn is exact.
+// sin and cos, of 2πu or of an angle, for one lane or many: for u in turns, the reduction to a quarter turn
+// is exact.
 #pragma once
 
 #include "vec.h"
@@ -24,6 +25,21 @@ template <class T> FLOWKERN_HD void sincos_turns(T u, T& sine, T& cosine) {
   const T size = sin_of_quarter_turn(min(T(S(0.5)) - h, h), S());
   sine = select(v < zero, zero - size, size);
   cosine = sin_of_quarter_turn(T(S(0.25)) - h, S());
+}
+
+// 2π = high + low, where n·high is exact for n up to 2^16 (double: 2^26).
+template <class S> struct Turn;
+template <> struct Turn<float> { static constexpr float high = 6.28125f, low = 1.935307179586477e-3f; };
+template <> struct Turn<double> {
+  static constexpr double high = 6.283185303211212, low = 3.968374318722162e-9;
+};
+
+// Of an angle in radians, of up to 10⁴ turns.
+template <class T> FLOWKERN_HD void sincos(T angle, T& sine, T& cosine) {
+  using S = typename Lanes<T>::scalar;
+  const T inverse = T(S(0.15915494309189535)), turns = round(angle * inverse);
+  const T rest = fma(turns, T(-Turn<S>::low), fma(turns, T(-Turn<S>::high), angle));
+  sincos_turns(rest * inverse, sine, cosine);
 }
 
 FLOWKERN_END

@@ -22,8 +22,9 @@ struct OdeOnCpu {
     const bool wide = p.rows > shape.narrow;
     const Tiles<S> tiles(p.rows, wide ? shape.wide : shape.narrow, plan.chunk_size);
     const auto memory = [&] {
-      S* memory = scratch<S, 1>(p.memory * tiles.width);
-      std::fill_n(memory, p.memory * tiles.width, S(0));  // padding is read, and must be numbers
+      const std::int64_t size = p.memory * tiles.width + p.numbers;
+      S* memory = scratch<S, 1>(size);
+      std::fill_n(memory, size, S(0));  // padding is read, and must be numbers
       return memory;
     };
     tiles.each(1, memory, [&](S* tile, S* chunk, std::int64_t row, int samples) {

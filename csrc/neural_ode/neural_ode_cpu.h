@@ -14,7 +14,7 @@ namespace flowkern {
 template <class S> struct OdeLayer {
   int inputs, units;
   const S *into, *back;  // W and Wᵀ in panels
-  const S* bias;         // of the layers after the first; null for none
+  const S* bias;         // null for none
   int activation;
   S slope;
   int u, d, e;  // rows in a frame: what the layer gives, its activation's derivatives
@@ -27,26 +27,29 @@ enum OdeTrace { kNoTrace = 0, kClosedVector = 1, kClosedMatrix = 2, kDirections 
 
 template <class S> struct OdeProblem {
   std::int64_t rows;
-  int features, layers, stages, steps, every, directions;
+  int features, layers, stages, intervals, steps, every, directions;  // steps: of an interval
+  int frequencies, phi;  // how many there are; φ(t) of so many numbers
   OdeTrace trace;
   bool kinetic, jacobian, adjoint, backward;
   S weight;  // of a direction
-  const S *a, *b;
-  const S *h, *first;
+  const S *a, *b, *c;
+  const S *starts, *sizes;
+  const S *time, *omega;  // columns of W beside φ(t), each padded; frequencies, null for φ(t) = t
   const S *row_bias, *closed, *closed_back;  // the latter two in panels, of a vector as of one row
   const S* epsilon;                          // of the directions, at [m][n][f] by strides
   std::int64_t epsilon_stride[3];
   const OdeLayer<S>* layer;
   const S* y;
-  S *path, *sums;
-  const S *grad_path, *grad_sums, *kept;  // kept: the path in the backward
+  S *ends, *sums, *kept;  // the backward reads ends and kept
+  const S *grad_ends, *grad_sums;
   S *grad_y, *grad_row_bias;
   // Rows of the tile.
   int of_y, of_k, of_rate, of_sums, of_bias, of_epsilon, of_directions, apart, of_frames, of_states, memory;
   int of_lambda, of_mu, of_cot, of_fbar, of_ybar, of_g, of_q, of_grad_bias;
   // Rows of a frame.
   int frame, at_x, at_f, at_s, at_directions, per_direction, at_j;
-  std::int64_t step_sums, first_sums, closed_sums;  // in a chunk's memory
+  int of_first, of_totals, of_phi, of_phi_bar, numbers;  // numbers that belong to no sample, behind the tile
+  std::int64_t start_sums, size_sums, time_sums, omega_sums, closed_sums;  // in a chunk's memory
 };
 
 template <class S> struct OdeMemory { S *tile, *chunk; };

@@ -31,30 +31,37 @@ struct OdeOnCuda : OnDevice {
   template <class S> static void describe(OdeCall& call, cuda::OdeSolve<S>& p) {
     const OdeSettings& set = call.set;
     p.rows = call.rows(), p.features = int(call.features()), p.layers = int(call.layers());
-    p.stages = int(call.stages()), p.steps = int(call.steps.size(0)), p.every = int(set.every);
+    p.stages = int(call.stages()), p.intervals = int(call.intervals());
+    p.steps = int(set.steps), p.every = int(set.every);
+    p.frequencies = call.frequencies ? int(call.frequencies->size(0)) : 0;
+    p.phi = call.time ? int(call.time->size(1)) : 0;
     p.closed = call.closed.has_value(), p.kinetic = set.kinetic, p.jacobian = set.jacobian;
-    p.backward = call.grad_path != nullptr, p.adjoint = call.adjoint, p.weight = S(set.weight);
+    p.backward = call.grad_ends != nullptr, p.adjoint = call.adjoint, p.weight = S(set.weight);
     std::copy(set.a.begin(), set.a.end(), p.a), std::copy(set.b.begin(), set.b.end(), p.b);
-    read(call.y, p.y), read(call.steps, p.h), read(call.first, p.first);
+    std::copy(set.c.begin(), set.c.end(), p.c);
+    read(call.y, p.y), read(call.starts, p.starts), read(call.sizes, p.sizes);
+    read(call.time, p.time), read(call.frequencies, p.omega);
     read(call.row_bias, p.row_bias), read(call.closed, p.closed_form), read(call.directions, p.epsilon);
     if (call.directions) {
       p.directions = int(call.directions->size(0));
       for (int d = 0; d < 3; ++d) p.epsilon_stride[d] = call.directions->stride(d);
     }
-    if (!p.backward) return write(call.path, p.path), write(call.sums, p.sums);
-    read(*call.grad_path, p.grad_path), read(*call.grad_sums, p.grad_sums), read(call.path, p.kept);
-    S** grads[] = {&p.grad_y, &p.grad_h, &p.grad_first, &p.grad_row_bias, &p.grad_closed};
-    for (int i = 0; i < 5; ++i) write(call.grads[i], *grads[i]);
+    write(call.ends, p.ends), write(call.kept, p.kept);
+    if (!p.backward) return write(call.sums, p.sums);
+    read(*call.grad_ends, p.grad_ends), read(*call.grad_sums, p.grad_sums);
+    S** grads[] = {&p.grad_y,    &p.grad_starts, &p.grad_sizes, &p.grad_row_bias,
+                   &p.grad_time, &p.grad_omega,  &p.grad_closed};
+    for (int i = 0; i < OdeCall::kGradOfTensors; ++i) write(call.grads[i], *grads[i]);
   }
 
   template <class S> static void describe(OdeCall& call, int l, cuda::OdeLayer<S>& layer) {
     layer.units = int(call.weight(l).size(0)), layer.inputs = int(call.weight(l).size(1));
     read(call.weight(l), layer.weight);
-    if (l > 0) read(call.bias(l), layer.bias);
+    read(call.bias(l), layer.bias);
     if (l + 1 < call.layers()) layer.activation = int(call.set.activations[l]), layer.slope = S(call.set.slopes[l]);
-    if (!call.grad_path) return;
-    write(call.grads[5 + l], layer.grad_weight);
-    if (l > 0) write(call.grads[4 + call.layers() + l], layer.grad_bias);
+    if (!call.grad_ends) return;
+    write(call.grads[OdeCall::kGradOfTensors + l], layer.grad_weight);
+    write(call.grads[OdeCall::kGradOfTensors + call.layers() + l], layer.grad_bias);
   }
 
   template <class S> static void read(const Tensor& t, const S*& to) { to = static_cast<const S*>(t.const_data_ptr()); }

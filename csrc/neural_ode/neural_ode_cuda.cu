@@ -12,16 +12,16 @@ template <class S> struct OdeSteps : OdeTile<S> {
 
   // The first `count` stages of step n from the state in rows y; with `integrals`, those are advanced too.
   __device__ void take_stages(int n, int y, int count, bool integrals) const {
-    const S h = p.h[n];
+    const S h = this->size(n);
     for (int i = 0; i < count; ++i) {
       this->combine(y, h, this->row_of_a(i), i, p.of_k, p.of_x);
-      this->evaluate(int64_t(n) * p.stages + i, this->k(i), integrals);
+      this->evaluate(n, p.c[i], this->k(i), integrals);
       if (integrals) this->add_rates(this->k(i), h * p.b[i], p.of_sums, [](int) {});
     }
   }
   __device__ void advance(int n, int y, int to, bool integrals) const {
     take_stages(n, y, p.stages, integrals);
-    this->combine(y, p.h[n], p.b, p.stages, p.of_k, to);
+    this->combine(y, this->size(n), p.b, p.stages, p.of_k, to);
   }
 
   __device__ void read_row_bias() const {
@@ -33,22 +33,27 @@ template <class S> struct OdeSteps : OdeTile<S> {
     read_row_bias();
     this->read(p.y, p.features, 1, p.features, p.of_y);
     this->fill(p.of_sums, 3);
-    for (int n = 0; n < p.steps; ++n) {
+    for (int n = 0; n < p.intervals * p.steps; ++n) {
       advance(n, p.of_y, p.of_y, true);
       if ((n + 1) % p.every) continue;
-      const int64_t kept = n / p.every;
-      this->write(p.of_y, p.features, p.path + kept * p.rows * p.features, p.features, 1);
-      this->write(p.of_sums, 3, p.sums + kept * 3 * p.rows, 1, p.rows);
+      this->write(p.of_y, p.features, state_after(n), p.features, 1);
+      if ((n + 1) % p.steps == 0) this->write(p.of_sums, 3, p.sums + int64_t(n / p.steps) * 3 * p.rows, 1, p.rows);
     }
+  }
+
+  // Where the state after step n is kept. A call, because inlined it makes the compiler spill.
+  __device__ __noinline__ S* state_after(int n) const {
+    const int64_t k = n / p.steps, inner = p.steps / p.every - 1, j = n % p.steps / p.every;
+    return j == inner ? p.ends + k * p.rows * p.features : p.kept + (k * inner + j) * p.rows * p.features;
   }
 
   // Stage i from the state in rows y by a step h: its gradients, and the cotangent of what it began with.
   // fbar holds the cotangent of f; `share` is what the integrals' cotangents have of theirs here.
   __device__ void stage_back(int n, int i, int y, S h, S share, S factor) const {
-    const int64_t stage = int64_t(n) * p.stages + i;
+    const S c = p.adjoint ? S(1) - p.c[i] : p.c[i];
     const int f = this->k(i);
     this->combine(y, h, this->row_of_a(i), i, p.of_k, p.of_x);
-    this->evaluate(stage, f, true);
+    this->evaluate(n, c, f, true);
     this->add_dot(p.adjoint ? p.of_fbar : p.of_lambda, f, p.features, p.b[i], p.of_h);
     this->each_number(3, [&](int q) FLOWKERN_INLINE { this->at(p.of_cot)[q] = share * this->at(p.of_mu)[q]; });
     this->fill(p.of_rate, 3);
@@ -62,7 +67,7 @@ template <class S> struct OdeSteps : OdeTile<S> {
         const S two = S(2) * this->at(p.of_cot + 1)[q & (this->samples() - 1)];
         this->at(p.of_fbar)[q] = fma(two, this->at(f)[q], this->at(p.of_fbar)[q]);
       });
-    this->field_back(stage, factor, this->ybar(i));
+    this->field_back(n, c, factor, this->ybar(i));
   }
 
   // Cotangent of stage i's slope: h b_i λ + h Σ_{j>i} a_ji Ȳ_j.
@@ -79,7 +84,7 @@ template <class S> struct OdeSteps : OdeTile<S> {
 
   // The gradient of step n as it was taken from the state in rows y: λ from its end to its begin.
   __device__ void step_back(int n, int y) const {
-    const S h = p.h[n];
+    const S h = this->size(n);
     take_stages(n, y, p.stages - 1, false);
     for (int i = p.stages - 1; i >= 0; --i) {
       stage_cotangent(i, h);
@@ -93,7 +98,7 @@ template <class S> struct OdeSteps : OdeTile<S> {
 
   // One step of the adjoint equation, back from the state in rows y.
   __device__ void adjoint_step(int n, int y) const {
-    const S h = p.h[n];
+    const S h = this->size(n);
     for (int i = 0; i < p.stages; ++i) {
       this->combine(p.of_lambda, h, this->row_of_a(i), i, p.of_ybar, p.of_fbar);
       stage_back(n, i, y, S(0) - h, S(1), h * p.b[i]);
@@ -106,18 +111,16 @@ template <class S> struct OdeSteps : OdeTile<S> {
 
   // The states from which steps [n, n + every) begin, by taking the steps again.
   __device__ void states_from(int n) const {
-    const int64_t kept = n / p.every - 1;
-    this->read(kept < 0 ? p.y : p.kept + kept * p.rows * p.features, p.features, 1, p.features, state(0));
+    this->read(n == 0 ? p.y : state_after(n - 1), p.features, 1, p.features, state(0));
     for (int j = 0; j + 1 < p.every; ++j) advance(n + j, state(j), state(j + 1), false);
   }
 
-  // Begins with cotangents after step n, and with the states of the steps before.
-  __device__ void begin_back(int n) const {
-    const int64_t kept = n / p.every, of_state = kept * p.rows * p.features;
-    this->read_cotangent(p.grad_path + of_state, p.features, 1, p.features, p.of_lambda);
-    this->read_cotangent(p.grad_sums + kept * 3 * p.rows, 1, p.rows, 3, p.of_mu);
-    if (p.adjoint) this->read(p.kept + of_state, p.features, 1, p.features, p.of_y);
-    else states_from(n + 1 - p.every);
+  // Begins with the cotangents, and for the adjoint with the state, at the end of interval k.
+  __device__ void begin_interval(int64_t k) const {
+    const int64_t of_state = k * p.rows * p.features;
+    this->read_cotangent(p.grad_ends + of_state, p.features, 1, p.features, p.of_lambda);
+    this->read_cotangent(p.grad_sums + k * 3 * p.rows, 1, p.rows, 3, p.of_mu);
+    if (p.adjoint) this->read(p.ends + of_state, p.features, 1, p.features, p.of_y);
   }
 
   __device__ void backward() const {
@@ -125,12 +128,13 @@ template <class S> struct OdeSteps : OdeTile<S> {
     this->fill(p.of_lambda, p.features);
     this->fill(p.of_mu, 3);
     if (p.row_bias) this->fill(p.of_grad_bias, p.layer[0].units);
-    for (int n = p.steps - 1; n >= 0; --n) {
-      if ((n + 1) % p.every == 0) begin_back(n);
+    for (int n = p.intervals * p.steps - 1; n >= 0; --n) {
+      if ((n + 1) % p.steps == 0) begin_interval(n / p.steps);
+      if (!p.adjoint && (n + 1) % p.every == 0) states_from(n + 1 - p.every);
       this->fill(p.of_h, 1);
       if (p.adjoint) adjoint_step(n, p.of_y);
       else step_back(n, state(n % p.every));
-      add_totals(this->at(p.of_h), 1, this->samples(), S(1), this->slice + n);
+      add_totals(this->at(p.of_h), 1, this->samples(), S(1), this->slice + p.size_sums + n / p.steps);
     }
     this->write(p.of_lambda, p.features, p.grad_y, p.features, 1);
     if (p.row_bias) this->write(p.of_grad_bias, p.layer[0].units, p.grad_row_bias, p.layer[0].units, 1);
@@ -192,8 +196,10 @@ template <class S> __global__ __launch_bounds__(kOdeThreads) void pack_kernel(co
 
 // Where number i of a block's sums belongs.
 template <class S> __device__ S* target(const OdeSolve<S>& p, int64_t i) {
-  if (i < p.first_sums) return p.grad_h + i;
-  if (i < p.closed_sums) return p.grad_first + (i - p.first_sums);
+  if (i < p.size_sums) return p.grad_starts + i;
+  if (i < p.time_sums) return p.grad_sizes + (i - p.size_sums);
+  if (i < p.omega_sums) return p.grad_time + (i - p.time_sums);
+  if (i < p.closed_sums) return p.grad_omega + (i - p.omega_sums);
   if (i < p.layer[0].weight_sums) return p.grad_closed + (i - p.closed_sums);
   int l = 0;
   while (l + 1 < p.layers && i >= p.layer[l + 1].weight_sums) ++l;

@@ -27,7 +27,7 @@ inline void check_ode_table(std::int64_t layers, std::int64_t stages) {
 
 template <class S> struct OdeLayer {
   int units, inputs;
-  const S *weight, *bias;  // contiguous; bias of the layers after the first, null for none
+  const S *weight, *bias;  // contiguous; bias: null for none
   int activation;          // of hidden layers
   S slope;
   S *grad_weight, *grad_bias;
@@ -39,15 +39,17 @@ template <class S> struct OdeLayer {
 
 template <class S> struct OdeSolve {
   std::int64_t rows;
-  int features, layers, stages, steps, every, directions;
+  int features, layers, stages, intervals, steps, every, directions;  // steps: of an interval
+  int frequencies, phi;  // how many there are; φ(t) of so many numbers
   bool closed, kinetic, jacobian, backward, adjoint;  // closed: the trace, by a vector or a matrix
   S weight;                                           // of a direction
-  S a[kMostOdeStages * (kMostOdeStages - 1) / 2], b[kMostOdeStages];
-  const S *y, *h, *first, *row_bias, *closed_form, *epsilon;  // the latter of directions, at [m][n][f] by strides
+  S a[kMostOdeStages * (kMostOdeStages - 1) / 2], b[kMostOdeStages], c[kMostOdeStages];
+  const S *y, *starts, *sizes, *time, *omega;  // omega: frequencies, null for φ(t) = t
+  const S *row_bias, *closed_form, *epsilon;  // the latter of directions, at [m][n][f] by strides
   std::int64_t epsilon_stride[3];
-  S *path, *sums;
-  const S *grad_path, *grad_sums, *kept;  // kept: the path in the backward
-  S *grad_y, *grad_h, *grad_first, *grad_row_bias, *grad_closed;
+  S *ends, *sums, *kept;  // the backward reads ends and kept
+  const S *grad_ends, *grad_sums;
+  S *grad_y, *grad_starts, *grad_sizes, *grad_row_bias, *grad_time, *grad_omega, *grad_closed;
   OdeLayer<S> layer[kMostOdeLayers];
 
   // From here on by ode_plan; of_… are rows of the tile, or −1.
@@ -57,7 +59,8 @@ template <class S> struct OdeSolve {
   std::int64_t blocks;
   bool tile_is_shared, weights_are_shared;  // in shared memory
   std::int64_t packed_size, closed_packed;
-  std::int64_t slices, slice, first_sums, closed_sums;  // where the blocks' sums begin, and of how many numbers each are
+  std::int64_t slices, slice;  // where the blocks' sums begin, and of how many numbers each are
+  std::int64_t start_sums, size_sums, time_sums, omega_sums, closed_sums;  // in a block's sums
   int of_y, of_x, of_k, of_sums, of_bias, of_epsilon, of_s, of_parts;
   int of_states, of_lambda, of_mu, of_cot, of_fbar, of_ybar, of_g, of_q, of_rate, of_h, of_grad_bias;
 };

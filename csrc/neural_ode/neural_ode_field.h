@@ -5,6 +5,7 @@
 #include "neural_ode_tile.h"
 
 #include "../common/activation.h"
+#include "../common/sincos.h"
 
 #include <utility>
 
@@ -20,14 +21,44 @@ template <class S, int V> struct OdeField : OdeTile<S, V> {
 
   FLOWKERN_HD int hidden() const { return p.layers - 1; }
 
-  // f at the frame's x, whose first layer has this bias. `order` is that of the derivatives which the
-  // frame keeps.
-  void evaluate(int order, int at_frame, const S* bias) const {
+  // A step of an interval, and the time c steps after its begin.
+  struct Step {
+    int interval, n;
+    S h, start;
+    FLOWKERN_HD S time(S c) const { return start + (S(n) + c) * h; }
+  };
+  Step step(int n) const {
+    const int k = n / p.steps;
+    return {k, n % p.steps, p.sizes[k], p.starts[k]};
+  }
+
+  S* numbers(int place) const { return memory.tile + int64_t(p.memory) * Tile::R + place; }
+
+  // What the first layer adds at time t for all samples, b + W φ(t).
+  void embed(S t) const {
+    const OdeLayer<S>& layer = p.layer[0];
+    S *first = numbers(p.of_first), *phi = numbers(p.of_phi);
+    for (int r = 0; r < layer.units; ++r) first[r] = layer.bias ? layer.bias[r] : S(0);
+    if (p.phi == 0) return;
+    put_phi(t, phi);
+    for (int q = 0; q < p.phi; ++q) {
+      const S *column = p.time + q * ode_padded(layer.units), value = phi[q];
+      for (int r = 0; r < layer.units; ++r) first[r] += column[r] * value;
+    }
+  }
+  void put_phi(S t, S* phi) const {
+    phi[0] = t;
+    for (int f = 0; f < p.frequencies; ++f) sincos(p.omega[f] * t, phi[p.frequencies + f], phi[f]);
+  }
+
+  // f at time t and the frame's x. `order` is that of the derivatives which the frame keeps.
+  void evaluate(int order, int at_frame, S t) const {
+    embed(t);
     int u = at_frame + p.at_x;
     for (int l = 0; l < p.layers; ++l) {
       const OdeLayer<S>& layer = p.layer[l];
       const int out = at_frame + (l < hidden() ? layer.u : p.at_f);
-      const S* b = l == 0 ? bias : layer.bias;
+      const S* b = l == 0 ? numbers(p.of_first) : layer.bias;
       const Rows to = rows(out), of_row = rows(p.of_bias);
       const bool by_row = l == 0 && p.row_bias;
       auto start = [=](int r, int i) FLOWKERN_INLINE {
@@ -108,8 +139,9 @@ template <class S, int V> struct OdeField : OdeTile<S, V> {
   // Backward.
 
   // The rows `to` receive the cotangent of x from that of f, in rows fbar, and from those of the rates,
-  // in rows cot; what the parameters receive, times a factor, goes to their sums.
-  void field_back(int at_frame, int64_t stage, int fbar, int cot, S factor, int to) const {
+  // in rows cot; what the parameters receive, times a factor, goes to their sums. c: steps from the begin of
+  // the step to the stage.
+  void field_back(int at_frame, const Step& step, S c, int fbar, int cot, S factor, int to) const {
     if (p.kinetic) kinetic_back(at_frame, fbar, cot);
     trace_back(at_frame, cot, factor);
     int z = fbar;
@@ -124,7 +156,8 @@ template <class S, int V> struct OdeField : OdeTile<S, V> {
       });
       z = below.grad;
     }
-    first_back(at_frame, stage, z, factor);
+    first_back(at_frame, z, factor);
+    embed_back(step, c);
     multiply(p.layer[0].back, p.features, p.layer[0].units, z, to);
   }
 
@@ -135,14 +168,44 @@ template <class S, int V> struct OdeField : OdeTile<S, V> {
     });
   }
 
-  void first_back(int at_frame, int64_t stage, int z, S factor) const {
+  void first_back(int at_frame, int z, S factor) const {
     const OdeLayer<S>& layer = p.layer[0];
-    add_weight(layer, z, at_frame + p.at_x, factor, memory.chunk + p.first_sums + stage * layer.units);
+    S* totals = numbers(p.of_totals);
+    for (int r = 0; r < ode_padded(layer.units); ++r) totals[r] = S(0);
+    add_weight(layer, z, at_frame + p.at_x, factor, totals);
     if (!p.row_bias) return;
     const Rows from = rows(z), sum = rows(p.of_grad_bias);
     each_row(layer.units, [=](int r, int i) FLOWKERN_INLINE {
       sum.put(r, i, fma(T(factor), from(r, i), sum(r, i)));
     });
+  }
+
+  // From the totals over samples of the first layer's z̄ to the sums of b, W, ω and the stage's time.
+  void embed_back(const Step& step, S c) const {
+    const int units = p.layer[0].units, padded = ode_padded(units);
+    const S *totals = numbers(p.of_totals), t = step.time(c);
+    if (p.layer[0].bias) accumulate(totals, S(1), units, memory.chunk + p.layer[0].bias_sums);
+    if (p.phi == 0) return;
+    S *phi = numbers(p.of_phi), *bar = numbers(p.of_phi_bar), of_time = S(0);
+    put_phi(t, phi);
+    for (int q = 0; q < p.phi; ++q) {
+      const S* column = p.time + q * padded;
+      bar[q] = S(0);
+      for (int r = 0; r < units; ++r) bar[q] += column[r] * totals[r];
+      accumulate(totals, phi[q], units, memory.chunk + p.time_sums + q * padded);
+    }
+    for (int f = 0; f < p.frequencies; ++f) {
+      const S cosine = phi[f], sine = phi[p.frequencies + f];
+      const S of_angle = cosine * bar[p.frequencies + f] - sine * bar[f];
+      memory.chunk[p.omega_sums + f] += t * of_angle;
+      of_time += p.omega[f] * of_angle;
+    }
+    if (p.frequencies == 0) of_time = bar[0];
+    memory.chunk[p.start_sums + step.interval] += of_time;
+    memory.chunk[p.size_sums + step.interval] += (S(step.n) + c) * of_time;
+  }
+  static void accumulate(const S* from, S factor, int count, S* to) {
+    for (int r = 0; r < count; ++r) to[r] += factor * from[r];
   }
 
   // What the trace and the Jacobian's norm add to the cotangents of each W u + b: the rows `extra`.

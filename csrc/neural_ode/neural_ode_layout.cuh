@@ -68,13 +68,13 @@ template <class S> class OdeLayout {
     if (!p.backward) return void(p.slice = 0);
     Places<int64_t> places;
     const OdeLayer<S>&one = p.layer[0], &two = p.layer[1];
-    places.take(p.steps);
-    p.first_sums = places.take(int64_t(p.steps) * p.stages * one.units);
+    p.start_sums = places.take(p.intervals), p.size_sums = places.take(p.intervals);
+    p.time_sums = places.take(int64_t(p.phi) * one.units), p.omega_sums = places.take(p.frequencies);
     p.closed_sums = places.take(!p.closed ? 0 : p.layers == 2 ? one.units : int64_t(two.units) * two.inputs);
     for (int l = 0; l < p.layers; ++l) {
       OdeLayer<S>& layer = p.layer[l];
       layer.weight_sums = places.take(int64_t(layer.units) * layer.inputs);
-      layer.bias_sums = places.take(l > 0 && layer.bias ? layer.units : 0);
+      layer.bias_sums = places.take(layer.bias ? layer.units : 0);
     }
     p.slice = places.end;
   }
@@ -116,7 +116,9 @@ template <class S> class OdeLayout {
 
   bool fits(int shift, bool weights, int64_t shared) {
     p.shift = shift;
-    p.of_parts = rows.end, p.tile_rows = rows.end + (kOdeThreads >> shift);
+    p.of_parts = rows.end;
+    const int numbers = std::max(kOdeThreads, p.layer[0].units + p.phi);  // of sums, or of units and φ(t)
+    p.tile_rows = rows.end + ((numbers + (1 << shift) - 1) >> shift);
     p.tile_is_shared = true, p.weights_are_shared = weights;
     return shared_bytes(p) <= shared;
   }

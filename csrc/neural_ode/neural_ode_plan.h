@@ -28,24 +28,27 @@ template <class S> class OdePlan {
   // The gradients out of the sums of `chunks` chunks, which lie behind one another.
   void finish(const S* sums, std::int64_t chunks) {
     const OdeProblem<S>& p = problem;
-    copy_vector(sums, chunks, p.step_sums, 1);
-    copy_vector(sums, chunks, p.first_sums, 2);
-    if (p.trace == kClosedVector) copy_vector(sums, chunks, p.closed_sums, 4);
+    copy_vector(sums, chunks, p.start_sums, 1);
+    copy_vector(sums, chunks, p.size_sums, 2);
+    if (p.phi > 0) copy_time(sums, chunks);
+    if (p.frequencies > 0) copy_vector(sums, chunks, p.omega_sums, 5);
+    if (p.trace == kClosedVector) copy_vector(sums, chunks, p.closed_sums, 6);
     if (p.trace == kClosedMatrix)
-      copy_matrix(sums, chunks, p.closed_sums, closed_rows(), layers[0].units, false, 4);
+      copy_matrix(sums, chunks, p.closed_sums, closed_rows(), layers[0].units, false, 6);
     for (int l = 0; l < p.layers; ++l) {
       const OdeLayer<S>& layer = layers[l];
       const bool swapped = layer.units < layer.inputs;
-      copy_matrix(sums, chunks, layer.weight_sums, layer.units, layer.inputs, swapped, 5 + l);
-      if (l > 0 && layer.bias) copy_vector(sums, chunks, layer.bias_sums, 4 + p.layers + l);
+      copy_matrix(sums, chunks, layer.weight_sums, layer.units, layer.inputs, swapped, of_tensors + l);
+      if (layer.bias) copy_vector(sums, chunks, layer.bias_sums, of_tensors + p.layers + l);
     }
   }
 
  private:
   OdeCall& call;
+  static constexpr int of_tensors = int(OdeCall::kGradOfTensors);
   const int panel, lanes;
   std::vector<OdeLayer<S>> layers;
-  std::vector<S> a, b;
+  std::vector<S> a, b, c;
 
   static const S* data(const Tensor& t) { return static_cast<const S*>(t.const_data_ptr()); }
   template <class T> static const S* data(const T& t) { return t ? data(*t) : nullptr; }
@@ -54,25 +57,31 @@ template <class S> class OdePlan {
   void describe() {
     OdeProblem<S>& p = problem;
     p.rows = call.rows(), p.features = int(call.features()), p.layers = int(call.layers());
-    p.stages = int(call.stages()), p.steps = int(call.steps.size(0)), p.every = int(call.set.every);
+    p.stages = int(call.stages()), p.intervals = int(call.intervals());
+    p.steps = int(call.set.steps), p.every = int(call.set.every);
+    p.frequencies = call.frequencies ? int(call.frequencies->size(0)) : 0;
+    p.phi = call.time ? int(call.time->size(1)) : 0;
     p.directions = call.directions ? int(call.directions->size(0)) : 0;
     if (call.closed) p.trace = p.layers == 2 ? kClosedVector : kClosedMatrix;
     else p.trace = call.directions ? kDirections : kNoTrace;
     p.kinetic = call.set.kinetic, p.jacobian = call.set.jacobian;
-    p.adjoint = call.adjoint, p.backward = call.grad_path != nullptr;
+    p.adjoint = call.adjoint, p.backward = call.grad_ends != nullptr;
     p.weight = S(call.set.weight);
     a.assign(call.set.a.begin(), call.set.a.end()), b.assign(call.set.b.begin(), call.set.b.end());
-    p.a = a.data(), p.b = b.data(), p.h = data(call.steps), p.first = data(call.first);
+    c.assign(call.set.c.begin(), call.set.c.end());
+    p.a = a.data(), p.b = b.data(), p.c = c.data();
+    p.starts = data(call.starts), p.sizes = data(call.sizes), p.omega = data(call.frequencies);
     p.row_bias = data(call.row_bias), p.y = data(call.y);
     if (p.directions) {
       p.epsilon = data(call.directions);
       for (int d = 0; d < 3; ++d) p.epsilon_stride[d] = call.directions->stride(d);
     }
+    p.ends = static_cast<S*>(call.ends.mutable_data_ptr());
+    p.kept = static_cast<S*>(call.kept.mutable_data_ptr());
     if (p.backward) {
-      p.grad_path = data(*call.grad_path), p.grad_sums = data(*call.grad_sums), p.kept = data(call.path);
+      p.grad_ends = data(*call.grad_ends), p.grad_sums = data(*call.grad_sums);
       p.grad_y = grad(0), p.grad_row_bias = grad(3);
     } else {
-      p.path = static_cast<S*>(call.path.mutable_data_ptr());
       p.sums = static_cast<S*>(call.sums.mutable_data_ptr());
     }
     for (int l = 0; l < p.layers; ++l) describe(l);
@@ -82,7 +91,7 @@ template <class S> class OdePlan {
   void describe(int l) {
     OdeLayer<S> layer{};
     layer.units = int(call.weight(l).size(0)), layer.inputs = int(call.weight(l).size(1));
-    layer.bias = l > 0 ? data(call.bias(l)) : nullptr;
+    layer.bias = data(call.bias(l));
     if (l + 1 < problem.layers)
       layer.activation = int(call.set.activations[l]), layer.slope = S(call.set.slopes[l]);
     layers.push_back(layer);
@@ -122,6 +131,10 @@ template <class S> class OdePlan {
       }
     }
     p.memory = places.end;
+    Places<int> numbers;
+    p.of_first = numbers.take(ode_padded(layers[0].units)), p.of_totals = numbers.take(ode_padded(layers[0].units));
+    p.of_phi = numbers.take(p.phi), p.of_phi_bar = numbers.take(p.phi);
+    p.numbers = numbers.end;
   }
 
   void place_frame(int width) {
@@ -146,8 +159,9 @@ template <class S> class OdePlan {
   void place_sums() {
     OdeProblem<S>& p = problem;
     Places<std::int64_t> places;
-    p.step_sums = places.take(p.steps);
-    p.first_sums = places.take(std::int64_t(p.steps) * p.stages * layers[0].units + kOdePad);
+    p.start_sums = places.take(p.intervals), p.size_sums = places.take(p.intervals);
+    p.time_sums = places.take(std::int64_t(p.phi) * ode_padded(layers[0].units));
+    p.omega_sums = places.take(p.frequencies);
     if (p.trace == kClosedVector) p.closed_sums = places.take(layers[0].units);
     if (p.trace == kClosedMatrix) p.closed_sums = places.take(matrix_sums(closed_rows(), layers[0].units));
     for (auto& layer : layers) {
@@ -173,12 +187,21 @@ template <class S> class OdePlan {
     std::int64_t size = 0;
     for (const auto& layer : layers) size += panels(layer.units, layer.inputs);
     if (call.closed) size += panels(closed_rows(), layers[0].units);
+    size += std::int64_t(p.phi) * ode_padded(layers[0].units);
     S* to = scratch<S, 0>(size);
     for (int l = 0; l < p.layers; ++l) {
       OdeLayer<S>& layer = layers[l];
       pack(data(call.weight(l)), layer.units, layer.inputs, layer.into, layer.back, to);
     }
     if (call.closed) pack(data(call.closed), closed_rows(), layers[0].units, p.closed, p.closed_back, to);
+    if (call.time) pack_time(data(call.time), to);
+  }
+  void pack_time(const S* matrix, S* to) {
+    OdeProblem<S>& p = problem;
+    p.time = to;
+    for (int column = 0; column < p.phi; ++column)
+      for (int r = 0; r < ode_padded(layers[0].units); ++r)
+        *to++ = r < layers[0].units ? matrix[std::int64_t(r) * p.phi + column] : S(0);
   }
 
   // A matrix and, where it is needed, its transpose in panels; advances `to`.
@@ -203,6 +226,14 @@ template <class S> class OdePlan {
   void copy_vector(const S* sums, std::int64_t chunks, std::int64_t place, int to) {
     const std::int64_t count = call.grads[to]->numel();
     for (std::int64_t i = 0; i < count; ++i) grad(to)[i] = total(sums, chunks, place + i);
+  }
+  void copy_time(const S* sums, std::int64_t chunks) {
+    const OdeProblem<S>& p = problem;
+    for (int r = 0; r < layers[0].units; ++r)
+      for (int column = 0; column < p.phi; ++column) {
+        const std::int64_t place = p.time_sums + std::int64_t(column) * ode_padded(layers[0].units) + r;
+        grad(4)[std::int64_t(r) * p.phi + column] = total(sums, chunks, place);
+      }
   }
   // From groups of 2·lanes rows; swapped: what lies along the lanes are the columns.
   void copy_matrix(const S* sums, std::int64_t chunks, std::int64_t place, int rows, int columns,

@@ -100,13 +100,15 @@ __device__ __forceinline__ void add_products(const S* v, int rows, const S* u, i
   __syncthreads();
 }
 
+template <class S> __device__ __forceinline__ S row_total(const S* v, int row, int samples) {
+  S sum = S(0);
+  for (int i = 0; i < samples; ++i) sum += v[row * samples + ((i + row) & (samples - 1))];
+  return sum;
+}
+
 // Adds factor·Σ_n v[row][n] to sums[row].
 template <class S> __device__ __forceinline__ void add_totals(const S* v, int rows, int samples, S factor, S* sums) {
-  for (int row = threadIdx.x; row < rows; row += kOdeThreads) {
-    S sum = S(0);
-    for (int i = 0; i < samples; ++i) sum += v[row * samples + ((i + row) & (samples - 1))];
-    sums[row] += factor * sum;
-  }
+  for (int row = threadIdx.x; row < rows; row += kOdeThreads) sums[row] += factor * row_total(v, row, samples);
   __syncthreads();
 }
 

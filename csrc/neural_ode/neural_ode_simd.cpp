@@ -12,21 +12,21 @@ template <class S, int V> struct OdeSolve : OdeField<S, V> {
   using Field::p, Field::memory, Field::rows, Field::each_row, Field::fill, Field::copy, Field::add,
       Field::read, Field::read_cotangent, Field::write, Field::combine, Field::add_dot, Field::multiply,
       Field::total, Field::hidden, Field::evaluate, Field::rates, Field::field_back, Field::epsilon,
-      Field::first_tangent, Field::last_cotangent, Field::first_sum, Field::finish_directions;
+      Field::first_tangent, Field::last_cotangent, Field::first_sum, Field::finish_directions, Field::step;
+  using Step = typename Field::Step;
 
   FLOWKERN_HD int frame(int i) const { return p.of_frames + i * p.frame; }
   const S* row_of_a(int i) const { return p.a + i * (i - 1) / 2; }
-  const S* bias_of(int n, int i) const { return p.first + (int64_t(n) * p.stages + i) * p.layer[0].units; }
   int k(int i) const { return p.of_k + i * ode_padded(p.features); }
   int rate(int i) const { return p.of_rate + i * 3; }
 
   // One step from the state in rows y to the rows `to`; with integrals, those are advanced too.
-  void advance(int n, int y, int to, bool integrals) const {
-    const S h = p.h[n];
+  void advance(const Step& step, int y, int to, bool integrals) const {
+    const S h = step.h;
     const int order = integrals && p.trace != kNoTrace ? 1 : 0, width = ode_padded(p.features);
     for (int i = 0; i < p.stages; ++i) {
       combine(y, h, row_of_a(i), i, p.of_k, width, p.features, frame(0) + p.at_x);
-      evaluate(order, frame(0), bias_of(n, i));
+      evaluate(order, frame(0), step.time(p.c[i]));
       copy(frame(0) + p.at_f, p.features, k(i));
       if (integrals) rates(frame(0), rate(i));
     }
@@ -50,13 +50,18 @@ template <class S, int V> struct OdeSolve : OdeField<S, V> {
     read(p.y, p.features, 1, p.features, p.of_y);
     fill(p.of_sums, 3, S(0));
     const bool integrals = p.trace != kNoTrace || p.kinetic;
-    for (int n = 0; n < p.steps; ++n) {
-      advance(n, p.of_y, p.of_y, integrals);
+    for (int n = 0; n < p.intervals * p.steps; ++n) {
+      advance(step(n), p.of_y, p.of_y, integrals);
       if ((n + 1) % p.every) continue;
-      const int64_t kept = n / p.every;
-      write(p.of_y, p.features, p.path + kept * p.rows * p.features, p.features, 1);
-      write(p.of_sums, 3, p.sums + kept * 3 * p.rows, 1, p.rows);
+      write(p.of_y, p.features, state_after(n), p.features, 1);
+      if ((n + 1) % p.steps == 0) write(p.of_sums, 3, p.sums + int64_t(n / p.steps) * 3 * p.rows, 1, p.rows);
     }
+  }
+
+  // Where the state after step n is kept.
+  S* state_after(int n) const {
+    const int64_t k = n / p.steps, inner = p.steps / p.every - 1, j = n % p.steps / p.every;
+    return j == inner ? p.ends + k * p.rows * p.features : p.kept + (k * inner + j) * p.rows * p.features;
   }
 
   // Backward.
@@ -65,12 +70,12 @@ template <class S, int V> struct OdeSolve : OdeField<S, V> {
   int order() const { return p.trace == kNoTrace ? 1 : 2; }
 
   // The gradient of step n as it was taken from the state in rows y: λ from its end to its begin.
-  void step_back(int n, int y) const {
-    const S h = p.h[n];
+  void step_back(const Step& step, int y) const {
+    const S h = step.h;
     const int width = ode_padded(p.features), of_h = p.of_cot + 3;
     for (int i = 0; i < p.stages; ++i) {
       combine(y, h, row_of_a(i), i, p.of_k, width, p.features, frame(i) + p.at_x);
-      evaluate(order(), frame(i), bias_of(n, i));
+      evaluate(order(), frame(i), step.time(p.c[i]));
       copy(frame(i) + p.at_f, p.features, k(i));
       rates(frame(i), rate(i));
     }
@@ -79,11 +84,11 @@ template <class S, int V> struct OdeSolve : OdeField<S, V> {
       add_dot(p.of_lambda, k(i), p.features, p.b[i], of_h);
       add_dot(p.of_mu, rate(i), 3, p.b[i], of_h);
       stage_cotangent(i, h);
-      field_back(frame(i), int64_t(n) * p.stages + i, p.of_fbar, p.of_cot, S(1), ybar(i));
+      field_back(frame(i), step, p.c[i], p.of_fbar, p.of_cot, S(1), ybar(i));
       for (int j = 0; j < i; ++j) add_dot(ybar(i), k(j), p.features, row_of_a(i)[j], of_h);
     }
     for (int i = 0; i < p.stages; ++i) add(ybar(i), p.features, p.of_lambda);
-    memory.chunk[p.step_sums + n] += total(of_h);
+    memory.chunk[p.size_sums + step.interval] += total(of_h);
   }
 
   // Cotangents of stage i's slope and rates: h b_i (λ, μ) + h Σ_{j>i} a_ji Ȳ_j.
@@ -103,32 +108,39 @@ template <class S, int V> struct OdeSolve : OdeField<S, V> {
   }
 
   // One step of the adjoint equation, back from the state in rows y.
-  void adjoint_step(int n, int y) const {
-    const S h = p.h[n];
+  void adjoint_step(const Step& step, int y) const {
+    const S h = step.h;
     const int width = ode_padded(p.features), of_h = p.of_cot + 3;
     fill(of_h, 1, S(0));
     for (int i = 0; i < p.stages; ++i) {
       combine(y, S(0) - h, row_of_a(i), i, p.of_k, width, p.features, frame(0) + p.at_x);
       combine(p.of_lambda, h, row_of_a(i), i, p.of_ybar, width, p.features, p.of_fbar);
-      evaluate(order(), frame(0), bias_of(n, i));
+      evaluate(order(), frame(0), step.time(S(1) - p.c[i]));
       copy(frame(0) + p.at_f, p.features, k(i));
       rates(frame(0), rate(i));
       add_dot(p.of_fbar, k(i), p.features, p.b[i], of_h);
       add_dot(p.of_mu, rate(i), 3, p.b[i], of_h);
-      field_back(frame(0), int64_t(n) * p.stages + i, p.of_fbar, p.of_mu, h * p.b[i], ybar(i));
+      field_back(frame(0), step, S(1) - p.c[i], p.of_fbar, p.of_mu, h * p.b[i], ybar(i));
     }
     combine(y, S(0) - h, p.b, p.stages, p.of_k, width, p.features, y);
     combine(p.of_lambda, h, p.b, p.stages, p.of_ybar, width, p.features, p.of_lambda);
-    memory.chunk[p.step_sums + n] += total(of_h);
+    memory.chunk[p.size_sums + step.interval] += total(of_h);
   }
 
   int state(int j) const { return p.of_states + j * ode_padded(p.features); }
 
   // The states from which steps [n, n + every) begin, by taking the steps again.
   void states_from(int n) const {
-    const int64_t kept = n / p.every - 1;
-    read(kept < 0 ? p.y : p.kept + kept * p.rows * p.features, p.features, 1, p.features, state(0));
-    for (int j = 0; j + 1 < p.every; ++j) advance(n + j, state(j), state(j + 1), false);
+    read(n == 0 ? p.y : state_after(n - 1), p.features, 1, p.features, state(0));
+    for (int j = 0; j + 1 < p.every; ++j) advance(step(n + j), state(j), state(j + 1), false);
+  }
+
+  // Begins with the cotangents, and for the adjoint with the state, at the end of interval k.
+  void begin_interval(int64_t k) const {
+    const int64_t at = k * p.rows * p.features;
+    read_cotangent(p.grad_ends + at, p.features, 1, p.features, p.of_lambda);
+    read_cotangent(p.grad_sums + k * 3 * p.rows, 1, p.rows, 3, p.of_mu);
+    if (p.adjoint) read(p.ends + at, p.features, 1, p.features, p.of_y);
   }
 
   void backward() const {
@@ -138,16 +150,11 @@ template <class S, int V> struct OdeSolve : OdeField<S, V> {
     if (p.row_bias) fill(p.of_grad_bias, p.layer[0].units, S(0));
     for (int m = 0; m < p.directions; ++m)
       fill(first_sum(m), p.apart - (first_sum(m) - first_tangent(m)), S(0));
-    for (int n = p.steps - 1; n >= 0; --n) {
-      if ((n + 1) % p.every == 0) {
-        const int64_t kept = n / p.every;
-        read_cotangent(p.grad_path + kept * p.rows * p.features, p.features, 1, p.features, p.of_lambda);
-        read_cotangent(p.grad_sums + kept * 3 * p.rows, 1, p.rows, 3, p.of_mu);
-        if (p.adjoint) read(p.kept + kept * p.rows * p.features, p.features, 1, p.features, p.of_y);
-        else states_from(n + 1 - p.every);
-      }
-      if (p.adjoint) adjoint_step(n, p.of_y);
-      else step_back(n, state(n % p.every));
+    for (int n = p.intervals * p.steps - 1; n >= 0; --n) {
+      if ((n + 1) % p.steps == 0) begin_interval(n / p.steps);
+      if (!p.adjoint && (n + 1) % p.every == 0) states_from(n + 1 - p.every);
+      if (p.adjoint) adjoint_step(step(n), p.of_y);
+      else step_back(step(n), state(n % p.every));
     }
     finish_directions();
     write(p.of_lambda, p.features, p.grad_y, p.features, 1);

@@ -4,6 +4,7 @@
 
 #include "neural_ode_cuda.h"
 #include "neural_ode_products.cuh"
+#include "neural_ode_time.cuh"
 
 FLOWKERN_BEGIN
 namespace {
@@ -92,15 +93,19 @@ template <class S> struct OdeTile {
 
   // The field.
 
-  // f at the rows x, to the rows `to`; with `derivatives`, those of the activations that have rows.
-  __device__ void evaluate(int64_t stage, int to, bool derivatives) const {
+  __device__ __forceinline__ S size(int n) const { return p.sizes[n / p.steps]; }
+
+  // f at the rows x, c steps after the begin of step n, to the rows `to`; with `derivatives`, those of the
+  // activations that have rows.
+  __device__ void evaluate(int n, S c, int to, bool derivatives) const {
+    embed(p, n, c, at(p.of_parts));
     int u = p.of_x;
     for (int l = 0; l < p.layers; ++l) {
       const OdeLayer<S>& layer = p.layer[l];
       const int out = l < hidden() ? layer.u : to;
       forth(layer, u, out);
       const S* of_sample = l == 0 && p.row_bias ? at(p.of_bias) : nullptr;
-      const Bias<S> bias{l == 0 ? p.first + stage * layer.units : layer.bias, of_sample, p.shift};
+      const Bias<S> bias{l == 0 ? at(p.of_parts) : layer.bias, of_sample, p.shift};
       if (l == hidden()) {
         each_number(layer.units, [&](int i) FLOWKERN_INLINE { at(out)[i] += bias(i); });
       } else {
@@ -189,14 +194,15 @@ template <class S> struct OdeTile {
     }
   }
 
-  // What comes back to the state, to the rows `to`, from the cotangents in the rows fbar and `extra`.
-  __device__ void field_back(int64_t stage, S factor, int to) const {
+  // What comes back to the state, to the rows `to`, from the cotangents in the rows fbar and `extra` of a stage
+  // c steps after the begin of step n.
+  __device__ void field_back(int n, S c, S factor, int to) const {
     int z = p.of_fbar;
     for (int l = hidden(); l >= 0; --l) {
       const OdeLayer<S>& layer = p.layer[l];
       const int u = l == 0 ? p.of_x : p.layer[l - 1].u;
       add_products(at(z), layer.units, at(u), layer.inputs, samples(), factor, slice + layer.weight_sums);
-      if (l == 0) add_totals(at(z), layer.units, samples(), factor, slice + p.first_sums + stage * layer.units);
+      if (l == 0) embed_back(p, n, c, at(z), factor, at(p.of_parts), slice);
       else if (layer.bias) add_totals(at(z), layer.units, samples(), factor, slice + layer.bias_sums);
       if (l == 0 && p.row_bias) {
         S* grad = at(p.of_grad_bias);

@@ -21,7 +21,8 @@ class CNF(Flow):
         context: number of context features; 0 for none.
         hidden_features, activation, time: as for `nn.VectorField`.
         field: an `nn.VectorField`, in place of all arguments before.
-        method, steps, trace, noise, seed, gradient, checkpoint, times: as for `transforms.NeuralODE`.
+        method, steps, trace, noise, seed, gradient, checkpoint, times, on_failure: as for
+            `transforms.NeuralODE`.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type or value; the error names it.
@@ -45,11 +46,12 @@ class CNF(Flow):
         gradient="discrete",
         checkpoint=1,
         times=(0.0, 1.0),
+        on_failure=None,
     ):
         if field is None:
             field = VectorField(features, context, hidden_features, activation, time)
         transform = NeuralODE(
-            field, method, steps, trace, noise, seed, gradient, checkpoint, times
+            field, method, steps, trace, noise, seed, gradient, checkpoint, times, on_failure
         )
         super().__init__(transform, field.features, field.context)
         self.origin = self.origin.to(next(field.parameters()))

@@ -1,45 +1,15 @@
 """What step control shares: its options, the first step, failures."""
 
 import math
-import warnings
-from enum import IntEnum
 from typing import NamedTuple
 
 import torch
 
 from flowkern.ode.problem import number, real_dtype, unflattened
+from flowkern.ops import _status
+from flowkern.ops._status import SolverError, SolverWarning, Status
 
-
-class Status(IntEnum):
-    """How the solve of a sample ended."""
-
-    OK = 0
-    STEP_UNDERFLOW = 1
-    NON_FINITE = 2
-    STEP_LIMIT = 3
-
-
-_REASONS = {
-    Status.STEP_UNDERFLOW: "the step size fell below the resolution of t (a stiff or singular field?)",
-    Status.NON_FINITE: "the state or its derivative is not finite",
-    Status.STEP_LIMIT: "max_num_steps was reached",
-}
-
-
-class SolverError(RuntimeError):
-    """A solve did not reach the last time. `status` is a tensor (N,) of `Status`, or () for all."""
-
-    def __init__(self, message, status):
-        super().__init__(message)
-        self.status = status
-
-
-class SolverWarning(UserWarning):
-    """The same as a warning; outputs that were not reached are NaN."""
-
-    def __init__(self, message, status):
-        super().__init__(message)
-        self.status = status
+__all__ = ["Control", "SolverError", "SolverWarning", "Status"]
 
 
 class Control(NamedTuple):
@@ -98,13 +68,7 @@ def control(options):
 
 def fail(method, status, on_failure):
     """Raise or warn, with how many samples stopped and why."""
-    counts = {reason: int((status == code).sum()) for code, reason in _REASONS.items()}
-    total = f" of {status.numel()} samples" if status.dim() else ""
-    parts = [f"{n}{total}: {reason}" if total else reason for reason, n in counts.items() if n]
-    message = f"{method.name} did not reach the last time: {'; '.join(parts)}"
-    if on_failure == "raise":
-        raise SolverError(message, status)
-    warnings.warn(SolverWarning(message, status), stacklevel=5)
+    _status.fail(method.name, status, on_failure, stacklevel=5)
 
 
 def rms(tensor):

@@ -52,6 +52,17 @@ def sincos_turns(u):
 
 
 @triton.jit
+def sincos(angle):
+    """sin and cos of an angle in radians; see csrc/common/sincos.h."""
+    turns = tl.floor(angle * 0.15915494309189535 + 0.5)
+    if angle.dtype == tl.float64:
+        rest = (angle - turns * 6.283185303211212) - turns * 3.968374318722162e-9
+    else:
+        rest = (angle - turns * 6.28125) - turns * 1.935307179586477e-3
+    return sincos_turns(rest * 0.15915494309189535)
+
+
+@triton.jit
 def _sin_of_quarter_turn(x):
     z = x * x
     if x.dtype == tl.float64:

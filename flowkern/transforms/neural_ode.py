@@ -40,6 +40,8 @@ class NeuralODE(Transform):
             adjoint, without stored states. They differ by the error of the method.
         checkpoint: how many steps lie between states that are stored for the discrete gradient, a
             divisor of steps; those between are computed a second time.
+        on_failure: None, and a state that is not finite is returned as it is; "raise" a
+            `flowkern.SolverError` with each row's status, or "warn" (`SolverWarning`).
         times: (t_noise, t_data), at which x is noise and data. The default is that of flow matching;
             zuko's CNF has (1.0, 0.0).
 
@@ -61,6 +63,7 @@ class NeuralODE(Transform):
         gradient="discrete",
         checkpoint=1,
         times=(0.0, 1.0),
+        on_failure=None,
     ):
         super().__init__()
         if not callable(getattr(field, "layers", None)):
@@ -71,6 +74,7 @@ class NeuralODE(Transform):
         check_choice("trace", trace, ("exact", "hutchinson"))
         check_choice("noise", noise, ("rademacher", "normal"))
         check_choice("gradient", gradient, ("discrete", "adjoint"))
+        check_choice("on_failure", on_failure, (None, "raise", "warn"))
         check_count("steps", steps, 1)
         check_count("checkpoint", checkpoint, 1)
         if steps % checkpoint:
@@ -81,7 +85,7 @@ class NeuralODE(Transform):
                 raise ValueError(f"seed: expected an integer below 2**63, got {seed}")
         self.field, self.times = field, _checked_times(times)
         self.steps, self.trace, self.noise, self.seed = steps, trace, noise, seed
-        self.options = {"method": method, "gradient": gradient, "checkpoint": checkpoint}
+        self.options = {"method": method, "gradient": gradient, "checkpoint": checkpoint, "on_failure": on_failure}
 
     def forward(self, x, context=None):
         """y (…, features) and logabsdet (…,), from data to noise."""

@@ -107,7 +107,7 @@ template <class S> void stage() {
 template <class S> void solve() {
   for (bool backward : {false, true}) {
     flowkern::cuda::OdeSolve<S> p{};
-    p.rows = kRows, p.features = 8, p.layers = 3, p.stages = 4, p.steps = 16, p.every = 1;
+    p.rows = kRows, p.features = 8, p.layers = 3, p.stages = 4, p.intervals = 1, p.steps = 16, p.every = 1;
     p.closed = true, p.backward = backward;
     const int units[] = {8, 64, 64, 8};
     for (int l = 0; l < 3; ++l) p.layer[l].inputs = units[l], p.layer[l].units = units[l + 1];

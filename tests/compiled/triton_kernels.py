@@ -68,11 +68,12 @@ MASKED = [
     (AffineElement("softplus"), 2, True, torch.float64),
     (SplineElement(3.0), 23, True, torch.float32),
 ]
-# (hidden layers, directions or 0 for a closed trace, row_bias, kinetic, adjoint, dtype); None: no trace
+# (hidden layers, directions or 0 for a closed trace, numbers in φ(t), row_bias, kinetic, adjoint, dtype);
+# None: no trace
 SOLVES = [
-    ((64, 64), 0, False, False, False, torch.float32),
-    ((32, 32, 32), 1, True, True, True, torch.float32),
-    ((64,), None, False, False, False, torch.float64),
+    ((64, 64), 0, 1, False, False, False, torch.float32),
+    ((32, 32, 32), 1, 6, True, True, True, torch.float32),
+    ((64,), None, 0, False, False, False, torch.float64),
 ]
 # (stages, weights for each row, dtype)
 STAGES = [(1, False, torch.float32), (4, True, torch.float32), (8, False, torch.float64)]
@@ -217,35 +218,34 @@ def _masked():
         yield f"backward, {name}", masked._launch_backward, (x, logabsdet, x, x, True, *rest)
 
 
-def _field(hidden, directions, row_bias, kinetic, dtype, features=8, steps=16):
-    """y, what the solve takes besides, and the cotangents and the path."""
+def _field(hidden, directions, phi, row_bias, kinetic, dtype, features=8, steps=16):
+    """What the solve takes."""
 
     def empty(*shape):
         return torch.empty(*shape, dtype=dtype, device="meta")
 
     units, table = (features, *hidden, features), tableau("rk4")
-    tensors = [empty(o, i) for i, o in zip(units, units[1:])] + [empty(o) for o in units[2:]]
+    tensors = [empty(o, i) for i, o in zip(units, units[1:])] + [empty(o) for o in units[1:]]
     closed = empty(*hidden[::-1]) if directions == 0 else None
     noise = empty(directions, ROWS, features) if directions else None
     inputs = (
-        empty(steps), empty(steps, table.stages, hidden[0]), empty(ROWS, hidden[0]) if row_bias else None,
-        closed, noise, tensors,
+        empty(ROWS, features), empty(1), empty(1), empty(ROWS, hidden[0]) if row_bias else None,
+        empty(hidden[0], phi) if phi else None, empty(phi // 2) if phi > 1 else None, closed, noise, tensors,
     )  # fmt: skip
     codes = [2] * len(hidden), [1.0] * len(hidden)
-    y, path = empty(ROWS, features), empty(steps, ROWS, features)
-    return y, (*inputs, *codes, *table.flat(), 1, 1.0, kinetic, bool(directions)), path
+    return *inputs, *codes, *table.flat(), steps, 1, 1.0, kinetic, bool(directions)
 
 
 def _solves():
     """The same of the neural ODE solve."""
-    for hidden, directions, row_bias, kinetic, adjoint, dtype in SOLVES:
-        y, rest, path = _field(hidden, directions, row_bias, kinetic, dtype)
-        sums = path[:, :3, 0]
+    for hidden, directions, phi, row_bias, kinetic, adjoint, dtype in SOLVES:
+        arguments = _field(hidden, directions, phi, row_bias, kinetic, dtype)
+        ends, sums, kept = solver.native.outputs(*arguments[:2], 16, 1)
         trace = "" if directions is None else ", directions" if directions else ", closed"
         name = f"{len(hidden)} layers of {hidden[0]}{trace}, {dtype}" + ", row_bias" * row_bias
-        yield f"forward, {name}", solver._launch_forward, (y, *rest)
+        yield f"forward, {name}", solver._launch_forward, arguments
         name += ", adjoint" * adjoint
-        yield f"backward, {name}", solver._launch_backward, (path, sums, path, adjoint, y, *rest)
+        yield f"backward, {name}", solver._launch_backward, (ends, sums, ends, kept, adjoint, *arguments)
 
 
 def _stages():

@@ -12,6 +12,7 @@ import flowkern  # noqa: F401  (registers the ops that are replaced here)
 
 from flowkern.ops.masked_autoregressive import gradients
 from flowkern.ops.masked_autoregressive import native as masked
+from flowkern.ops.neural_ode import native as solve
 from flowkern.ops.probability_path import native
 from tests.emulation import build
 
@@ -75,10 +76,13 @@ class _StageCall(ctypes.Structure):
     ]  # fmt: skip
 
 
-_SOLVE_SIZES = ("rows", "features", "layers", "stages", "steps", "every", "directions")
+_SOLVE_SIZES = ("rows", "features", "layers", "stages", "intervals", "steps", "every", "directions")
+_SOLVE_GRADS = (
+    "grad_y", "grad_starts", "grad_sizes", "grad_row_bias", "grad_time", "grad_frequencies", "grad_closed"
+)  # fmt: skip
 _SOLVE_TENSORS = (
-    "y", "h", "first", "row_bias", "closed", "epsilon", "path", "sums", "grad_path", "grad_sums", "grad_y",
-    "grad_h", "grad_first", "grad_row_bias", "grad_closed",
+    "y", "starts", "sizes", "row_bias", "time", "frequencies", "closed", "epsilon", "ends", "sums", "kept",
+    "grad_ends", "grad_sums", *_SOLVE_GRADS,
 )  # fmt: skip
 _LAYERS = 25  # the most, as problems.h has it
 
@@ -91,6 +95,7 @@ class _SolveCall(ctypes.Structure):
         ("slopes", ctypes.c_double * _LAYERS),
         ("a", ctypes.c_double * 28),
         ("b", ctypes.c_double * 8),
+        ("c", ctypes.c_double * 8),
         *((name, _Tensor) for name in _SOLVE_TENSORS),
         *((name, _Tensor * _LAYERS) for name in ("weights", "biases", "grad_weights", "grad_biases")),
     ]
@@ -251,43 +256,41 @@ def _run_stage(y, y1, k, weights, rtol, atol, out):
     return out
 
 
-def _solve(y, steps, first, row_bias, closed, directions, tensors, *spec):
-    kept = len(steps) // spec[4]
-    path, sums = y.new_empty(kept, *y.shape), y.new_empty(kept, 3, len(y))
-    inputs = (y, steps, first, row_bias, closed, directions, tensors)
-    _run_solve(inputs, spec, False, False, path=path, sums=sums)
-    return path, sums
+def _solve(*arguments):
+    inputs, spec = arguments[:9], arguments[9:]
+    ends, sums, kept = solve.outputs(*inputs[:2], *spec[5:7])
+    _run_solve(inputs, spec, False, False, ends=ends, sums=sums, kept=kept.flatten(0, 1))
+    return ends, sums, kept
 
 
-def _solve_backward(grad_path, grad_sums, path, adjoint, *arguments):
-    inputs, spec = arguments[:7], arguments[7:]
-    given = (*inputs[:5], *inputs[6])
+def _solve_backward(grad_ends, grad_sums, ends, kept, adjoint, *arguments):
+    inputs, spec = arguments[:9], arguments[9:]
+    given = (*inputs[:7], *inputs[8])
     if len(inputs[0]):
         grads = [None if t is None else torch.empty_like(t) for t in given]
     else:  # the torch side does not launch then
         grads = [None if t is None else torch.zeros_like(t) for t in given]
     layers = len(spec[0]) + 1
-    names = ("grad_y", "grad_h", "grad_first", "grad_row_bias", "grad_closed")
     _run_solve(
-        inputs, spec, adjoint, True, path=path, grad_path=grad_path, grad_sums=grad_sums,
-        grad_weights=grads[5 : 5 + layers], grad_biases=[None, *grads[5 + layers :]],
-        **dict(zip(names, grads)),
+        inputs, spec, adjoint, True, ends=ends, kept=kept.flatten(0, 1), grad_ends=grad_ends, grad_sums=grad_sums,
+        grad_weights=grads[7 : 7 + layers], grad_biases=grads[7 + layers :],
+        **dict(zip(_SOLVE_GRADS, grads)),
     )  # fmt: skip
     return [grad for grad in grads if grad is not None]
 
 
 def _run_solve(inputs, spec, adjoint, backward, **more):
-    y, steps, first, row_bias, closed, directions, tensors = inputs
-    activations, slopes, a, b, every, weight, kinetic, jacobian = spec
+    *inputs, tensors = inputs
+    activations, slopes, a, b, c, steps, every, weight, kinetic, jacobian = spec
+    y, starts, directions = inputs[0], inputs[1], inputs[-1]
     layers, count = len(activations) + 1, 0 if directions is None else len(directions)
     tensors = dict(
-        y=y, h=steps, first=first, row_bias=row_bias, closed=closed, epsilon=directions,
-        weights=tensors[:layers], biases=[None, *tensors[layers:]], **more,
+        zip(_SOLVE_TENSORS, inputs), weights=tensors[:layers], biases=tensors[layers:], **more
     )  # fmt: skip
-    sizes = (*y.shape, layers, len(b), len(steps), every, count, kinetic, jacobian, adjoint, backward)
+    sizes = (*y.shape, layers, len(b), len(starts), steps, every, count, kinetic, jacobian, adjoint, backward)
     units = [len(w) for w in tensors["weights"]]
     lists = [(ctypes.c_int64 * _LAYERS)(*v) for v in (units, activations)]
-    numbers = [(ctypes.c_double * n)(*v) for n, v in ((_LAYERS, slopes), (28, a), (8, b))]
+    numbers = [(ctypes.c_double * n)(*v) for n, v in ((_LAYERS, slopes), (28, a), (8, b), (8, c))]
     call = _SolveCall(*sizes, *lists, weight, *numbers)
     for name, value in tensors.items():
         some = isinstance(value, list)

@@ -55,11 +55,11 @@ struct StageCall {
 // Of a neural ODE solve, or of its gradients.
 constexpr int kLayers = 25;  // one more than the kernels take
 struct SolveCall {
-  std::int64_t rows, features, layers, stages, steps, every, directions;
+  std::int64_t rows, features, layers, stages, intervals, steps, every, directions;
   std::int64_t kinetic, jacobian, adjoint, backward, units[kLayers], activations[kLayers];
-  double weight, slopes[kLayers], a[28], b[8];
-  Tensor y, h, first, row_bias, closed, epsilon, path, sums, grad_path, grad_sums;
-  Tensor grad_y, grad_h, grad_first, grad_row_bias, grad_closed;
+  double weight, slopes[kLayers], a[28], b[8], c[8];
+  Tensor y, starts, sizes, row_bias, time, frequencies, closed, epsilon, ends, sums, kept, grad_ends, grad_sums;
+  Tensor grad_y, grad_starts, grad_sizes, grad_row_bias, grad_time, grad_frequencies, grad_closed;
   Tensor weights[kLayers], biases[kLayers], grad_weights[kLayers], grad_biases[kLayers];
 };
 
@@ -143,17 +143,20 @@ template <class S> flowkern::cuda::OdeSolve<S> solve(const SolveCall& c) {
   flowkern::cuda::check_ode_table(c.layers, c.stages);
   flowkern::cuda::OdeSolve<S> p{};
   p.rows = c.rows, p.features = int(c.features), p.layers = int(c.layers), p.stages = int(c.stages);
-  p.steps = int(c.steps), p.every = int(c.every), p.directions = int(c.directions);
+  p.intervals = int(c.intervals), p.steps = int(c.steps), p.every = int(c.every), p.directions = int(c.directions);
   p.closed = c.closed.data, p.kinetic = c.kinetic, p.jacobian = c.jacobian;
   p.backward = c.backward, p.adjoint = c.adjoint, p.weight = S(c.weight);
   for (int i = 0; i < 28; ++i) p.a[i] = S(c.a[i]);
-  for (int i = 0; i < 8; ++i) p.b[i] = S(c.b[i]);
-  p.y = c.y.at<S>(), p.h = c.h.at<S>(), p.first = c.first.at<S>(), p.row_bias = c.row_bias.at<S>();
+  for (int i = 0; i < 8; ++i) p.b[i] = S(c.b[i]), p.c[i] = S(c.c[i]);
+  p.y = c.y.at<S>(), p.starts = c.starts.at<S>(), p.sizes = c.sizes.at<S>(), p.row_bias = c.row_bias.at<S>();
+  p.time = c.time.at<S>(), p.omega = c.frequencies.at<S>();
+  p.frequencies = int(c.frequencies.bytes / sizeof(S)), p.phi = p.omega ? 2 * p.frequencies : p.time ? 1 : 0;
   p.closed_form = c.closed.at<S>(), p.epsilon = c.epsilon.at<S>();
   for (int d = 0; d < 3; ++d) p.epsilon_stride[d] = c.epsilon.stride[d];
-  p.path = c.path.at<S>(), p.sums = c.sums.at<S>(), p.kept = c.path.at<S>();
-  p.grad_path = c.grad_path.at<S>(), p.grad_sums = c.grad_sums.at<S>(), p.grad_y = c.grad_y.at<S>();
-  p.grad_h = c.grad_h.at<S>(), p.grad_first = c.grad_first.at<S>();
+  p.ends = c.ends.at<S>(), p.sums = c.sums.at<S>(), p.kept = c.kept.at<S>();
+  p.grad_ends = c.grad_ends.at<S>(), p.grad_sums = c.grad_sums.at<S>(), p.grad_y = c.grad_y.at<S>();
+  p.grad_starts = c.grad_starts.at<S>(), p.grad_sizes = c.grad_sizes.at<S>();
+  p.grad_time = c.grad_time.at<S>(), p.grad_omega = c.grad_frequencies.at<S>();
   p.grad_row_bias = c.grad_row_bias.at<S>(), p.grad_closed = c.grad_closed.at<S>();
   for (int l = 0; l < p.layers; ++l) {
     auto& layer = p.layer[l];

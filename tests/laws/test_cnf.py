@@ -11,6 +11,7 @@ from torch.distributions import MultivariateNormal, Normal
 import flowkern
 from flowkern.flows import CNF
 from flowkern.nn import VectorField
+from flowkern.ode import SolverWarning, Status
 from flowkern.transforms import NeuralODE
 from flowkern.transforms._hutchinson import noise
 from tests.laws.continuous import hooked, normal, randomised
@@ -217,6 +218,25 @@ def test_a_flow_matching_model_has_a_likelihood():
     assert all(grad.isfinite().all() and grad.any() for grad in grads)
 
 
+def test_failures_have_a_status():
+    """A field that carries some samples out of the numbers: by option that raises, or warns, both ways."""
+    x = torch.tensor([[1.0], [0.0], [1.0]])
+    flows = {kind: CNF(1, hidden_features=(1,), activation="leaky_relu", on_failure=kind) for kind in (None, "raise", "warn")}
+    for flow in flows.values():
+        with torch.no_grad():
+            for parameter in flow.parameters():  # dx/dt = 10¹² leaky_relu(x)
+                parameter.fill_(1e6 if parameter.dim() == 2 else 0.0)
+            flow.transform.field.net[0].weight[:, 1] = 0.0
+    assert flows[None]().log_prob(x).isfinite().tolist() == [False, True, False]
+    for solve in (flows["raise"]().log_prob, flows["raise"].transform.inverse, flows["raise"].transform.data):
+        with pytest.raises(flowkern.SolverError, match="2 of 3 samples") as failed:
+            solve(x)
+        assert failed.value.status.tolist() == [Status.NON_FINITE, Status.OK, Status.NON_FINITE]
+    with pytest.warns(SolverWarning, match="2 of 3 samples"):
+        flows["warn"]().log_prob(x)
+    assert flows["raise"]().log_prob(0 * x).isfinite().all()
+
+
 def test_training_and_evaluation_are_the_same():
     flow, x = small(2), normal(4, 2)
     assert torch.equal(flow.eval()().log_prob(x), flow.train()().log_prob(x))
@@ -284,6 +304,7 @@ WRONG = [
     (lambda: CNF(2, trace="none"), ValueError, "trace: expected one of 'exact'"),
     (lambda: CNF(2, noise="uniform"), ValueError, "noise: expected one of 'rademacher'"),
     (lambda: CNF(2, gradient="none"), ValueError, "gradient: expected one of 'discrete'"),
+    (lambda: CNF(2, on_failure="stop"), ValueError, "on_failure: expected one of None, 'raise'"),
     (lambda: CNF(2, seed="a"), TypeError, "seed: expected an integer"),
     (lambda: CNF(2, seed=2**63), ValueError, "seed: expected an integer below 2"),
     (lambda: CNF(field=DoubledField(2))().sample(), TypeError, "field: has a forward of its own"),

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,8 +11,11 @@ from torchdiffeq import odeint
 import flowkern
 from flowkern import backends
 from flowkern.backends import unavailable
+from flowkern.ode import SolverWarning, Status
 from flowkern.ops import FieldLayer, TimeEmbedding, neural_ode
 from flowkern.ops.neural_ode import TABLEAUX, native
+from flowkern.report.memory import peak_memory
+from tests import neural_ode_cases
 from tests.neural_ode_cases import CASES, Case, check, evaluate
 
 COMPILER = {"reference": "aot_eager", "cpu": "inductor"}
@@ -183,7 +187,27 @@ def test_memory_of_the_gradients():
         saved = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
             case.solve(tensors, noise, **arguments)
-        assert [t.shape[0] for t in saved if t.dim() == 3 and t.shape[1:] == tensors["y"].shape] == [states]
+        shape = tensors["y"].shape
+        assert sum(t.shape[:-2].numel() for t in saved if t.dim() > 2 and t.shape[-2:] == shape) == states
+
+
+@pytest.mark.parametrize("trace", (None, "exact", 1))
+@pytest.mark.parametrize("time", ("concatenated", "fourier"))
+def test_peak_memory_against_steps(trace, time):
+    """Of forward and backward, above that of 16 steps: one state for each step more, or nothing at all."""
+    if unavailable("cpu") is not None:
+        return
+    case = Case(features=8, hidden=(64, 64), batch=64, trace=trace, time=time, rows=True, times=(0.0, 1.0))
+    tensors, noise = case.tensors(torch.float32)
+
+    def peak(steps, **options):
+        solve = partial(evaluate, case, tensors, noise, "cpu", steps=steps, **options)
+        return peak_memory(solve)
+
+    for gradient, states in (("discrete", 1), ("adjoint", 0)):
+        peak(16, gradient=gradient)  # what is allocated once
+        more = peak(1024, gradient=gradient) - peak(16, gradient=gradient)
+        assert more == states * (1024 - 16) * tensors["y"].nbytes, gradient
 
 
 # --- dispatcher, compilers, torch.func ----------------------------------------------------------
@@ -195,27 +219,27 @@ def test_opcheck():
     for name in ("exact two hidden", "noise", "exact one hidden"):
         arguments = _raw(replace(CASES[name], batch=3))
         torch.library.opcheck(torch.ops.flowkern.neural_ode, arguments)
-        path, sums = torch.ops.flowkern.neural_ode(*arguments)
+        ends, sums, kept = torch.ops.flowkern.neural_ode(*arguments)
         for adjoint in (False, True):
-            given = (torch.ones_like(path), torch.ones_like(sums), path, adjoint, *arguments)
+            given = (torch.ones_like(ends), torch.ones_like(sums), ends, kept, adjoint, *arguments)
             torch.library.opcheck(torch.ops.flowkern.neural_ode_backward, given)
 
 
 def _raw(case):
-    """Arguments of the dispatcher op for a case with shared bias and concatenated or no time."""
+    """Arguments of the dispatcher op for a case with shared bias, of two intervals of two steps."""
     tensors, noise = case.tensors()
     count = len(case.hidden) + 1
     weights = [tensors[f"weight{l}"] for l in range(count)]
-    first = torch.randn(2, len(TABLEAUX[case.method].b), weights[0].shape[0], dtype=torch.float64)
+    frequencies = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64) if case.time == "fourier" else None
     closed = None
     if noise is None:
         closed = torch.randn(weights[1].shape if count == 3 else (weights[0].shape[0],), dtype=torch.float64)
     codes = {"tanh": 2, "elu": 3, "silu": 4, "gelu": 5}
-    steps = torch.tensor([0.5, 0.25], dtype=torch.float64)
+    starts, sizes = torch.tensor([[0.0, 1.0], [0.5, 0.25]], dtype=torch.float64)
     return (
-        tensors["y"], steps, first, None, closed, noise, [*weights, *(tensors[f"bias{l}"] for l in range(1, count))],
-        [codes[a] for a in case.activations], [1.0] * (count - 1), *TABLEAUX[case.method].flat(), 1, 1.0, True,
-        noise is not None,
+        tensors["y"], starts, sizes, None, tensors["time"], frequencies, closed, noise,
+        [*weights, *(tensors[f"bias{l}"] for l in range(count))], [codes[a] for a in case.activations],
+        [1.0] * (count - 1), *TABLEAUX[case.method].flat(), 2, 1, 1.0, True, noise is not None,
     )  # fmt: skip
 
 
@@ -223,13 +247,17 @@ def test_raw_op_refuses_what_it_cannot_read():
     if unavailable("cpu") is not None:
         return
     good = list(_raw(replace(CASES["exact two hidden"], batch=3)))
+    frequencies = torch.ones(2).double()
     for place, bad in (
-        (0, good[0][0]), (0, good[0].float()), (1, good[1][:, None]), (2, good[2][:1]), (2, good[2][:, :1]),
-        (3, torch.zeros(2, 7).double()), (4, good[4][:3]), (4, good[4].mT.contiguous().mT), (6, good[6][:-1]),
-        (6, [good[6][1], *good[6][1:]]), (6, [None, *good[6][1:]]), (7, [2]), (7, [2, 8]), (8, [1.0]),
-        (9, good[9][:-1]), (11, 3), (11, 0), (14, True),
+        (0, good[0][0]), (0, good[0].float()), (1, good[1][:, None]), (1, good[1][:1]), (2, good[2][:, None]),
+        (3, torch.zeros(2, 7).double()), (4, good[4][:3]), (4, good[4].expand(-1, 2).contiguous()), (4, None),
+        (5, frequencies), (6, good[6][:3]), (6, good[6].mT.contiguous().mT), (8, good[8][:-1]),
+        (8, [good[8][1], *good[8][1:]]), (8, [None, *good[8][1:]]), (9, [2]), (9, [2, 8]), (10, [1.0]),
+        (11, good[11][:-1]), (13, good[13][:-1]), (14, 0), (15, 3), (15, 0), (18, True),
     ):  # fmt: skip
         arguments = [*good[:place], bad, *good[place + 1 :]]
+        if place == 4 and bad is None:
+            arguments[5] = frequencies
         with pytest.raises(RuntimeError):
             torch.ops.flowkern.neural_ode(*arguments)
 
@@ -345,6 +373,32 @@ def test_exploding_field_is_not_finite(backend):
     assert not got.y[-1].isfinite().any()
 
 
+def test_failures_have_a_status(backend):
+    """By option: samples whose state or integral is not finite at the end are told."""
+    case = Case(batch=4)
+    tensors, _ = case.tensors()
+    with flowkern.backend(backend):
+        clean = case.solve(tensors, None, on_failure="raise")
+        assert torch.equal(clean.y, case.solve(tensors, None).y)
+        tensors["y"][1, 2], tensors["y"][3, 0] = torch.nan, torch.inf
+        with pytest.raises(flowkern.SolverError, match="rk4 did not reach .*: 2 of 4 samples: .* not finite") as failed:
+            case.solve(tensors, None, on_failure="raise")
+        with pytest.warns(SolverWarning, match="2 of 4 samples") as warned:
+            got = case.solve(tensors, None, on_failure="warn")
+    expected = [Status.OK, Status.NON_FINITE, Status.OK, Status.NON_FINITE]
+    assert failed.value.status.tolist() == warned[0].message.status.tolist() == expected
+    assert warned[0].filename == neural_ode_cases.__file__  # where the solve was called
+    torch.testing.assert_close(got.y[:, ::2], clean.y[:, ::2])
+
+
+def test_an_integral_that_is_not_finite_is_a_failure(backend):
+    """‖f‖² leaves the range of float32 where f does not."""
+    layers, t = [FieldLayer(torch.zeros(1, 1), torch.tensor([[1.0], [1e30]]))], torch.tensor([0.0, 1.0])
+    with flowkern.backend(backend), pytest.raises(flowkern.SolverError) as failed:
+        neural_ode(torch.zeros(2, 1), layers, t, kinetic=True, on_failure="raise")
+    assert failed.value.status.tolist() == [Status.OK, Status.NON_FINITE]
+
+
 def test_same_bits_for_any_number_of_threads():
     case = Case(batch=500)
     tensors, noise = case.tensors(torch.float32)
@@ -378,11 +432,13 @@ def test_same_bits_for_any_number_of_threads():
         (dict(steps=0), "steps: expected"),
         (dict(steps=4, checkpoint=3), "checkpoint: expected a divisor"),
         (dict(gradient="none"), "gradient: expected"),
+        (dict(on_failure="ignore"), "on_failure: expected None, 'raise' or 'warn'"),
         (dict(trace="hutchinson"), "trace: expected"),
         (dict(trace=torch.ones(3, 5)), "trace: expected"),
         (dict(jacobian=True), "jacobian: needs a trace"),
         (dict(time=TimeEmbedding(torch.ones(3, 1))), "time.weight: expected shape"),
         (dict(time=TimeEmbedding(torch.ones(2, 5), torch.ones(2))), "time.weight: expected shape"),
+        (dict(time=TimeEmbedding(torch.ones(2, 4), torch.ones(2, 1))), "time.frequencies: expected shape"),
     ),
 )
 def test_bad_arguments(changed, message):

@@ -49,7 +49,7 @@ def raw_arguments(case):
         with pytest.raises(TypeError):  # the call gives nothing back
             case.solve(*case.tensors())
     y, spec, *tensors = calls[0]
-    return y, *tensors[:5], tensors[5:], *map(list, spec[:4]), *spec[4:]
+    return y, *tensors[:7], tensors[7:], *map(list, spec[:5]), *spec[5:]
 
 
 def test_kernels_are_interpreted():
@@ -93,16 +93,14 @@ def test_sizes(layers, features, batch):
 
 def test_what_is_not_asked_for_is_zero():
     """As the specification has it; a cotangent of it then counts for nothing."""
-    y, *inputs, tensors, activations, slopes, a, b, every, weight, _, _ = raw_arguments(
-        replace(QUICK, method="euler", trace=1)
-    )
-    arguments = (y, *inputs, tensors, activations, slopes, a, b, every, weight, False, False)
+    *arguments, _, _ = raw_arguments(replace(QUICK, method="euler", trace=1))
+    arguments = (*arguments, False, False)
     ops = torch.ops.flowkern_triton
-    path, sums = ops.neural_ode(*arguments)
+    ends, sums, kept = ops.neural_ode(*arguments)
     assert torch.equal(sums[:, 1:], torch.zeros_like(sums[:, 1:])) and (sums[:, 0] != 0).all()
     cotangent = torch.zeros_like(sums)
     cotangent[:, 1:] = 1
-    grads = ops.neural_ode_backward(torch.zeros_like(path), cotangent, path, False, *arguments)
+    grads = ops.neural_ode_backward(torch.zeros_like(ends), cotangent, ends, kept, False, *arguments)
     assert all(torch.equal(grad, torch.zeros_like(grad)) for grad in grads)
 
 
@@ -136,8 +134,8 @@ def test_opcheck():
     for case in (replace(case, rows=True), replace(case, trace=1, jacobian=True, bias=False)):
         arguments = raw_arguments(case)
         torch.library.opcheck(ops.neural_ode, arguments)
-        path, sums = ops.neural_ode(*arguments)
-        call = (torch.ones_like(path), torch.ones_like(sums), path, case.rows, *arguments)
+        ends, sums, kept = ops.neural_ode(*arguments)
+        call = (torch.ones_like(ends), torch.ones_like(sums), ends, kept, case.rows, *arguments)
         torch.library.opcheck(ops.neural_ode_backward, call)
 
 

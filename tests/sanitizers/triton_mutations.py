@@ -44,7 +44,7 @@ def _masked(fault, old, new, file="masked_autoregressive/triton_layers.py"):
 
 
 def _ode(fault, old, new, file="neural_ode/triton_field.py"):
-    return Mutation(fault, file, old, new, ("ode-one sample", "ode-adjoint one hidden", "ode-exact linear"))
+    return Mutation(fault, file, old, new, ("ode-one sample", "ode-adjoint noise", "ode-adjoint one hidden", "ode-exact linear"))
 
 
 def _stage(fault, old, new):
@@ -70,7 +70,8 @@ MUTATIONS = (
     _masked("log-dets stored of samples that there are not", "tile.n, sums, mask=tile.here", "tile.n, sums, mask=tile.n >= 0", "masked_autoregressive/triton_kernels.py"),
     _masked("backward: a skip's cotangent with the wrong sign", "mask=skipped, other=0.0) + grad_z", "mask=skipped, other=0.0) - grad_z"),
     _masked("backward: of two skips from one layer, one cotangent", "tl.load(past, mask=skipped, other=0.0) + grad_z", "grad_z"),
-    _ode("the bias of the next stage", "(n * net.stages + i) * of", "(n * net.stages + i + 1) * of"),
+    _ode("the time of another stage", "after = n % net.steps + c", "after = n % net.steps - c"),
+    _ode("a frequency's gradient without the time", "_add(at, t * of_angle", "_add(at, of_angle", "neural_ode/triton_gradients.py"),
     _ode("no barrier after a stage's state", "values, mask=used)\n    tl.debug_barrier()", "values, mask=used)", "neural_ode/triton_kernels.py"),
     _ode("a row too many is written", "used = (row < count)[:, None]\n        values = tl.load(rows(base, row), mask=used, other=0.0)\n        tl.store(to", "used = (row <= count)[:, None]\n        values = tl.load(rows(base, row), mask=used, other=0.0)\n        tl.store(to", "neural_ode/triton_kernels.py"),
     _ode("adjoint: the state stepped the wrong way", "_combine(y, y, 1, -h", "_combine(y, y, 1, h", "neural_ode/triton_kernels.py"),

@@ -7,6 +7,7 @@ import torch
 
 from flowkern import backends
 from flowkern.ops._arguments import check_tensor
+from flowkern.ops._status import Status, fail
 from flowkern.ops.neural_ode.field import FieldLayer, TimeEmbedding
 from flowkern.ops.neural_ode.function import apply, needs_gradient
 from flowkern.ops.neural_ode.native import kernels
@@ -31,7 +32,7 @@ class Solution(NamedTuple):
 
 def neural_ode(
     y, layers, t, *, method="rk4", steps=1, time=None, trace=None, kinetic=False, jacobian=False,
-    gradient="discrete", checkpoint=1,
+    gradient="discrete", checkpoint=1, on_failure=None,
 ):  # fmt: skip
     """Solve dy/dt = f(t, y) for a network f by a Runge–Kutta method with given steps.
 
@@ -50,9 +51,12 @@ def neural_ode(
             a trace.
         gradient: "discrete", the gradient of the steps as they were taken, from one state in
             `checkpoint` steps; or "adjoint", the continuous adjoint equation solved backwards from each
-            time, without stored states: of what it holds, only tables of the stages' times, which do not
-            depend on N, grow with steps. They differ by the error of the method.
+            time, without stored states: its memory does not grow with steps. They differ by the error of
+            the method.
         checkpoint: a divisor of steps; the states between are computed a second time.
+        on_failure: None, and a state that is not finite is returned as it is; "raise" a `SolverError` with
+            each sample's `Status`, or "warn" (`SolverWarning`). The latter two read from the device, and
+            interrupt a compiled graph.
 
     Returns:
         A `Solution`; y in y's dtype, the rest in float32 (float64 if any input is).
@@ -60,12 +64,13 @@ def neural_ode(
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, shape, device or value.
         RuntimeError: the chosen backend cannot run here.
+        SolverError: with on_failure="raise", the end is not finite.
 
     Source: Chen et al., Neural Ordinary Differential Equations (2018), eq. 8 and algorithm 1;
         Grathwohl et al., FFJORD (2019), eq. 8; Finlay et al., How to Train Your Neural ODE (2020).
     """
     layers = tuple(layers)
-    _check(y, layers, t, time, steps, checkpoint, gradient, jacobian and trace is None)
+    _check(y, layers, t, time, steps, checkpoint, gradient, jacobian and trace is None, on_failure)
     table = tableau(method)
     dtype = _compute_dtype(y, layers)
     batch = _batch(y, layers[0].bias)
@@ -73,63 +78,64 @@ def neural_ode(
     weights = [layer.weight.to(dtype) for layer in layers]
     directions = _directions(trace, y, batch, weights, jacobian, dtype)
     closed = _closed(weights) if trace is not None and directions is None else None
-    sizes, first, first_back = _times(t, steps, table, time, layers[0], gradient == "adjoint", dtype)
+    t = t.to(torch.promote_types(t.dtype, dtype))
+    sizes = (t[1:] - t[:-1]) / steps
+    bias, row_bias = _first_bias(layers[0], batch, dtype)
     inputs = (
-        sizes, first, _row_bias(layers[0], batch, dtype), closed, directions, *weights,
+        t[:-1].to(dtype), sizes.to(dtype), row_bias, *_time(time, dtype), closed, directions, *weights, bias,
         *(None if layer.bias is None else layer.bias.to(dtype) for layer in layers[1:]),
     )  # fmt: skip
     start = y.to(dtype).expand(*batch, y.shape[-1]).reshape(rows, y.shape[-1])
-    every = checkpoint if gradient == "discrete" and needs_gradient(start, *inputs) else steps
+    adjoint = gradient == "adjoint"
+    every = steps if adjoint or not needs_gradient(start, *inputs) else checkpoint
     kinds = [layer.kind() for layer in layers[:-1]]
     spec = Spec(
-        tuple(k for k, _ in kinds), tuple(s for _, s in kinds), *table.flat(), every,
+        tuple(k for k, _ in kinds), tuple(s for _, s in kinds), *table.flat(), steps, every,
         1.0 if directions is None or isinstance(trace, str) else 1.0 / directions.shape[0],
         kinetic, jacobian,
     )  # fmt: skip
     backend = backends.resolve(y.device.type, kernels(len(layers)))
-    path, sums = apply(start, backend, first_back, spec, *inputs)
-    return _solution(start, path, sums, steps // every, batch, y.dtype, (trace is not None, kinetic, jacobian))
+    ends, sums = apply(start, backend, adjoint, spec, *inputs)
+    solution = _solution(start, ends, sums, batch, y.dtype, (trace is not None, kinetic, jacobian))
+    if on_failure is not None:
+        _check_end(solution, method, on_failure)
+    return solution
 
 
-def _solution(start, path, sums, stride, batch, dtype, wanted):
-    path, sums = path[stride - 1 :: stride], sums[stride - 1 :: stride]
-    path = torch.cat((start.unsqueeze(0), path)).to(dtype)
+def _check_end(solution, method, on_failure):
+    """Raises or warns if any sample's last state or integral is not finite."""
+    y, *integrals = (part[-1] for part in solution if part is not None)
+    finite = y.isfinite().all(-1)
+    for integral in integrals:
+        finite = finite & integral.isfinite()
+    if not finite.all():
+        status = torch.where(finite, int(Status.OK), int(Status.NON_FINITE))
+        fail(method, status, on_failure, stacklevel=3)
+
+
+def _solution(start, ends, sums, batch, dtype, wanted):
+    path = torch.cat((start.unsqueeze(0), ends)).to(dtype)
     sums = torch.cat((sums.new_zeros(1, *sums.shape[1:]), sums))
     times = path.shape[0]
     some = (sums[:, i].reshape(times, *batch) if want else None for i, want in enumerate(wanted))
     return Solution(path.reshape(times, *batch, path.shape[-1]), *some)
 
 
-def _times(t, steps, table, time, layer, adjoint, dtype):
-    """The step sizes (S,), and what is added in the first layer at each stage, forward and back."""
-    ends = t.to(torch.promote_types(t.dtype, dtype))
-    sizes = ((ends[1:] - ends[:-1]) / steps).unsqueeze(-1)
-    starts = ends[:-1].unsqueeze(-1) + sizes * torch.arange(steps, device=t.device)
-    sizes = sizes.expand_as(starts).reshape(-1)
-    starts = starts.reshape(-1)
-    c = torch.tensor(table.c, dtype=ends.dtype, device=t.device)
-    forward = starts.unsqueeze(-1) + sizes.unsqueeze(-1) * c
-    first = _first(forward, time, layer, dtype)
-    back = None
-    if adjoint:
-        back = _first(starts.unsqueeze(-1) + sizes.unsqueeze(-1) * (1 - c), time, layer, dtype)
-    return sizes.to(dtype), first, back
-
-
-def _first(times, time, layer, dtype):
-    first = layer.weight.new_zeros((), dtype=dtype)
-    if layer.bias is not None and layer.bias.dim() == 1:
-        first = first + layer.bias
-    if time is not None:
-        first = first + time(times.to(dtype))
-    return first.to(dtype).expand(*times.shape, layer.weight.shape[0])
-
-
-def _row_bias(layer, batch, dtype):
-    if layer.bias is None or layer.bias.dim() == 1:
-        return None
+def _first_bias(layer, batch, dtype):
+    """The first layer's bias (H,) for all samples, and that (N, H) per sample; None for none."""
+    if layer.bias is None:
+        return None, None
+    bias = layer.bias.to(dtype)
+    if bias.dim() == 1:
+        return bias, None
     units = layer.weight.shape[0]
-    return layer.bias.to(dtype).expand(*batch, units).reshape(-1, units)
+    return None, bias.expand(*batch, units).reshape(-1, units)
+
+
+def _time(time, dtype):
+    if time is None:
+        return None, None
+    return time.weight.to(dtype), None if time.frequencies is None else time.frequencies.to(dtype)
 
 
 def _directions(trace, y, batch, weights, jacobian, dtype):
@@ -187,7 +193,7 @@ def _batch(y, bias):
         ) from None
 
 
-def _check(y, layers, t, time, steps, checkpoint, gradient, jacobian_alone):
+def _check(y, layers, t, time, steps, checkpoint, gradient, jacobian_alone, on_failure):
     _check_tensor("y", y, y, None)
     if y.shape[-1] == 0:
         raise ValueError("y: expected at least one feature")
@@ -202,6 +208,8 @@ def _check(y, layers, t, time, steps, checkpoint, gradient, jacobian_alone):
         raise ValueError(f"checkpoint: expected a divisor of steps = {steps}, got {checkpoint}")
     if gradient not in ("discrete", "adjoint"):
         raise ValueError(f"gradient: expected 'discrete' or 'adjoint', got {gradient!r}")
+    if on_failure not in (None, "raise", "warn"):
+        raise ValueError(f"on_failure: expected None, 'raise' or 'warn', got {on_failure!r}")
     if jacobian_alone:
         raise ValueError("jacobian: needs a trace, 'exact' or noise")
     _check_layers(y, layers, time)
@@ -223,7 +231,9 @@ def _check_layers(y, layers, time):
     if layers[-1].activation != "identity":
         raise ValueError("layers: the last one's activation must be 'identity'")
     if time is not None:
-        columns = 1 if time.frequencies is None else 2 * len(time.frequencies)
+        columns = 1 if time.frequencies is None else 2 * time.frequencies.numel()
+        if time.frequencies is not None:
+            _check_tensor("time.frequencies", time.frequencies, y, (columns // 2,))
         _check_tensor("time.weight", time.weight, y, (layers[0].weight.shape[0], columns))
 
 

@@ -57,13 +57,12 @@ class TimeEmbedding(NamedTuple):
     weight: torch.Tensor
     frequencies: torch.Tensor | None = None
 
-    def __call__(self, t):
-        """t (…) -> (…, units)."""
-        phi = t.unsqueeze(-1)
-        if self.frequencies is not None:
-            angle = phi * self.frequencies
-            phi = torch.cat((angle.cos(), angle.sin()), -1)
-        return F.linear(phi.to(self.weight.dtype), self.weight)
+
+def embedding(t, frequencies):
+    """φ(t) (P,) of a time t (): t, or (cos ωt, sin ωt)."""
+    if frequencies is None:
+        return t.reshape(1)
+    return torch.cat(((t * frequencies).cos(), (t * frequencies).sin()))
 
 
 def activation(z, code, slope):

@@ -1,8 +1,8 @@
 """The autograd.Function of the neural ODE solve, the same for all its backends.
 
 A backend is a module with
-    forward(y, *arguments) -> (path, sums)
-    backward(grad_path, grad_sums, path, y, adjoint, *arguments) -> gradients of y and the tensors
+    forward(y, *arguments) -> (ends, sums, kept)
+    backward(grad_ends, grad_sums, ends, kept, y, adjoint, *arguments) -> gradients of y and the tensors
 with the arguments that reference.py explains. Forward mode, torch.func and gradients that are to be
 differentiated again run the formulas.
 """
@@ -24,38 +24,39 @@ def backends(name):
 
 class NeuralOde(torch.autograd.Function):
     @staticmethod
-    def forward(y, backend, first_back, *arguments):
+    def forward(y, backend, adjoint, *arguments):
         return backends(backend).forward(y, *arguments)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        y, ctx.backend, first_back, ctx.spec, *tensors = inputs
-        ctx.save_for_backward(y, output[0], first_back, *tensors)
+        y, ctx.backend, ctx.adjoint, ctx.spec, *tensors = inputs
+        ends, _, kept = output
+        ctx.mark_non_differentiable(kept)
+        ctx.set_materialize_grads(False)  # zeros for `kept` would be a state per step
+        ctx.save_for_backward(y, ends, kept, *tensors)
 
     @staticmethod
-    def backward(ctx, grad_path, grad_sums):
-        y, path, first_back, *tensors = ctx.saved_tensors
-        adjoint = first_back is not None
+    def backward(ctx, grad_ends, grad_sums, _):
+        y, ends, kept, *tensors = ctx.saved_tensors
+        if grad_ends is None:
+            grad_ends = torch.zeros_like(ends)
+        if grad_sums is None:
+            grad_sums = y.new_zeros(len(ends), 3, len(y))
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            if adjoint:
+            if ctx.adjoint:
                 raise RuntimeError("gradient: 'adjoint' has no second derivatives; 'discrete' has them")
-            grads = _differentiable_vjp((grad_path, grad_sums), ctx.spec, y, *tensors)
-            return grads[0], None, None, None, *grads[1:]
-        if adjoint:
-            tensors[1] = first_back
-        vjp = backends(ctx.backend).backward
-        grads = list(vjp(grad_path, grad_sums, path, y, adjoint, ctx.spec, *tensors))
-        of_back = None
-        if adjoint:
-            of_back, grads[2] = grads[2], None
-        return grads[0], None, of_back, None, *grads[1:]
+            grads = _differentiable_vjp((grad_ends, grad_sums), ctx.spec, y, *tensors)
+        else:
+            vjp = backends(ctx.backend).backward
+            grads = vjp(grad_ends, grad_sums, ends, kept, y, ctx.adjoint, ctx.spec, *tensors)
+        return grads[0], None, None, None, *grads[1:]
 
 
 def _differentiable_vjp(cotangents, spec, *inputs):
     """The gradients of the inputs, as functions of them, where autograd can see how."""
     # Some inputs are functions of others; views tell their gradients apart.
     views = [t if t is None else t.view_as(t) for t in inputs]
-    outputs = reference.forward(views[0], spec, *views[1:])
+    outputs = reference.forward(views[0], spec, *views[1:])[:2]
     wanted = [i for i, t in enumerate(views) if t is not None and t.requires_grad]
     some = torch.autograd.grad(
         outputs, [views[i] for i in wanted], cotangents, create_graph=True, allow_unused=True
@@ -71,12 +72,12 @@ def needs_gradient(*tensors):
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def apply(y, backend, first_back, *arguments):
-    """(path, sums) for y (N, D) on `backend`; first_back asks for the continuous adjoint."""
+def apply(y, backend, adjoint, *arguments):
+    """(ends, sums) for y (N, D) on `backend`; adjoint: the gradient is to be the continuous adjoint."""
     compiling = torch.compiler.is_compiling()
     transformed = not compiling and torch._C._are_functorch_transforms_active()
     if forward_ad._current_level >= 0 or transformed:
-        return reference.forward(y, *arguments)
-    if not needs_gradient(y, first_back, *arguments[1:]):  # where a compiler cannot trace a Function
-        return backends(backend).forward(y, *arguments)
-    return NeuralOde.apply(y, backend, first_back, *arguments)
+        return reference.forward(y, *arguments)[:2]
+    if not needs_gradient(y, *arguments[1:]):  # where a compiler cannot trace a Function
+        return backends(backend).forward(y, *arguments)[:2]
+    return NeuralOde.apply(y, backend, adjoint, *arguments)[:2]

@@ -5,27 +5,36 @@ import torch
 from flowkern import _library as libraries
 
 _ARGUMENTS = (
-    "Tensor y, Tensor steps, Tensor first, Tensor? row_bias, Tensor? closed, Tensor? directions, "
-    "Tensor?[] tensors, int[] activations, float[] slopes, float[] a, float[] b, int every, "
-    "float weight, bool kinetic, bool jacobian"
+    "Tensor y, Tensor starts, Tensor sizes, Tensor? row_bias, Tensor? time, Tensor? frequencies, "
+    "Tensor? closed, Tensor? directions, Tensor?[] tensors, int[] activations, float[] slopes, float[] a, "
+    "float[] b, float[] c, int steps, int every, float weight, bool kinetic, bool jacobian"
 )
 
 
-def _fake(y, steps, first, row_bias, closed, directions, tensors, activations, slopes, a, b, every, *_):
-    kept = steps.shape[0] // every
-    return y.new_empty(kept, *y.shape), y.new_empty(kept, 3, y.shape[0])
+def outputs(y, starts, steps, every):
+    """ends, sums and kept, not filled."""
+    intervals = starts.shape[0]
+    kept = y.new_empty(intervals, steps // every - 1, *y.shape)
+    return y.new_empty(intervals, *y.shape), y.new_empty(intervals, 3, y.shape[0]), kept
 
 
-def _fake_backward(grad_path, grad_sums, path, adjoint, y, steps, first, row_bias, closed, directions, tensors, *_):
-    inputs = (y, steps, first, row_bias, closed, *tensors)
+def _fake(y, starts, *arguments):
+    return outputs(y, starts, *arguments[12:14])
+
+
+def _fake_backward(
+    grad_ends, grad_sums, ends, kept, adjoint, y, starts, sizes, row_bias, time, frequencies, closed,
+    directions, tensors, *_,
+):  # fmt: skip
+    inputs = (y, starts, sizes, row_bias, time, frequencies, closed, *tensors)
     return [y.new_empty(t.shape) for t in inputs if t is not None]
 
 
 # name: (schema, fake kernel)
 _OPS = {
-    "neural_ode": (f"({_ARGUMENTS}) -> (Tensor, Tensor)", _fake),
+    "neural_ode": (f"({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)", _fake),
     "neural_ode_backward": (
-        f"(Tensor grad_path, Tensor grad_sums, Tensor path, bool adjoint, {_ARGUMENTS}) -> Tensor[]",
+        f"(Tensor grad_ends, Tensor grad_sums, Tensor ends, Tensor kept, bool adjoint, {_ARGUMENTS}) -> Tensor[]",
         _fake_backward,
     ),
 }
@@ -50,23 +59,20 @@ def kernels(layers):
     return KERNELS if layers <= MOST_CUDA_LAYERS else tuple(name for name in KERNELS if name != "cuda")
 
 
-def forward(y, spec, steps, first, row_bias, closed, directions, *tensors, ops=torch.ops.flowkern):
-    """path (C, N, D), sums (C, 3, N) by the kernel registered for y's device."""
-    inputs = _contiguous(y, steps, first, row_bias, closed)
-    return ops.neural_ode(*inputs, directions, _contiguous(*tensors), *spec)
+def forward(y, spec, *arguments, ops=torch.ops.flowkern):
+    """ends (I, N, D), sums (I, 3, N), kept (I, C, N, D) by the kernel registered for y's device."""
+    *inputs, directions = arguments[:7]
+    return ops.neural_ode(*_contiguous(y, *inputs), directions, _contiguous(*arguments[7:]), *spec)
 
 
-def backward(
-    grad_path, grad_sums, path, y, adjoint, spec, steps, first, row_bias, closed, directions, *tensors,
-    ops=torch.ops.flowkern,
-):  # fmt: skip
-    """Gradients of y, steps, first, row_bias, closed, directions (None) and tensors."""
-    inputs = _contiguous(y, steps, first, row_bias, closed)
-    cotangents = _contiguous(grad_path, grad_sums, path)
-    some = ops.neural_ode_backward(*cotangents, adjoint, *inputs, directions, _contiguous(*tensors), *spec)
-    some = iter(some)
+def backward(grad_ends, grad_sums, ends, kept, y, adjoint, spec, *arguments, ops=torch.ops.flowkern):
+    """Gradients of y, starts, sizes, row_bias, time, frequencies, closed, directions (None), the tensors."""
+    *inputs, directions = arguments[:7]
+    inputs, tensors = _contiguous(y, *inputs), _contiguous(*arguments[7:])
+    cotangents = _contiguous(grad_ends, grad_sums)
+    some = iter(ops.neural_ode_backward(*cotangents, ends, kept, adjoint, *inputs, directions, tensors, *spec))
     grads = [None if t is None else next(some) for t in (*inputs, *tensors)]
-    return *grads[:5], None, *grads[5:]
+    return *grads[:7], None, *grads[7:]
 
 
 def _contiguous(*tensors):

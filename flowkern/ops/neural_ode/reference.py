@@ -1,15 +1,18 @@
 """The neural ODE solve in plain PyTorch: the specification of every kernel.
 
-Arguments of all backends, after y (N, D); S steps of s stages, L layers, H the first one's units:
+Arguments of all backends, after y (N, D); I intervals of as many steps, s stages, L layers, H the first
+one's units:
     spec: a `Spec`, plain numbers.
-    steps: h (S,), the step sizes.
-    first: (S, s, H), what is added in the first layer at each stage: its bias, and time.
-    row_bias: (N, H) added there per sample, or None.
+    starts, sizes: (I,), when each interval begins, and h, the size of its steps.
+    row_bias: (N, H), what the first layer adds per sample, or None.
+    time: (H, P), what it does with φ(t), or None for an autonomous field.
+    frequencies: ω (P/2,) for φ(t) = (cos ωt, sin ωt), or None for φ(t) = t.
     closed: what the exact trace of one hidden layer (H,) or two (H₂, H₁) is computed with, or None.
     directions: ε (M, N, D), or None.
-    tensors: the L weights, and then the biases of layers 2 … L, None where a layer has none.
-The solution is kept after each `every` steps: path (C, N, D) with C = S / every, and sums (C, 3, N)
-of ∫ Tr ∂f/∂y, ∫ ‖f‖² and ∫ Σ weight·‖∂f/∂y ε‖².
+    tensors: the L weights, and then the L biases, None where a layer has none for all samples.
+The results are ends (I, N, D), the solution after each interval; sums (I, 3, N) of ∫ Tr ∂f/∂y, ∫ ‖f‖² and
+∫ Σ weight·‖∂f/∂y ε‖²; and kept (I, C, N, D), the states after each `every` steps before an interval's end,
+C = steps/every − 1, of which no gradient is taken.
 """
 
 from typing import NamedTuple
@@ -17,18 +20,20 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from flowkern.ops.neural_ode.field import activation, derivative
+from flowkern.ops.neural_ode.field import activation, derivative, embedding
 
 
 class Spec(NamedTuple):
     """What is no tensor: each hidden layer's activation, by code, and slope; the tableau's a, row after
-    row, and b; after how many steps the solution is kept; the weight of a direction in the trace; and
-    whether ‖f‖² and ‖∂f/∂y ε‖² are integrated."""
+    row, b and c; how many steps an interval has, and after how many a state is kept; the weight of a
+    direction in the trace; and whether ‖f‖² and ‖∂f/∂y ε‖² are integrated."""
 
     activations: tuple
     slopes: tuple
     a: tuple
     b: tuple
+    c: tuple
+    steps: int
     every: int
     weight: float
     kinetic: bool
@@ -48,9 +53,11 @@ class Problem(NamedTuple):
     """The arguments after y, in order, without `tensors` being spread."""
 
     spec: Spec
-    steps: torch.Tensor
-    first: torch.Tensor
+    starts: torch.Tensor
+    sizes: torch.Tensor
     row_bias: torch.Tensor | None
+    time: torch.Tensor | None
+    frequencies: torch.Tensor | None
     closed: torch.Tensor | None
     directions: torch.Tensor | None
     tensors: tuple
@@ -60,27 +67,32 @@ class Problem(NamedTuple):
         return len(self.spec.activations) + 1
 
 
-def forward(y, spec, steps, first, row_bias, closed, directions, *tensors):
-    """y (N, D) -> path (C, N, D), sums (C, 3, N); differentiable to any order."""
-    p = Problem(spec, steps, first, row_bias, closed, directions, tensors)
-    sums, path, kept = y.new_zeros(3, y.shape[0]), [], []
-    for n in range(steps.shape[0]):
-        y, sums = step(y, sums, n, p)
-        if (n + 1) % spec.every == 0:
-            path.append(y)
-            kept.append(sums)
-    if not path:
-        return y.new_empty(0, *y.shape), sums.new_empty(0, *sums.shape)
-    return torch.stack(path), torch.stack(kept)
+def forward(y, spec, *arguments):
+    """y (N, D) -> ends (I, N, D), sums (I, 3, N), kept (I, C, N, D); differentiable to any order."""
+    p = Problem(spec, *arguments[:7], arguments[7:])
+    sums, ends, integrals, kept = y.new_zeros(3, y.shape[0]), [], [], []
+    for k in range(p.starts.shape[0]):
+        for n in range(spec.steps):
+            if n > 0 and n % spec.every == 0:
+                kept.append(y.detach())
+            y, sums = step(y, sums, k, n, p)
+        ends.append(y)
+        integrals.append(sums)
+    kept = _stack(kept, y).reshape(len(ends), spec.steps // spec.every - 1, *y.shape)
+    return _stack(ends, y), _stack(integrals, sums), kept
 
 
-def step(y, sums, n, p):
-    """y and sums after step n."""
-    h, b = p.steps[n], p.spec.b
+def _stack(tensors, like):
+    return torch.stack(tensors) if tensors else like.new_empty(0, *like.shape)
+
+
+def step(y, sums, i, n, p):
+    """y and sums after step n of interval i."""
+    h, b = p.sizes[i], p.spec.b
     k, rates = [], []
-    for i in range(p.spec.stages):
-        at = combine(y, h, p.spec.row(i), k)
-        f, rate = field(at, p.first[n, i], p)
+    for row in range(p.spec.stages):
+        at = combine(y, h, p.spec.row(row), k)
+        f, rate = field(at, p.starts[i] + (n + p.spec.c[row]) * h, p)
         k.append(f)
         rates.append(rate)
     return combine(y, h, b, k), combine(sums, h, b, rates)
@@ -92,15 +104,17 @@ def combine(y, h, coefficients, slopes):
     return y + h * total
 
 
-def field(y, first, p):
-    """f(y) (N, D), and the rates (3, N) at which the integrals grow."""
+def field(y, t, p):
+    """f(t, y) (N, D), and the rates (3, N) at which the integrals grow."""
     u, tangents, derivatives = y, p.directions, []
     for l in range(p.layers):
         z = F.linear(u, p.tensors[l])
-        if l == 0:
-            z = z + first if p.row_bias is None else z + first + p.row_bias
-        elif p.tensors[p.layers + l - 1] is not None:
-            z = z + p.tensors[p.layers + l - 1]
+        if p.tensors[p.layers + l] is not None:
+            z = z + p.tensors[p.layers + l]
+        if l == 0 and p.time is not None:
+            z = z + p.time @ embedding(t, p.frequencies)
+        if l == 0 and p.row_bias is not None:
+            z = z + p.row_bias
         if tangents is not None:
             tangents = F.linear(tangents, p.tensors[l])
         if l + 1 == p.layers:
@@ -128,74 +142,73 @@ def _rates(f, tangents, derivatives, p):
     return torch.stack((trace, kinetic, jacobian))
 
 
-def backward(grad_path, grad_sums, path, y, adjoint, *arguments):
-    """Gradients of y, steps, first, row_bias, closed, directions (None) and the tensors.
+def backward(grad_ends, grad_sums, ends, kept, y, adjoint, spec, *arguments):
+    """Gradients of y, starts, sizes, row_bias, time, frequencies, closed, directions (None), the tensors.
 
-    adjoint: the continuous adjoint, from the states that were kept, where `first` belongs to the times
-    of the way back (stage i of step n at the end of the step less c_i h); else the vector-Jacobian
-    product of `forward`, by autograd.
+    adjoint: the continuous adjoint, from the ends alone; else the vector-Jacobian product of `forward`,
+    by autograd.
     """
     if adjoint:
-        return _continuous(grad_path, grad_sums, path, y, Problem(*arguments[:6], arguments[6:]))
-    inputs = (y, *arguments[1:5], *arguments[6:])
+        return _continuous(grad_ends, grad_sums, ends, y, Problem(spec, *arguments[:7], arguments[7:]))
+    inputs = (y, *arguments[:6], *arguments[7:])
+
+    def run(*inputs):
+        return forward(inputs[0], spec, *inputs[1:7], arguments[6], *inputs[7:])[:2]
+
+    _, pull = vjp(run, *inputs)
+    grads = pull((grad_ends, grad_sums))
+    return *grads[:7], None, *grads[7:]
+
+
+def vjp(function, *inputs):
+    """torch.func.vjp where inputs may be None; their gradients then are."""
     given = [i for i, t in enumerate(inputs) if t is not None]
 
-    def run(*some):
-        every = list(inputs)
+    def spread(some):
+        every = [None] * len(inputs)
         for i, tensor in zip(given, some):
             every[i] = tensor
-        return forward(every[0], arguments[0], *every[1:5], arguments[5], *every[5:])
+        return every
 
-    _, pull = torch.func.vjp(run, *(inputs[i] for i in given))
-    grads = [None] * len(inputs)
-    for i, grad in zip(given, pull((grad_path, grad_sums))):
-        grads[i] = grad
-    return *grads[:5], None, *grads[5:]
+    outputs, pull = torch.func.vjp(lambda *some: function(*spread(some)), *(inputs[i] for i in given))
+    return outputs, lambda cotangents: spread(pull(cotangents))
 
 
-def _continuous(grad_path, grad_sums, path, y, p):
-    """Integrates (y, λ) and the gradients back from each state that was kept, with the same method."""
-    inputs = (p.row_bias, p.closed, *p.tensors)
-    grads = [None if t is None else torch.zeros_like(t) for t in (p.steps, p.first, *inputs)]
+def _continuous(grad_ends, grad_sums, ends, y, p):
+    """Integrates (y, λ) and the gradients back from the end of each interval, with the same method."""
+    inputs = (p.row_bias, p.time, p.frequencies, p.closed, *p.tensors)
+    grads = [None if t is None else torch.zeros_like(t) for t in (p.starts, p.sizes, *inputs)]
     lam, mu = torch.zeros_like(y), y.new_zeros(3, y.shape[0])
-    for n in reversed(range(p.steps.shape[0])):
-        if (n + 1) % p.spec.every == 0:
-            kept = n // p.spec.every
-            y, lam, mu = path[kept], lam + grad_path[kept], mu + grad_sums[kept]
-        y, lam = _step_back(y, lam, mu, n, p, grads)
-    return lam, *grads[:4], None, *grads[4:]
+    for i in reversed(range(p.starts.shape[0])):
+        y, lam, mu = ends[i], lam + grad_ends[i], mu + grad_sums[i]
+        for n in reversed(range(p.spec.steps)):
+            y, lam = _step_back(y, lam, mu, i, n, p, grads)
+    return lam, *grads[:6], None, *grads[6:]
 
 
-def _step_back(y, lam, mu, n, p, grads):
-    h, k, l = p.steps[n], [], []
-    for i in range(p.spec.stages):
-        row, b = p.spec.row(i), p.spec.b[i]
+def _step_back(y, lam, mu, i, n, p, grads):
+    h, k, l = p.sizes[i], [], []
+    for row, b, c in zip(map(p.spec.row, range(p.spec.stages)), p.spec.b, p.spec.c):
         at, lam_i = combine(y, -h, row, k), combine(lam, h, row, l)
-        f, rate, of_y, of_first, *of_inputs = _field_vjp(at, lam_i, mu, p.first[n, i], p)
+        steps = n + 1 - c  # from the interval's start
+        f, rate, of_y, of_t, *of_inputs = _field_vjp(at, lam_i, mu, p.starts[i] + steps * h, p)
         k.append(f)
         l.append(of_y)
-        grads[0][n] += b * ((lam_i * f).sum() + (mu * rate).sum())
-        grads[1][n, i] += h * b * of_first
+        grads[0][i] += h * b * of_t
+        grads[1][i] += h * b * of_t * steps + b * ((lam_i * f).sum() + (mu * rate).sum())
         for total, grad in zip(grads[2:], of_inputs):
             if total is not None:
                 total += h * b * grad
     return combine(y, -h, p.spec.b, k), combine(lam, h, p.spec.b, l)
 
 
-def _field_vjp(y, lam, mu, first, p):
-    """f, its rates, and (λ, μ)ᵀ ∂(f, rates)/∂(y, first, row_bias, closed, tensors)."""
-    inputs = (p.row_bias, p.closed, *p.tensors)
-    given = [i for i, t in enumerate(inputs) if t is not None]
+def _field_vjp(y, lam, mu, t, p):
+    """f, its rates, and (λ, μ)ᵀ ∂(f, rates)/∂(y, t, row_bias, time, frequencies, closed, tensors)."""
 
-    def run(y, first, *some):
-        every = list(inputs)
-        for i, tensor in zip(given, some):
-            every[i] = tensor
-        return field(y, first, p._replace(row_bias=every[0], closed=every[1], tensors=tuple(every[2:])))
+    def run(y, t, row_bias, time, frequencies, closed, *tensors):
+        changed = dict(row_bias=row_bias, time=time, frequencies=frequencies, closed=closed)
+        return field(y, t, p._replace(tensors=tensors, **changed))
 
-    (f, rates), pull = torch.func.vjp(run, y, first, *(inputs[i] for i in given))
-    of_y, of_first, *some = pull((lam, mu))
-    grads = [None] * len(inputs)
-    for i, grad in zip(given, some):
-        grads[i] = grad
-    return f, rates, of_y, of_first, *grads
+    inputs = (p.row_bias, p.time, p.frequencies, p.closed, *p.tensors)
+    (f, rates), pull = vjp(run, y, t, *inputs)
+    return f, rates, *pull((lam, mu))

@@ -15,8 +15,8 @@ class Tableau(NamedTuple):
         return len(self.b)
 
     def flat(self):
-        """(a row after row, b), as the kernels take them."""
-        return tuple(entry for row in self.a for entry in row), self.b
+        """(a row after row, b, c), as the kernels take them."""
+        return tuple(entry for row in self.a for entry in row), self.b, self.c
 
 
 _DOPRI5 = (

@@ -30,6 +30,7 @@ class Variant:
     backward: bool
     adjoint: bool
     row_bias: bool
+    time: int  # 0: none, 1: φ(t) = t, 2: with frequencies
     trace: bool
     closed: int  # its dimensions, 0: none
     kinetic: bool
@@ -38,44 +39,45 @@ class Variant:
 
 
 def forward(y, *arguments):
-    """path (C, N, D), sums (C, 3, N); arguments as `reference.forward` takes them."""
+    """ends (I, N, D), sums (I, 3, N), kept (I, C, N, D); arguments as `reference.forward` takes them."""
     return native.forward(y, *arguments, ops=torch.ops.flowkern_triton)
 
 
 def backward(*arguments):
-    """Gradients of y, steps, first, row_bias, closed, directions (None) and the tensors."""
+    """Gradients of y, starts, sizes, row_bias, time, frequencies, closed, directions (None), the tensors."""
     return native.backward(*arguments, ops=torch.ops.flowkern_triton)
 
 
-def _launch_forward(y, steps, first, row_bias, closed, directions, tensors, *spec):
-    p = Problem(Spec(*spec), steps, first, row_bias, closed, directions, tensors)
-    kept = steps.shape[0] // p.spec.every
-    path, sums = y.new_empty(kept, *y.shape), y.new_empty(kept, 3, y.shape[0])
+def _launch_forward(y, *arguments):
+    p = _problem(*arguments)
+    ends, sums, kept = native.outputs(y, p.starts, p.spec.steps, p.spec.every)
     header, layers = table(p, False, False)
     if y.shape[0] > 0:
         programs = _programs(y, header.rows * _ROWS)
         variant = _variant(p, layers, False, False)
-        _launch(kernels._forward_kernel, programs, y, p, _pack(p), header, layers, variant, path, sums)
-    return path, sums
+        _launch(kernels._forward_kernel, programs, y, p, _pack(p), header, layers, variant, ends, sums, kept)
+    return ends, sums, kept
 
 
-def _launch_backward(
-    grad_path, grad_sums, path, adjoint, y, steps, first, row_bias, closed, directions, tensors, *spec
-):  # fmt: skip
-    p = Problem(Spec(*spec), steps, first, row_bias, closed, directions, tensors)
+def _launch_backward(grad_ends, grad_sums, ends, kept, adjoint, y, *arguments):
+    p = _problem(*arguments)
     params, (header, layers) = _pack(p), table(p, True, adjoint)
     programs = _programs(y, header.rows * _ROWS + len(params))
     grads, grad_y = y.new_zeros(programs, len(params)), y.new_empty(y.shape)
-    grad_row_bias = None if row_bias is None else y.new_empty(row_bias.shape)
+    grad_row_bias = None if p.row_bias is None else y.new_empty(p.row_bias.shape)
     if y.shape[0] > 0:
         _launch(
             kernels._backward_kernel, programs, y, p, params, header, layers,
-            _variant(p, layers, True, adjoint), path, grad_path, grad_sums, grad_y, grad_row_bias, grads,
-            len(params),
+            _variant(p, layers, True, adjoint), ends, kept, grad_ends, grad_sums, grad_y, grad_row_bias,
+            grads, len(params),
         )  # fmt: skip
-    of_steps, of_first, *others = unpack(grads.sum(0), p)
-    some = (grad_y, of_steps, of_first, grad_row_bias, *others)
+    of_starts, of_sizes, *others = unpack(grads.sum(0), p)
+    some = (grad_y, of_starts, of_sizes, grad_row_bias, *others)
     return [grad for grad in some if grad is not None]
+
+
+def _problem(*arguments):
+    return Problem(Spec(*arguments[8:]), *arguments[:8])
 
 
 def _launch(kernel, programs, y, p, params, header, layers, variant, *rest):
@@ -89,19 +91,20 @@ def _launch(kernel, programs, y, p, params, header, layers, variant, *rest):
     row_bias, directions = (y if t is None else t for t in (p.row_bias, p.directions))  # tuples hold no None
     with torch.cuda.device_of(y):
         kernel[(programs,)](
-            y.shape[0], len(p.steps), p.spec.every, p.layers, p.spec.stages, count, places, slopes,
+            y.shape[0], len(p.starts), p.spec.steps, p.spec.every, p.layers, p.spec.stages, count, places, slopes,
             tableau, params, workspace, row_bias, directions, *strides, y, *rest, SPEC=variant,
             num_warps=variant.wide // 8, enable_fp_fusion=True,
         )  # fmt: skip
 
 
 def _variant(p, layers, backward, adjoint):
-    compute = tl.float64 if p.steps.dtype == torch.float64 else tl.float32
+    compute = tl.float64 if p.sizes.dtype == torch.float64 else tl.float32
+    time = 0 if p.time is None else 1 if p.frequencies is None else 2
     closed = 0 if p.closed is None else p.closed.dim()
     trace = p.closed is not None or p.directions is not None
     widest = max((layer.units for layer in layers[1:-1]), default=1)
     return Variant(
-        compute, backward, adjoint, p.row_bias is not None, trace, closed, p.spec.kinetic,
+        compute, backward, adjoint, p.row_bias is not None, time, trace, closed, p.spec.kinetic,
         p.spec.jacobian, 64 if widest > 32 else 32,
     )  # fmt: skip
 
@@ -117,10 +120,10 @@ def _on_device(values, dtype, device):
 
 
 def _tableau(spec):
-    """Rows of a, filled up with zeros, then b, ones, and the weight of a direction."""
+    """Rows of a, filled up with zeros, then b, ones, c, and the weight of a direction."""
     s = spec.stages
     a = ((*spec.row(i), *(0.0,) * (s - i)) for i in range(s))
-    return *sum(a, ()), *spec.b, *(1.0,) * s, spec.weight
+    return *sum(a, ()), *spec.b, *(1.0,) * s, *spec.c, spec.weight
 
 
 def _pack(p):

@@ -5,8 +5,9 @@ ROWS numbers, one per sample. A plane that belongs to the network has a row for 
 layer, layer 0 being the state and layer L the field's value. Threads hand values on to each other
 there, with barriers in between. So any width and depth will do, and one binary serves all.
 
-All weights and biases, `closed`, `first` and the step sizes lie one after another in `params`; their
-gradients lie alike in a slice that the program alone adds to.
+All weights and biases, what the first layer does with time, `closed`, and the begins and step sizes of the
+intervals lie one after another in `params`; their gradients lie alike in a slice that the program alone
+adds to.
 """
 
 from typing import NamedTuple
@@ -15,6 +16,7 @@ import triton
 import triton.language as tl
 
 from flowkern.ops import _triton_activation
+from flowkern.ops._triton_random import sincos
 
 ROWS = tl.constexpr(32)  # samples of a tile
 NARROW = tl.constexpr(16)  # features of a tile
@@ -28,16 +30,19 @@ class Layer(NamedTuple):
     units: int
     row: int  # its first in a plane
     weight: int = 0  # where it lies in params
-    bias: int = 0  # of layers 2 … L
+    bias: int = 0
     activation: int = 0
 
 
 class Header(NamedTuple):
     """What the table begins with: places in params, and rows at which a program's planes begin."""
 
-    first: int
-    steps: int
+    time: int
+    frequencies: int
     closed: int
+    starts: int
+    sizes: int
+    frequency_count: int
     closed_units: int  # rows of `closed`, 1 for one hidden layer
     stage: int  # rows from the planes u, d, dd of a stage to those of the next
     rows: int  # of all planes
@@ -59,20 +64,22 @@ class Header(NamedTuple):
 COLUMNS = tl.constexpr(len(Layer._fields))
 UNITS, ROW, WEIGHT, BIAS, ACTIVATION = map(tl.constexpr, range(len(Layer._fields)))
 HEADER = tl.constexpr(len(Header._fields))
-FIRST, STEPS, CLOSED, CLOSED_UNITS, STAGE, WORKSPACE = map(tl.constexpr, range(6))
-PLANE_Y, PLANE_K, PLANE_U, PLANE_D, PLANE_DD, PLANE_T, PLANE_V = map(tl.constexpr, range(6, 13))
-PLANE_STATES, PLANE_LAM, PLANE_L, PLANE_G, PLANE_GT = map(tl.constexpr, range(13, 18))
-PLANE_ROW_BIAS = tl.constexpr(18)
+TIME, FREQUENCIES, CLOSED, STARTS, SIZES = map(tl.constexpr, range(5))
+FREQUENCY_COUNT, CLOSED_UNITS, STAGE, WORKSPACE = map(tl.constexpr, range(5, 9))
+PLANE_Y, PLANE_K, PLANE_U, PLANE_D, PLANE_DD, PLANE_T, PLANE_V = map(tl.constexpr, range(9, 16))
+PLANE_STATES, PLANE_LAM, PLANE_L, PLANE_G, PLANE_GT = map(tl.constexpr, range(16, 21))
+PLANE_ROW_BIAS = tl.constexpr(21)
 
 
 class Net(NamedTuple):
     """The problem: network, tableau, and the gradients of the parameters."""
 
     layers: tl.tensor  # L
+    steps: tl.tensor  # of an interval
     table: tl.tensor
     slopes: tl.tensor  # of the activations
     stages: tl.tensor
-    tableau: tl.tensor  # rows of a, then b, ones, and the weight of a direction
+    tableau: tl.tensor  # rows of a, then b, ones, c, and the weight of a direction
     params: tl.tensor
     grads: tl.tensor
 
@@ -92,13 +99,14 @@ class Tile(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """A stage of a step: its planes, its f, and where its `first` is in params."""
+    """A stage of a step: its planes, its f, its time, and how many steps that is after the interval's begin."""
 
     u: tl.tensor
     d: tl.tensor
     dd: tl.tensor
     f: tl.tensor
-    first: tl.tensor
+    t: tl.tensor
+    after: tl.tensor
 
 
 @triton.jit
@@ -132,13 +140,23 @@ def layer(net, base, k):
 
 
 @triton.jit
-def stage_of(n, i, net, tile):
+def stage_of(n, i, net, tile, SPEC: tl.constexpr):
     """Stage i of step n."""
     shift = i * header(net, STAGE) * ROWS
     u, d = plane(net, tile, PLANE_U) + shift, plane(net, tile, PLANE_D) + shift
     f = plane(net, tile, PLANE_K) + i * of(net, 0, UNITS) * ROWS
-    first = header(net, FIRST) + (n * net.stages + i) * of(net, 1, UNITS)
-    return Stage(u, d, plane(net, tile, PLANE_DD) + shift, f, first)
+    c = tl.load(net.tableau + (net.stages + 2) * net.stages + i)
+    if SPEC.adjoint:
+        c = 1 - c
+    after = n % net.steps + c
+    t = tl.load(net.params + header(net, STARTS) + n // net.steps) + after * step_size(n, net)
+    return Stage(u, d, plane(net, tile, PLANE_DD) + shift, f, t, after)
+
+
+@triton.jit
+def step_size(n, net):
+    """h of step n."""
+    return tl.load(net.params + header(net, SIZES) + n // net.steps)
 
 
 @triton.jit
@@ -187,10 +205,38 @@ def back(net, k, first, source, BLOCK: tl.constexpr, SPEC: tl.constexpr):
 
 
 @triton.jit
+def time_weight(net, unit, column, used, SPEC: tl.constexpr):
+    """Where W of the first layer's units has its column beside φ(t), and what is there."""
+    columns = 1
+    if SPEC.time == 2:
+        columns = 2 * header(net, FREQUENCY_COUNT)
+    at = header(net, TIME) + unit * columns + column
+    return at, tl.load(net.params + at, mask=used, other=0.0)
+
+
+@triton.jit
+def _of_time(unit, used, t, net, SPEC: tl.constexpr):
+    """W φ(t) (BLOCK,)."""
+    if SPEC.time == 1:
+        _, w = time_weight(net, unit, 0, used, SPEC)
+        return w * t
+    total, count = tl.zeros(unit.shape, SPEC.compute), header(net, FREQUENCY_COUNT)
+    for f in range(0, count):
+        sine, cosine = sincos(tl.load(net.params + header(net, FREQUENCIES) + f) * t)
+        _, of_cosine = time_weight(net, unit, f, used, SPEC)
+        _, of_sine = time_weight(net, unit, count + f, used, SPEC)
+        total += of_cosine * cosine + of_sine * sine
+    return total
+
+
+@triton.jit
 def _bias(k, unit, used, stage, net, tile, SPEC: tl.constexpr):
     """What layer k adds: (BLOCK, 1), or for the first (BLOCK, ROWS)."""
-    start = tl.where(k == 1, stage.first, of(net, k, BIAS))
-    bias = tl.load(net.params + start + unit, mask=used, other=0.0)[:, None]
+    bias = tl.load(net.params + of(net, k, BIAS) + unit, mask=used, other=0.0)
+    if SPEC.time > 0:
+        if k == 1:
+            bias += _of_time(unit, used, stage.t, net, SPEC)
+    bias = bias[:, None]
     if SPEC.row_bias:
         at = tile.row_bias + tile.n[None, :] * of(net, 1, UNITS) + unit[:, None]
         bias += tl.load(at, mask=(used & (k == 1))[:, None], other=0.0)
@@ -307,4 +353,4 @@ def rates(stage, net, tile, SPEC: tl.constexpr):
 @triton.jit
 def weight(net):
     """That of a direction in the trace."""
-    return tl.load(net.tableau + (net.stages + 2) * net.stages)
+    return tl.load(net.tableau + (net.stages + 3) * net.stages)

@@ -3,10 +3,13 @@
 import triton
 import triton.language as tl
 
+from flowkern.ops._triton_random import sincos
 from flowkern.ops.neural_ode.triton_field import (
     BIAS,
     CLOSED,
     CLOSED_UNITS,
+    FREQUENCIES,
+    FREQUENCY_COUNT,
     NARROW,
     PLANE_G,
     PLANE_GT,
@@ -16,13 +19,15 @@ from flowkern.ops.neural_ode.triton_field import (
     ROW,
     ROWS,
     SQUARE,
-    STEPS,
+    SIZES,
+    STARTS,
     UNITS,
     WEIGHT,
     back,
     closed_terms,
     product,
     push,
+    time_weight,
     weight,
     header,
     inner,
@@ -57,20 +62,59 @@ def _add_weight(k, share, g, u, net, SPEC: tl.constexpr):
 
 
 @triton.jit
-def _add_bias(k, share, stage, net, tile, SPEC: tl.constexpr):
-    """That of what layer k adds, of `first` and row_bias too."""
-    start, units = tl.where(k == 1, stage.first, of(net, k, BIAS)), of(net, k, UNITS)
+def _add(at, value, net):
+    """Adds to the gradients of what lies at `at` in params."""
+    tl.store(net.grads + at, tl.load(net.grads + at) + value)
+
+
+@triton.jit
+def _add_bias(k, share, n, stage, net, tile, SPEC: tl.constexpr):
+    """The gradients of what layer k adds, of row_bias and time too."""
+    units = of(net, k, UNITS)
     g, each = layer(net, plane(net, tile, PLANE_G), k), plane(net, tile, PLANE_ROW_BIAS)
     for i in range(0, units, NARROW):
         unit = i + tl.arange(0, NARROW)
         used = unit < units
         grad = share * tl.load(rows(g, unit), mask=used[:, None], other=0.0)
-        at = net.grads + start + unit
-        tl.store(at, tl.load(at, mask=used, other=0.0) + tl.sum(grad, 1), mask=used)
+        at, total = net.grads + of(net, k, BIAS) + unit, tl.sum(grad, 1)
+        tl.store(at, tl.load(at, mask=used, other=0.0) + total, mask=used)
+        if SPEC.time > 0:
+            if k == 1:
+                _add_time(total, unit, used, n, stage, net, SPEC)
         if SPEC.row_bias:
             there = used[:, None] & (k == 1)
             sums = tl.load(rows(each, unit), mask=there, other=0.0)
             tl.store(rows(each, unit), sums + grad, mask=there)
+
+
+@triton.jit
+def _add_column(total, unit, column, phi, used, net, SPEC: tl.constexpr):
+    """The gradient of a column of W beside φ(t), and what that φ receives."""
+    place, w = time_weight(net, unit, column, used, SPEC)
+    at = net.grads + place
+    tl.store(at, tl.load(at, mask=used, other=0.0) + total * phi, mask=used)
+    return tl.sum(total * w, 0)
+
+
+@triton.jit
+def _add_time(total, unit, used, n, stage, net, SPEC: tl.constexpr):
+    """The gradients of W φ(t): of W, the frequencies and the time of the stage."""
+    t = stage.t
+    if SPEC.time == 1:
+        of_t = _add_column(total, unit, 0, t, used, net, SPEC)
+    else:
+        of_t, count = 0 * t, header(net, FREQUENCY_COUNT)
+        for f in range(0, count):
+            at = header(net, FREQUENCIES) + f
+            omega = tl.load(net.params + at)
+            sine, cosine = sincos(omega * t)
+            of_cosine = _add_column(total, unit, f, cosine, used, net, SPEC)
+            of_sine = _add_column(total, unit, count + f, sine, used, net, SPEC)
+            of_angle = cosine * of_sine - sine * of_cosine
+            _add(at, t * of_angle, net)
+            of_t += omega * of_angle
+    _add(header(net, STARTS) + n // net.steps, of_t, net)
+    _add(header(net, SIZES) + n // net.steps, stage.after * of_t, net)
 
 
 @triton.jit
@@ -183,12 +227,11 @@ def field_back(
         _kinetic_back(kinetic_bar, stage, net, of_f, SPEC)
     if SPEC.trace:
         total += _trace_back(trace_bar, jacobian_bar, share, stage, net, tile, SPEC)
-    of_step = net.grads + header(net, STEPS) + n
-    tl.store(of_step, tl.load(of_step) + share_of_step * tl.sum(total, 0))
+    _add(header(net, SIZES) + n // net.steps, share_of_step * tl.sum(total, 0), net)
     for j in range(0, last - 1):
         k = last - j
         _add_weight(k, share, g, stage.u, net, SPEC)
-        _add_bias(k, share, stage, net, tile, SPEC)
+        _add_bias(k, share, n, stage, net, tile, SPEC)
         units, first, source = of(net, k - 1, UNITS), of(net, k - 1, ROW), layer(net, g, k)
         for i in range(0, units, SPEC.wide):
             unit = i + tl.arange(0, SPEC.wide)
@@ -200,7 +243,7 @@ def field_back(
             tl.store(rows(g, row), grad, mask=used)
         tl.debug_barrier()
     _add_weight(1, share, g, stage.u, net, SPEC)
-    _add_bias(1, share, stage, net, tile, SPEC)
+    _add_bias(1, share, n, stage, net, tile, SPEC)
     for i in range(0, features, NARROW):
         row = i + tl.arange(0, NARROW)
         grad = back(net, 0, i, layer(net, g, 1), NARROW, SPEC)

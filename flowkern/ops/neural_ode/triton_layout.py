@@ -6,31 +6,33 @@ from flowkern.ops.neural_ode.triton_field import Header, Layer
 def parameters(p):
     """All parameters of a `Problem`, zeros for biases that it lacks, in the order of packing."""
     weights, biases = p.tensors[: p.layers], p.tensors[p.layers :]
-    biases = [w.new_zeros(len(w)) if b is None else b for w, b in zip(weights[1:], biases)]
-    closed = p.first.new_zeros(0) if p.closed is None else p.closed
-    return [*weights, *biases, closed, p.first, p.steps]
+    biases = [w.new_zeros(len(w)) if b is None else b for w, b in zip(weights, biases)]
+    none = p.starts.new_zeros(0)
+    others = (none if t is None else t for t in (p.time, p.frequencies, p.closed))
+    return [*weights, *biases, *others, p.starts, p.sizes]
 
 
 def unpack(row, p):
-    """Gradients of steps, first, closed and the tensors from a row packed alike; None of what is None."""
+    """Gradients of starts, sizes, time, frequencies, closed and the tensors from a row packed alike."""
     parts = parameters(p)
     grads = [g.reshape(t.shape).clone() for g, t in zip(row.split([t.numel() for t in parts]), parts)]
-    closed, first, steps = grads[-3:]
-    tensors = [None if t is None else grad for t, grad in zip(p.tensors, grads)]
-    return steps, first, None if p.closed is None else closed, *tensors
+    given = (*p.tensors, p.time, p.frequencies, p.closed, p.starts, p.sizes)
+    grads = [None if t is None else grad for t, grad in zip(given, grads)]
+    return *grads[-2:], *grads[-5:-2], *grads[:-5]
 
 
 def table(p, backward, adjoint):
     """The kernels' table: its `Header`, and a `Layer` for the state and each layer."""
     units = [p.tensors[0].shape[1], *(weight.shape[0] for weight in p.tensors[: p.layers])]
     starts = _starts([t.numel() for t in parameters(p)])
-    weights, biases = (0, *starts[: p.layers]), (0, 0, *starts[p.layers :])
+    weights, biases = (0, *starts[: p.layers]), (0, *starts[p.layers :])
     layers = map(Layer, units, _starts(units), weights, biases, (0, *p.spec.activations, 0))
-    closed, first, steps = starts[-4:-1]
+    places = starts[-6:-1]  # of time, frequencies, closed, starts, sizes
+    frequencies = 0 if p.frequencies is None else len(p.frequencies)
     closed_units = 0 if p.closed is None else p.closed.numel() // units[1]
     each = sum(units) if backward and not adjoint else 0
     planes = _starts(_plane_rows(p, units, backward, adjoint))
-    header = Header(first, steps, closed, closed_units, each, planes[-1], *planes[:-1])
+    header = Header(*places, frequencies, closed_units, each, planes[-1], *planes[:-1])
     return header, tuple(layers)
 
 

@@ -1,0 +1,47 @@
+"""How the solve of an ODE ended: status codes, and what is raised or warned of."""
+
+import warnings
+from enum import IntEnum
+
+
+class Status(IntEnum):
+    """How the solve of a sample ended."""
+
+    OK = 0
+    STEP_UNDERFLOW = 1
+    NON_FINITE = 2
+    STEP_LIMIT = 3
+
+
+_REASONS = {
+    Status.STEP_UNDERFLOW: "the step size fell below the resolution of t (a stiff or singular field?)",
+    Status.NON_FINITE: "the state or its derivative is not finite",
+    Status.STEP_LIMIT: "max_num_steps was reached",
+}
+
+
+class SolverError(RuntimeError):
+    """A solve did not reach the last time. `status` is a tensor (N,) of `Status`, or () for all."""
+
+    def __init__(self, message, status):
+        super().__init__(message)
+        self.status = status
+
+
+class SolverWarning(UserWarning):
+    """The same as a warning; outputs that were not reached are NaN."""
+
+    def __init__(self, message, status):
+        super().__init__(message)
+        self.status = status
+
+
+def fail(name, status, on_failure, stacklevel):
+    """Raise or warn that a method failed, with how many samples stopped and why."""
+    counts = {reason: int((status == code).sum()) for code, reason in _REASONS.items()}
+    total = f" of {status.numel()} samples" if status.dim() else ""
+    parts = [f"{n}{total}: {reason}" if total else reason for reason, n in counts.items() if n]
+    message = f"{name} did not reach the last time: {'; '.join(parts)}"
+    if on_failure == "raise":
+        raise SolverError(message, status)
+    warnings.warn(SolverWarning(message, status), stacklevel=stacklevel + 1)
