@@ -173,6 +173,12 @@ def has_own_forward(module):
     return forward is not None and getattr(forward, "__func__", None) is not type(module).forward
 
 
+def takes(weight, inputs):
+    """Whether a linear layer with such a weight would not raise an error at the inputs."""
+    as_wide = inputs.shape[-1:] == weight.shape[1:]
+    return as_wide and (inputs.dtype == weight.dtype or torch.is_autocast_enabled(inputs.device.type))
+
+
 def _is_mapped(linear):
     return torch._C._functorch.is_batchedtensor(linear.weight)
 

@@ -8,16 +8,16 @@ import functools
 import math
 import numbers
 
-import torch.nn.functional as F
 from torch import nn
 
 from flowkern.adapters import _zuko_ode
-from flowkern.adapters._masked import Inspection, activation_of, has_own_forward, network
+from flowkern.adapters._masked import Inspection, activation_of, has_own_forward, network, takes
 from flowkern.adapters._plan import Plan, disagreement, overridden, points, stranger
 from flowkern.adapters._zuko_ode import name as _name
 from flowkern.adapters._zuko_ode import ode_error
 from flowkern.ops import (
     AffineElement,
+    ContextTerm,
     KnotMap,
     MaskedLayer,
     ScaleMap,
@@ -57,6 +57,8 @@ def _evaluate(inspection, module, c, x, inverse):
     features = _features(module)
     if x.dim() < 1 or x.shape[-1] != features or x.dtype != linears[0].weight.dtype:
         return None
+    if c is not None and not takes(linears[0].weight[:, features:], c):
+        return None
     layers = _layers(module.hyper, features, linears, found.exact, c)
     return evaluate(x, layers, found.degrees, _element(module), inverse)
 
@@ -76,10 +78,8 @@ def _layers(hyper, features, linears, exact, c):
         for linear, enough in zip(linears, exact)
     ]
     weight, bias = tensors[0]
-    if c is not None:
-        bias = F.linear(c, weight[:, features:], bias)
-        weight = weight[:, :features]
-    tensors[0] = weight, bias
+    term = None if c is None else ContextTerm(c, weight[:, features:])
+    tensors[0] = weight[:, :features], bias
     tensors, layers = iter(tensors), []
     for part in hyper._modules.values():
         if isinstance(part, nn.Sequential):
@@ -89,6 +89,7 @@ def _layers(hyper, features, linears, exact, c):
             layers.append(MaskedLayer(*next(tensors)))
         else:
             layers[-1] = layers[-1]._replace(activation=activation_of(part))
+    layers[0] = layers[0]._replace(context=term)
     return layers
 
 

@@ -17,7 +17,7 @@ from flowkern.ops import (
     masked_autoregressive,
     masked_autoregressive_inverse,
 )
-from tests.masked_autoregressive_cases import CASES, check, cotangents, evaluate, raw_arguments
+from tests.masked_autoregressive_cases import CASES, check, cotangents, evaluate, raw_arguments, raw_terms
 
 COMPILER = {"reference": "aot_eager", "cpu": "inductor"}
 CASE = CASES["context"]
@@ -43,10 +43,12 @@ def test_opcheck(inverse):
     if unavailable("cpu") is not None:
         return  # test_backends.py decides whether that is allowed
     op, gradients = torch.ops.flowkern.masked_autoregressive, torch.ops.flowkern.masked_autoregressive_gradients
-    for name in ("context", "everything"):
-        x, tensors, *rest = raw_arguments(replace(CASES[name], batch=3), torch.float64, inverse)
-        torch.library.opcheck(op, (x, tensors, *rest))
-        y, logabsdet = op(x, tensors, *rest)
+    for name in ("context", "everything", "inputs"):
+        case = replace(CASES[name], batch=3)
+        x, tensors, *rest = raw_arguments(case, torch.float64, inverse)
+        forward = (x, tensors, *rest, *raw_terms(case, torch.float64))
+        torch.library.opcheck(op, forward)
+        y, logabsdet = op(*forward)
         given = [t is not None for t in tensors]
         for needs in (given, [n and i % 2 == 0 for i, n in enumerate(given)], [False] * len(given)):
             arguments = (*cotangents(y, logabsdet), x, y, needs, tensors, *rest)
@@ -57,7 +59,9 @@ def test_raw_op_refuses_what_it_cannot_read():
     """The dispatcher op is public too: it checks shapes, dtypes and numbers itself."""
     if unavailable("cpu") is not None:
         return
-    x, tensors, order, ends, *rest = raw_arguments(CASE)
+    case = CASES["inputs"]
+    x, tensors, order, ends, *rest = raw_arguments(case)
+    terms, kinds, slopes_of_terms = raw_terms(case)
     op = torch.ops.flowkern.masked_autoregressive
     activations, slopes, skips, inverse, element, first, tails, constants = rest
 
@@ -85,7 +89,23 @@ def test_raw_op_refuses_what_it_cannot_read():
     )
     for arguments in bad:
         with pytest.raises(RuntimeError):
-            op(*arguments)
+            op(*arguments, terms, kinds, slopes_of_terms)
+    context, weight, bias, *others = terms
+    bad = (
+        ([context[:3], weight, bias, *others], kinds, slopes_of_terms),
+        ([context[0], weight, bias, *others], kinds, slopes_of_terms),
+        ([context.double(), weight, bias, *others], kinds, slopes_of_terms),
+        ([context, None, bias, *others], kinds, slopes_of_terms),
+        ([context, weight[1:], bias, *others], kinds, slopes_of_terms),
+        ([context, weight[:, 1:], bias, *others], kinds, slopes_of_terms),
+        ([context, weight, bias[1:], *others], kinds, slopes_of_terms),
+        (terms[1:], kinds, slopes_of_terms),
+        (terms, kinds[1:], slopes_of_terms),
+        (terms, (9, *kinds[1:]), slopes_of_terms),
+    )
+    for of_context in bad:
+        with pytest.raises(RuntimeError):
+            op(x, tensors, order, ends, *rest, *of_context)
 
 
 # --- compilers and torch.func --------------------------------------------------------------------

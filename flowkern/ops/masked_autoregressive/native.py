@@ -1,16 +1,44 @@
 """The kernels as dispatcher ops: schemas, fake kernels, calls."""
 
+from typing import NamedTuple
+
 import torch
 
 from flowkern import _library as libraries
 from flowkern.ops.masked_autoregressive import gradients
+from flowkern.ops.masked_autoregressive.conditioner import Activation
 from flowkern.ops.masked_autoregressive.reference import compute_dtype
 
 _ARGUMENTS = (
     "Tensor?[] tensors, Tensor order, Tensor ends, int[] activations, float[] slopes, int[] skips, "
     "bool inverse, int element, bool scale_first, int tails, float[] constants"
 )
+# Of the context's term of each layer: context, weight and bias, or no tensors at all.
+_TERMS = "Tensor?[] terms, int[] term_activations, float[] term_slopes"
+_NO_TERM = (None, None, None)
 _COTANGENTS = "Tensor grad_y, Tensor grad_logabsdet, Tensor x, Tensor y"
+
+
+class Terms(NamedTuple):
+    """The contexts' terms of all layers.
+
+    tensors: for each layer the context (N, inputs), its weight and its bias, None where it has none.
+    activations, slopes: one for each layer.
+    """
+
+    tensors: list
+    activations: tuple
+    slopes: tuple
+
+    @staticmethod
+    def of(terms):
+        """From a `ContextTerm`, or None, for each layer."""
+        kinds = [Activation.of("identity" if term is None else term.activation) for term in terms]
+        tensors = [t for term in terms for t in (term or _NO_TERM)[:3]]
+        return Terms(tensors, tuple(k.code for k in kinds), tuple(k.slope for k in kinds))
+
+
+NO_TERMS = Terms([], (), ())
 
 
 def _fake(x, *arguments):
@@ -30,7 +58,7 @@ def _fake_gradients(grad_y, grad_logabsdet, x, y, needs, tensors, *arguments):
 
 # name: (schema, fake kernel). The backward, on GPUs, leaves a tape; on the CPU, the other sums the gradients.
 _OPS = {
-    "masked_autoregressive": (f"(Tensor x, {_ARGUMENTS}) -> (Tensor, Tensor)", _fake),
+    "masked_autoregressive": (f"(Tensor x, {_ARGUMENTS}, {_TERMS}) -> (Tensor, Tensor)", _fake),
     "masked_autoregressive_backward": (
         f"({_COTANGENTS}, bool tape, {_ARGUMENTS}) -> (Tensor, Tensor)",
         _fake_backward,
@@ -56,10 +84,13 @@ _library = define("flowkern", *_OPS)
 KERNELS = ("triton", *libraries.compiled("masked_autoregressive"))
 
 
-def forward(x, spec, order, ends, ranks, *tensors, ops=torch.ops.flowkern):
+def forward(x, spec, order, ends, ranks, *tensors, terms=NO_TERMS, ops=torch.ops.flowkern):
     """y (N, D), logabsdet (N,) by the kernel registered for x's device."""
-    x_k, *tensors = kernel_tensors(x, *tensors)
-    y, logabsdet = ops.masked_autoregressive(x_k, tensors, order, ends, *spec)
+    count = len(tensors)
+    x_k, *every = kernel_tensors(x, *tensors, *terms.tensors)
+    y, logabsdet = ops.masked_autoregressive(
+        x_k, every[:count], order, ends, *spec, every[count:], terms.activations, terms.slopes
+    )
     return y if y.dtype == x.dtype else y.to(x.dtype), logabsdet
 
 

@@ -45,6 +45,12 @@ class Row(NamedTuple):
     gain_kind: int = 0
     offset: int = 0
     offset_kind: int = 0
+    term: int = 0  # the weights of the context's term among the shared, and its bias
+    term_bias: int = 0
+    term_bias_kind: int = 0
+    context: int = 0  # the context among the rows, and how many inputs it has
+    inputs: int = 0
+    term_activation: int = 0
     tape_u: int = -1  # rows of the tape; −1: none
     tape_v: int = -1
     tape_gate: int = -1
@@ -55,7 +61,8 @@ class Row(NamedTuple):
 COLUMNS = tl.constexpr(len(Row._fields))
 FIRST, UNITS, PER_PLACE, ORDER, ENDS, WEIGHT, ACTIVATION, SKIP = map(tl.constexpr, range(8))
 BIAS, GATE, GAIN, OFFSET = map(tl.constexpr, range(8, 16, 2))
-TAPE_U, TAPE_V, TAPE_GATE, TAPE_GAIN, TAPE_OFFSET = map(tl.constexpr, range(16, 21))
+TERM, TERM_BIAS, _, CONTEXT, INPUTS, TERM_ACTIVATION = map(tl.constexpr, range(16, 22))
+TAPE_U, TAPE_V, TAPE_GATE, TAPE_GAIN, TAPE_OFFSET = map(tl.constexpr, range(22, 27))
 
 
 class Net(NamedTuple):
@@ -63,7 +70,7 @@ class Net(NamedTuple):
 
     layers: tl.tensor  # without the features
     table: tl.tensor
-    slopes: tl.tensor  # of the activations
+    slopes: tl.tensor  # of the activations, and of those of terms
     order: tl.tensor
     ends: tl.tensor
     ranks: tl.tensor  # (layers + 1, width)
@@ -175,6 +182,20 @@ def _values(net, k, COLUMN: tl.constexpr, unit, used, tile, DEFAULT: tl.constexp
 
 
 @triton.jit
+def _term(net, k, unit, used, tile):
+    """What the context adds to the bias of units of layer k, for each sample: activation(C c + d)."""
+    sums = _values(net, k, TERM_BIAS, unit, used, tile, 0.0)
+    inputs, context = _of(net, k, INPUTS), _of(net, k, CONTEXT)
+    for c in range(0, inputs):
+        weight = tl.load(net.shared + _of(net, k, TERM) + unit * inputs + c, mask=used, other=0.0)
+        value = tl.load(net.each + (context + c) * tile.N + tile.n, mask=tile.here, other=0.0)
+        sums += weight[:, None] * value[None, :]
+    slope = tl.load(net.slopes + net.layers + 1 + k).to(sums.dtype)
+    added, _, _ = _triton_activation.activate(_of(net, k, TERM_ACTIVATION), slope, sums)
+    return added
+
+
+@triton.jit
 def on_tape(values, row, unit, used, tile):
     """Store values of units on the tape, from `row` on (−1: not)."""
     at = tile.tape + (row + unit)[:, None] * tile.N + tile.n[None, :]
@@ -187,6 +208,8 @@ def _finish(v, k, place, used, net, tile, SPEC: tl.constexpr):
     unit = number(net, k, place, used)
     there = used[:, None]
     v += _values(net, k, BIAS, unit, used, tile, 0.0)
+    if SPEC.terms:
+        v += _term(net, k, unit, used, tile)
     z = v * _values(net, k, GATE, unit, used, tile, 1.0)
     skip = _of(net, k, SKIP)
     past = _rows(tile.z, skip + unit)
