@@ -28,7 +28,7 @@ from flowkern.ops import (
     masked_autoregressive_inverse,
 )
 from flowkern.ops.affine_coupling import SCALE_MAPS
-from flowkern.ops.masked_autoregressive.native import NO_TERMS, Terms
+from flowkern.ops.masked_autoregressive.reference import NO_TERMS, Terms
 from tests import tolerances
 from tests.cases import cotangents, generator_of, moved
 

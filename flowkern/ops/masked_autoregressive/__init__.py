@@ -1,5 +1,6 @@
 """y_i = h(x_i; parameters(x_<i)) with a masked conditioner, its inverse, and the log-det of both."""
 
+import itertools
 import math
 
 import torch
@@ -16,8 +17,8 @@ from flowkern.ops.masked_autoregressive.conditioner import (
 from flowkern.ops.masked_autoregressive.element import AffineElement, SplineElement
 from flowkern.ops.masked_autoregressive.function import ROW_WISE, apply, is_plain
 from flowkern.ops.masked_autoregressive.function import backends as kernels_of
-from flowkern.ops.masked_autoregressive.native import KERNELS, Terms
-from flowkern.ops.masked_autoregressive.reference import Spec, folded
+from flowkern.ops.masked_autoregressive.native import KERNELS
+from flowkern.ops.masked_autoregressive.reference import Spec, Terms, folded
 
 _ROW_WISE = tuple(kind for kind, by_row in enumerate(ROW_WISE) if by_row)
 
@@ -110,7 +111,7 @@ def _with_terms(x, layers, backend):
     if all(layer.context is None for layer in layers):
         return layers, None
     tensors = (t for layer in layers for t in (*layer.tensors(), *(layer.context or ())[:3]))
-    apart = backend != "reference" and is_plain((x, *tensors))
+    apart = backend != "reference" and is_plain(itertools.chain((x,), tensors))
     layers = [
         layer if layer.context is None or apart and layer.context.context.dim() > 1 else folded(layer)
         for layer in layers

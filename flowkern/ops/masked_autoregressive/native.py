@@ -1,13 +1,10 @@
 """The kernels as dispatcher ops: schemas, fake kernels, calls."""
 
-from typing import NamedTuple
-
 import torch
 
 from flowkern import _library as libraries
 from flowkern.ops.masked_autoregressive import gradients
-from flowkern.ops.masked_autoregressive.conditioner import Activation
-from flowkern.ops.masked_autoregressive.reference import compute_dtype
+from flowkern.ops.masked_autoregressive.reference import NO_TERMS, compute_dtype
 
 _ARGUMENTS = (
     "Tensor?[] tensors, Tensor order, Tensor ends, int[] activations, float[] slopes, int[] skips, "
@@ -15,30 +12,7 @@ _ARGUMENTS = (
 )
 # Of the context's term of each layer: context, weight and bias, or no tensors at all.
 _TERMS = "Tensor?[] terms, int[] term_activations, float[] term_slopes"
-_NO_TERM = (None, None, None)
 _COTANGENTS = "Tensor grad_y, Tensor grad_logabsdet, Tensor x, Tensor y"
-
-
-class Terms(NamedTuple):
-    """The contexts' terms of all layers.
-
-    tensors: for each layer the context (N, inputs), its weight and its bias, None where it has none.
-    activations, slopes: one for each layer.
-    """
-
-    tensors: list
-    activations: tuple
-    slopes: tuple
-
-    @staticmethod
-    def of(terms):
-        """From a `ContextTerm`, or None, for each layer."""
-        kinds = [Activation.of("identity" if term is None else term.activation) for term in terms]
-        tensors = [t for term in terms for t in (term or _NO_TERM)[:3]]
-        return Terms(tensors, tuple(k.code for k in kinds), tuple(k.slope for k in kinds))
-
-
-NO_TERMS = Terms([], (), ())
 
 
 def _fake(x, *arguments):

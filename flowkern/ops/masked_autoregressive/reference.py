@@ -34,6 +34,28 @@ class Spec(NamedTuple):
     constants: tuple
 
 
+class Terms(NamedTuple):
+    """The contexts' terms of all layers.
+
+    tensors: for each layer the context (N, inputs), its weight and its bias, None where it has none.
+    activations, slopes: one for each layer.
+    """
+
+    tensors: list
+    activations: tuple
+    slopes: tuple
+
+    @staticmethod
+    def of(terms):
+        """From a `ContextTerm`, or None, for each layer."""
+        kinds = [Activation.of("identity" if term is None else term.activation) for term in terms]
+        tensors = [t for term in terms for t in (term or (None,) * 3)[:3]]
+        return Terms(tensors, tuple(k.code for k in kinds), tuple(k.slope for k in kinds))
+
+
+NO_TERMS = Terms([], (), ())
+
+
 def forward(x, spec, order, ends, ranks, *tensors):
     """x (N, D) -> y (N, D), logabsdet (N,); differentiable to any order."""
     dtype = compute_dtype(x, tensors)

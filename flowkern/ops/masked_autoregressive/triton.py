@@ -15,10 +15,9 @@ import triton.language as tl
 from flowkern.ops import _triton
 from flowkern.ops.masked_autoregressive import gradients, native
 from flowkern.ops.masked_autoregressive import triton_kernels as kernels
-from flowkern.ops.masked_autoregressive.native import NO_TERMS, Terms
 from flowkern.ops.masked_autoregressive.triton_layers import ROWS, WIDE, Row
 from flowkern.ops.masked_autoregressive.element import SPLINE
-from flowkern.ops.masked_autoregressive.reference import Spec
+from flowkern.ops.masked_autoregressive.reference import NO_TERMS, Spec, Terms
 from flowkern.ops.rational_quadratic_spline.triton_element import spec_of
 
 _ROWS, _WIDE = ROWS.value, WIDE.value
