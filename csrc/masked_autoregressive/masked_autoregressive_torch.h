@@ -25,7 +25,7 @@ struct MaskedSettings {
   std::vector<double> constants;
 };
 
-// Of the context's term of each layer: context, weight and bias (or nothing at all), and its activation.
+// Of the context's term of each layer up to the last that has one: context, weight and bias, and its activation.
 struct MaskedTerms {
   Tensors tensors;
   std::vector<std::int64_t> activations;
@@ -55,7 +55,8 @@ struct MaskedCall {
   std::int64_t parameters() const { return units(layers() - 1) / features(); }
   // The three of a layer's term, or null.
   const std::optional<Tensor>* term(std::int64_t layer) const {
-    return terms && !terms->tensors.empty() && terms->tensors[3 * layer] ? &terms->tensors[3 * layer] : nullptr;
+    const bool has = terms && layer < std::int64_t(terms->tensors.size() / 3) && terms->tensors[3 * layer];
+    return has ? &terms->tensors[3 * layer] : nullptr;
   }
 };
 
@@ -77,9 +78,9 @@ inline void check_layer(const MaskedCall& c, std::int64_t k, std::int64_t inputs
 
 inline void check_terms(const MaskedCall& c) {
   const MaskedTerms& terms = *c.terms;
-  const std::size_t layers = terms.tensors.empty() ? 0 : c.layers();
-  FLOWKERN_CHECK(terms.tensors.size() == 3 * layers && terms.activations.size() == layers && terms.slopes.size() == layers,
-                 "terms: expected three tensors, an activation and a slope for each layer");
+  const std::size_t layers = terms.activations.size();
+  FLOWKERN_CHECK(terms.tensors.size() == 3 * layers && terms.slopes.size() == layers && layers <= std::size_t(c.layers()),
+                 "terms: expected three tensors, an activation and a slope for each of at most ", c.layers(), " layers");
   for (std::int64_t k = 0; k < c.layers(); ++k) {
     const std::optional<Tensor>* term = c.term(k);
     if (!term) continue;

@@ -20,6 +20,7 @@ from flowkern.adapters._masked import (
     has_own_forward,
     network,
     normalisation,
+    parameter,
     takes,
 )
 from flowkern.adapters._plan import Plan, disagreement, interval, overridden, points, stranger
@@ -83,7 +84,7 @@ def _call(style, kind, inspection, inverse, module, inputs, context=None):
 
 def _fits(net, linears, inputs, context):
     """Whether inputs and context are such that the peer would not raise an error."""
-    weight = linears[0].weight
+    weight = parameter(linears[0], "weight")
     return (
         inputs.dim() == 2
         and inputs.shape[1] == weight.shape[1]
@@ -94,8 +95,9 @@ def _fits(net, linears, inputs, context):
 
 def _takes(layer, context):
     """Whether layer is one of torch's, and takes such a context."""
-    plain = getattr(type(layer), "forward", None) is nn.Linear.forward and not has_own_forward(layer)
-    return plain and takes(layer.weight, context)
+    if getattr(type(layer), "forward", None) is not nn.Linear.forward or has_own_forward(layer):
+        return False
+    return takes(layer.in_features, parameter(layer, "weight").dtype, context)
 
 
 def _one_row(context):
@@ -109,11 +111,8 @@ def _one_row(context):
 
 
 def _layers(style, net, linears, exact, context):
-    weights = [
-        linear.weight if enough else linear.weight * linear.mask
-        for linear, enough in zip(linears, exact)
-    ]
-    biases = [linear.bias for linear in linears]
+    weights, biases = ([parameter(linear, name) for linear in linears] for name in ("weight", "bias"))
+    weights = [w if enough else w * layer.mask for w, enough, layer in zip(weights, exact, linears)]
     blocks = net._modules["blocks"]._modules.values()
     first = _first(style, net, weights[0], biases[0], context)
     build = _residual if _is_residual(linears, blocks) else _feedforward
@@ -139,7 +138,7 @@ def _term(module, context, activation="identity"):
     if context is None:
         return None
     layer = module._modules["context_layer"]
-    return ContextTerm(context, layer.weight, layer.bias, activation)
+    return ContextTerm(context, parameter(layer, "weight"), parameter(layer, "bias"), activation)
 
 
 def _feedforward(style, blocks, first, weights, biases, context):

@@ -1,7 +1,6 @@
 """Accelerated autoregressive layers: parameters as they are now, copies, what is left, and why."""
 
 import copy
-import functools
 import io
 import itertools
 import pickle
@@ -290,29 +289,6 @@ def test_bad_inputs_raise_what_the_peer_raises():
     for method in (unit, unit.inverse):
         with pytest.raises(InputOutsideDomain):
             method(torch.full((2, FEATURES), 1.5))
-
-
-def test_a_context_layer_with_a_forward_of_its_own():
-    for name in ("nflows", "nflows feed-forward"):
-        plain, fast, inputs, context = pair(name)
-        for layer in (plain, fast):
-            given = layer.autoregressive_net.context_layer
-            given.forward = functools.partial(_doubled, given)
-        assert_same(fast, plain, inputs, context)
-
-
-def _doubled(layer, context):
-    return 2 * type(layer).forward(layer, context)
-
-
-def test_autocast_leaves_a_context_in_float32():
-    """With and without a gradient: what an embedding has made of it may be in half precision."""
-    _, fast, inputs, context = pair("nflows feed-forward")
-    fast, context = fast.float(), context.bfloat16()
-    wanted = fast.inverse(inputs.float(), context.float())
-    for keep in (True, False):
-        with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(keep):
-            torch.testing.assert_close(fast.inverse(inputs.float(), context), wanted)
 
 
 def test_a_context_may_be_left_out():

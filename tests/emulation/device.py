@@ -310,8 +310,8 @@ def _masked_backward(grad_y, grad_logabsdet, x, y, tape, tensors, order, ends, *
     grad_x = x.new_empty(x.shape)
     on_tape = x.new_empty(gradients.tape_rows(tensors) if tape else 0, x.shape[0])
     _run_masked(
-        x, tensors, order, ends, spec, ((), (), ()), given=x, known=y if inverse else x, out=grad_x, grad_out=grad_y,
-        grad_logabsdet=grad_logabsdet, tape=on_tape if tape else None,
+        x, tensors, order, ends, spec, ((), (), ()), given=x, known=y if inverse else x, out=grad_x,
+        grad_out=grad_y, grad_logabsdet=grad_logabsdet, tape=on_tape if tape else None,
     )  # fmt: skip
     return grad_x, on_tape
 
@@ -321,14 +321,17 @@ def _run_masked(x, tensors, order, ends, spec, terms, **more):
         return
     activations, slopes, skips, inverse, element, scale_first, tails, constants = spec
     weights = tensors[::5]
-    of_terms, term_activations, term_slopes = terms
+    sizes = 3 * len(weights), len(weights), len(weights)
+    of_terms, term_activations, term_slopes = (
+        [*given, *[none] * (size - len(given))] for given, none, size in zip(terms, (None, 0, 1.0), sizes)
+    )
     inputs = [0 if context is None else context.shape[1] for context in of_terms[::3]]
     whole = [len(w) for w in weights], activations, skips, inputs, term_activations
     *lists, inputs, term_activations = [(ctypes.c_int64 * len(v))(*v) for v in whole]
     call = _MaskedCall(
         *x.shape, ends.shape[1] - 1, len(weights), len(weights[-1]) // x.shape[1],
         inverse, element, scale_first, tails, tuple(constants), _rows_of(tensors),
-        *lists, (ctypes.c_double * len(slopes))(*slopes), _rows_of(of_terms) if of_terms else None,
+        *lists, (ctypes.c_double * len(slopes))(*slopes), _rows_of(of_terms),
         inputs, term_activations, (ctypes.c_double * len(term_slopes))(*term_slopes),
         **{name: _Tensor.of(t) for name, t in {**more, "order": order, "ends": ends}.items()},
     )  # fmt: skip

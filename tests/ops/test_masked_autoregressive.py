@@ -101,6 +101,7 @@ def test_raw_op_refuses_what_it_cannot_read():
         ([context, weight[:, 1:], bias, *others], kinds, slopes_of_terms),
         ([context, weight, bias[1:], *others], kinds, slopes_of_terms),
         (terms[1:], kinds, slopes_of_terms),
+        ([*terms] * 2, kinds * 2, slopes_of_terms * 2),
         (terms, kinds[1:], slopes_of_terms),
         (terms, (9, *kinds[1:]), slopes_of_terms),
     )

@@ -18,7 +18,7 @@ from flowkern.ops.masked_autoregressive.element import AffineElement, SplineElem
 from flowkern.ops.masked_autoregressive.function import ROW_WISE, apply, is_plain
 from flowkern.ops.masked_autoregressive.function import backends as kernels_of
 from flowkern.ops.masked_autoregressive.native import KERNELS
-from flowkern.ops.masked_autoregressive.reference import Spec, Terms, folded
+from flowkern.ops.masked_autoregressive.reference import NO_TERMS, Spec, Terms, folded
 
 _ROW_WISE = tuple(kind for kind, by_row in enumerate(ROW_WISE) if by_row)
 
@@ -95,9 +95,9 @@ def evaluate(x, layers, degrees, element, inverse):
     backend = backends.resolve(x.device.type, KERNELS)
     layers, terms = _with_terms(x, layers, backend)
     tensors = [t for layer in layers for t in layer.tensors()]
-    flat, batch = _flattened(x, tensors, terms.tensors if terms else ())
+    flat, batch = _flattened(x, tensors, terms.tensors)
     arguments = _spec(layers, element, inverse), *degrees.on(x.device), *tensors
-    if terms:
+    if terms.tensors:
         y, logabsdet = kernels_of(backend).forward(flat, *arguments, terms=terms)
     else:
         y, logabsdet = apply(flat, backend, *arguments)
@@ -109,7 +109,7 @@ def evaluate(x, layers, degrees, element, inverse):
 def _with_terms(x, layers, backend):
     """The layers, and the contexts' terms that the kernel takes; the others are now in the biases."""
     if all(layer.context is None for layer in layers):
-        return layers, None
+        return layers, NO_TERMS
     tensors = (t for layer in layers for t in (*layer.tensors(), *(layer.context or ())[:3]))
     apart = backend != "reference" and is_plain(itertools.chain((x,), tensors))
     layers = [
@@ -117,7 +117,7 @@ def _with_terms(x, layers, backend):
         for layer in layers
     ]
     terms = [layer.context for layer in layers]
-    return layers, Terms.of(terms) if any(terms) else None
+    return layers, Terms.of(terms)
 
 
 def _spec(layers, element, inverse):
@@ -150,8 +150,9 @@ def _broadcast(batch, others):
         return torch.broadcast_shapes(batch, *others)
     except RuntimeError:
         raise ValueError(
-            f"layers: the batch shapes of biases, gates and contexts, {', '.join(map(str, map(tuple, others)))}, "
-            f"do not broadcast with that of the features, {tuple(batch)}"
+            "layers: the batch shapes of biases, gates and contexts, "
+            f"{', '.join(map(str, map(tuple, others)))}, do not broadcast with that of the features, "
+            f"{tuple(batch)}"
         ) from None
 
 

@@ -10,7 +10,7 @@ _ARGUMENTS = (
     "Tensor?[] tensors, Tensor order, Tensor ends, int[] activations, float[] slopes, int[] skips, "
     "bool inverse, int element, bool scale_first, int tails, float[] constants"
 )
-# Of the context's term of each layer: context, weight and bias, or no tensors at all.
+# Of the context's term of each layer up to the last that has one: context, weight and bias.
 _TERMS = "Tensor?[] terms, int[] term_activations, float[] term_slopes"
 _COTANGENTS = "Tensor grad_y, Tensor grad_logabsdet, Tensor x, Tensor y"
 

@@ -35,10 +35,10 @@ class Spec(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """The contexts' terms of all layers.
+    """The contexts' terms of the layers up to the last that has one.
 
-    tensors: for each layer the context (N, inputs), its weight and its bias, None where it has none.
-    activations, slopes: one for each layer.
+    tensors: for each the context (N, inputs), its weight and its bias, None where it has none.
+    activations, slopes: one for each.
     """
 
     tensors: list
@@ -48,6 +48,8 @@ class Terms(NamedTuple):
     @staticmethod
     def of(terms):
         """From a `ContextTerm`, or None, for each layer."""
+        while terms and terms[-1] is None:
+            terms = terms[:-1]
         kinds = [Activation.of("identity" if term is None else term.activation) for term in terms]
         tensors = [t for term in terms for t in (term or (None,) * 3)[:3]]
         return Terms(tensors, tuple(k.code for k in kinds), tuple(k.slope for k in kinds))

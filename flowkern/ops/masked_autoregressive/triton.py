@@ -84,7 +84,8 @@ def _launch(kernel, x, tensors, order, ends, spec, terms, variant, arguments):
         return
     sizes = (x.shape[1], *(weight.shape[0] for weight in tensors[::5]))
     table = _on_device(_table(sizes, ends.shape[1], spec, tensors, terms), torch.int64, x.device)
-    slopes = _on_device((1.0, *spec.slopes, 1.0, *terms.slopes), torch.float64, x.device)
+    lacking = (1.0,) * (len(spec.slopes) - len(terms.slopes))
+    slopes = _on_device((1.0, *spec.slopes, 1.0, *terms.slopes, *lacking), torch.float64, x.device)
     ranks = _ranks(ends, max(sizes[:-1]))
     planes = (4 if variant.backward else 2) * sum(sizes) * _ROWS
     programs = min(triton.cdiv(rows, _ROWS), _PROGRAMS, max(_WORKSPACE // (planes * x.itemsize), 1))
