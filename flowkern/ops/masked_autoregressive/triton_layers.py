@@ -70,7 +70,7 @@ class Net(NamedTuple):
 
     layers: tl.tensor  # without the features
     table: tl.tensor
-    slopes: tl.tensor  # of the activations, and of those of terms
+    slopes: tl.tensor  # of the activations, then of those of contexts
     order: tl.tensor
     ends: tl.tensor
     ranks: tl.tensor  # (layers + 1, width)
@@ -182,17 +182,23 @@ def _values(net, k, COLUMN: tl.constexpr, unit, used, tile, DEFAULT: tl.constexp
 
 
 @triton.jit
-def _term(net, k, unit, used, tile):
-    """What the context adds to the bias of units of layer k, for each sample: activation(C c + d)."""
-    sums = _values(net, k, TERM_BIAS, unit, used, tile, 0.0)
-    inputs, context = _of(net, k, INPUTS), _of(net, k, CONTEXT)
-    for c in range(0, inputs):
-        weight = tl.load(net.shared + _of(net, k, TERM) + unit * inputs + c, mask=used, other=0.0)
-        value = tl.load(net.each + (context + c) * tile.N + tile.n, mask=tile.here, other=0.0)
-        sums += weight[:, None] * value[None, :]
-    slope = tl.load(net.slopes + net.layers + 1 + k).to(sums.dtype)
-    added, _, _ = _triton_activation.activate(_of(net, k, TERM_ACTIVATION), slope, sums)
-    return added
+def start(net, tile, SPEC: tl.constexpr):
+    """The rows of all layers begin with what the context adds to their biases: activation(C c + d)."""
+    for k in range(1, net.layers + 1):
+        inputs, context = _of(net, k, INPUTS), _of(net, k, CONTEXT)
+        slope = tl.load(net.slopes + net.layers + 1 + k).to(SPEC.compute)
+        for i in range(0, units(net, k), NARROW):
+            place = i + tl.arange(0, NARROW)
+            used = place < units(net, k)
+            unit = number(net, k, place, used)
+            sums = tl.zeros((NARROW, ROWS), SPEC.compute)
+            sums += _values(net, k, TERM_BIAS, unit, used, tile, 0.0)
+            for c in range(0, inputs):
+                weight = tl.load(net.shared + _of(net, k, TERM) + unit * inputs + c, mask=used, other=0.0)
+                value = tl.load(net.each + (context + c) * tile.N + tile.n, mask=tile.here, other=0.0)
+                sums += weight[:, None] * value[None, :]
+            added, _, _ = _triton_activation.activate(_of(net, k, TERM_ACTIVATION), slope, sums)
+            tl.store(rows_of(net, k, tile.u, place), added, mask=used[:, None])
 
 
 @triton.jit
@@ -208,8 +214,6 @@ def _finish(v, k, place, used, net, tile, SPEC: tl.constexpr):
     unit = number(net, k, place, used)
     there = used[:, None]
     v += _values(net, k, BIAS, unit, used, tile, 0.0)
-    if SPEC.terms:
-        v += _term(net, k, unit, used, tile)
     z = v * _values(net, k, GATE, unit, used, tile, 1.0)
     skip = _of(net, k, SKIP)
     past = _rows(tile.z, skip + unit)
