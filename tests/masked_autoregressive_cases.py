@@ -18,6 +18,7 @@ import flowkern
 from flowkern.ops import (
     Activation,
     AffineElement,
+    ContextTerm,
     Degrees,
     KnotMap,
     MaskedLayer,
@@ -27,6 +28,7 @@ from flowkern.ops import (
     masked_autoregressive_inverse,
 )
 from flowkern.ops.affine_coupling import SCALE_MAPS
+from flowkern.ops.masked_autoregressive.reference import NO_TERMS, Terms
 from tests import tolerances
 from tests.cases import cotangents, generator_of, moved
 
@@ -39,6 +41,7 @@ class Case:
     rows: biases per sample; gate, norm: gates (per sample) and gains with offsets on hidden layers.
     residual: every second hidden layer adds the z of two layers before; or (layer, earlier layer whose
     z it adds) of each that does.
+    inputs: of a context, of which every layer has a term, with that activation.
     """
 
     name: str
@@ -53,6 +56,8 @@ class Case:
     gate: bool = False
     norm: bool = False
     bias: bool = True
+    inputs: int = 0
+    of_context: object = "tanh"
     batch: int = 17
     spread: float = 1.0
 
@@ -61,7 +66,8 @@ class Case:
         return _degrees(self.features, self.hidden, self.order, self.residual)
 
     def tensors(self, dtype=torch.float32, seed=0, device="cpu"):
-        """x (batch, D), and a list of five tensors or None for each layer."""
+        """x (batch, D), and a list of five tensors or None for each layer; then the context, and a
+        weight and a bias for each."""
         generator = generator_of(seed)
 
         def draw(*shape, scale=1.0):
@@ -81,17 +87,23 @@ class Case:
                 draw(units) if self.norm and hidden else None,
             ]
             inputs = units
+        if self.inputs:
+            weights = [draw(w.shape[0], self.inputs, scale=0.5) for w in tensors[::5]]
+            biases = [draw(len(w)) if k % 2 == 0 else None for k, w in enumerate(weights)]
+            tensors += [draw(self.batch, self.inputs), *weights, *biases]
         return x, tensors
 
     def layers(self, tensors):
         """The `MaskedLayer`s of so many tensors."""
         pairs = ((k, k - 2) for k in range(2, len(self.hidden), 2)) if self.residual is True else self.residual
-        skips, layers = dict(pairs or ()), []
+        skips, layers, count = dict(pairs or ()), [], len(self.hidden) + 1
+        context, *terms = tensors[5 * count :] or (None,)
         for k in range(len(self.hidden) + 1):
             hidden = k < len(self.hidden)
             weight, bias, gate, gain, offset = tensors[5 * k : 5 * k + 5]
             activation = self.activation if hidden else "identity"
-            layers.append(MaskedLayer(weight, bias, activation, skips.get(k), gate, gain, offset))
+            term = terms and ContextTerm(context, terms[k], terms[k + count], self.of_context)
+            layers.append(MaskedLayer(weight, bias, activation, skips.get(k), gate, gain, offset, term or None))
         return layers
 
     def __call__(self, x, tensors, inverse=False):
@@ -143,10 +155,15 @@ CASES = {
         Case("passes", order=3, features=8),
         Case("one_pass", order=1),
         Case("context", rows=True),
+        Case("inputs", inputs=3),
+        Case("inputs_of_all", features=7, order="random", inputs=21, of_context="silu", batch=33),
+        Case("inputs_of_outputs", hidden=(), inputs=2, of_context="identity", bias=False),
         Case("residual", residual=True, hidden=(10, 10, 10, 10, 10), activation="elu"),
         # One inside of another, two that begin in one layer, and one that begins where another ends.
         Case("skips", residual=((2, 1), (3, 0), (4, 0), (5, 3)), hidden=(10,) * 6),
         Case("everything", residual=True, hidden=(10, 10, 10), rows=True, gate=True, norm=True),
+        Case("inputs_with_everything", residual=True, hidden=(10, 10, 10), rows=True, gate=True, norm=True,
+             inputs=3, of_context="elu"),
         Case("no_bias", bias=False),
         Case("linear", hidden=()),
         Case("deep", hidden=(8, 6, 7, 5)),
@@ -166,14 +183,21 @@ CASES = {
 
 
 def raw_arguments(case, dtype=torch.float32, inverse=False):
-    """x and what else the dispatcher op takes."""
+    """x and what else the dispatcher ops take, but for `raw_terms`."""
     x, tensors = case.tensors(dtype)
     order, ends, _ = case.degrees().on("cpu")
     layers = case.layers(tensors)
     codes = [Activation.of(layer.activation) for layer in layers]
     skips = [-1 if layer.skip is None else layer.skip for layer in layers]
     settings = [a.code for a in codes], [a.slope for a in codes], skips
+    tensors = tensors[: 5 * len(layers)]
     return x, tensors, order, ends, *settings, inverse, *case.element.numbers()
+
+
+def raw_terms(case, dtype=torch.float32):
+    """What the forward op takes besides."""
+    terms = [layer.context for layer in case.layers(case.tensors(dtype)[1])]
+    return Terms.of(terms) if case.inputs else NO_TERMS
 
 
 class Result(NamedTuple):
@@ -194,6 +218,9 @@ def evaluate(case, x, tensors, *, backend, inverse=False, grads=None):
         grad_y, grad_l = cotangents(y, logabsdet) if grads is None else grads
         total = (grad_y * y).sum() + (grad_l * logabsdet).sum()
         grad_x, *some = torch.autograd.grad(total, (x, *given))
+        if getattr(case, "inputs", 0):  # whose terms kernels take where no gradient is wanted
+            with torch.no_grad():
+                y, logabsdet = case(x, tensors, inverse=inverse)
     some = iter(some)
     return Result(
         y.detach(), logabsdet.detach(), grad_x, [t if t is None else next(some) for t in tensors]

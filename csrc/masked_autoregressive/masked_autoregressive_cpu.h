@@ -27,6 +27,15 @@ template <class S> struct VectorGradient {
 };
 enum VectorOf { kBias = 0, kGate = 1, kGain = 2, kOffset = 3 };
 
+// What a context adds to a layer's bias: activation(C c + d). The rows of C are sorted and in panels.
+template <class S> struct ContextTerm {
+  Elements<const S> context;  // base null: none
+  int inputs;
+  const S *weight, *bias;
+  int activation;
+  S slope;
+};
+
 template <class S> struct MaskedUnits {
   const std::int64_t* order;  // number of the unit at each place; of features for the outputs
   const int* place;           // where each unit stands; likewise
@@ -35,6 +44,7 @@ template <class S> struct MaskedUnits {
   // Of the linear map into the layer (none for the features), and of what follows it.
   Elements<const S> bias, gate;  // base null: none; row 0: the same for all samples
   Elements<const S> gain, offset;
+  ContextTerm<S> term;
   int skip;                      // layer whose z is added, unit by unit; −1: none
   int activation;
   S slope;
@@ -56,6 +66,7 @@ template <class S> struct MaskedProblem {
   const int* counts;  // [layer][rank + 1]: how many units have at most this rank, −1 … levels
   int memory;         // rows of a tile's memory
   int other;          // where the tile keeps y: given in the inverse, computed in the forward
+  int context;        // and the inputs of a layer's term
   // Element transform.
   int parameters, element, tails;
   bool inverse, scale_first;

@@ -51,6 +51,10 @@ struct MaskedOnCuda : OnDevice {
       layer.gain = vector<S>(tensors[3]), layer.offset = vector<S>(tensors[4]);
       layer.activation = int(call.set.activations[k]), layer.slope = S(call.set.slopes[k]);
       layer.skip = call.set.skips[k] < 0 ? -1 : int(call.set.skips[k]) + 1;
+      if (const auto* term = call.term(k)) {
+        layer.term = {elements<S>(&*term[0]), elements<S>(&*term[1]), vector<S>(term[2]), int(term[0]->size(1)),
+                      int(call.terms->activations[k]), S(call.terms->slopes[k])};
+      }
       layers.push_back(layer);
     }
     return layers;

@@ -17,11 +17,12 @@ constexpr int kBlockUnits = 32;                  // units of a block of ranks, i
 // --- packing ---------------------------------------------------------------------------------------
 
 // Some layers, and the one before them, as a kernel's argument.
-constexpr int kAtOnce = 10;
+constexpr int kAtOnce = 8;
 template <class S> struct Layers {
   MaskedLayer<S> all[kAtOnce + 1];
   int first, count;  // all[1] is layer `first`
 };
+static_assert(sizeof(MaskedProblem<double>) + sizeof(Layers<double>) <= 4096, "arguments that any GPU takes");
 
 // The rank of the unit at a place: the lowest that as many units have at most.
 template <class S> __device__ int rank_at(const MaskedLayer<S>& layer, int place, int levels) {
@@ -130,6 +131,7 @@ template <class S, class E, bool inverse> __global__ __launch_bounds__(kThreads,
     S logabsdet = S(0);
     tile.read(p.call.given, p.in);
     tile.start();
+    tile.add_terms();
     __syncthreads();
     if constexpr (inverse) {
       solve(tile, element, logabsdet);

@@ -11,6 +11,13 @@
 
 namespace flowkern {
 
+// What a context adds to a layer's bias: activation(C c + d).
+template <class S> struct ContextTerm {
+  Elements<const S> context, weight, bias;  // context.base null: none
+  int inputs, activation;
+  S slope;
+};
+
 // A layer: the linear map into it (none for the features), and what follows. A vector's base is null
 // where there is none; its row is 0 where all samples share it.
 template <class S> struct MaskedLayer {
@@ -18,6 +25,7 @@ template <class S> struct MaskedLayer {
   S slope;
   int activation, units;
   int skip;  // the layer whose z is added; −1: none
+  ContextTerm<S> term;
   // The rest is the plan's.
   int per_place;                     // units for each place in the order: 1, or P for the outputs
   const std::int64_t *order, *ends;  // the unit, or feature, at each place; how many units have rank ≤ r

@@ -48,6 +48,7 @@ template <class S> class MaskedPlan {
 
  private:
   struct Weight { const S* values; std::int64_t row, column; };  // and its strides
+  static Weight matrix_of(const Tensor& t) { return {static_cast<const S*>(t.const_data_ptr()), t.stride(0), t.stride(1)}; }
 
   const MaskedCall& call;
   const MaskedShape shape;
@@ -141,13 +142,16 @@ template <class S> class MaskedPlan {
 
   void describe_map(MaskedUnits<S>& layer, int k) {
     const Tensors& t = call.tensors;
-    const Tensor& weight = *t[5 * k];
-    weights.push_back({static_cast<const S*>(weight.const_data_ptr()), weight.stride(0), weight.stride(1)});
+    weights.push_back(matrix_of(*t[5 * k]));
     layer.bias = elements(t[5 * k + 1]), layer.gate = elements(t[5 * k + 2]);
     layer.gain = elements(t[5 * k + 3]), layer.offset = elements(t[5 * k + 4]);
     layer.skip = call.set.skips[k] < 0 ? -1 : int(call.set.skips[k]) + 1;
     layer.activation = int(call.set.activations[k]);
     layer.slope = S(call.set.slopes[k]);
+    if (const auto* term = call.term(k)) {
+      layer.term = {elements(term[0]), int(term[0]->size(1)), nullptr, nullptr};
+      layer.term.activation = int(call.terms->activations[k]), layer.term.slope = S(call.terms->slopes[k]);
+    }
   }
 
   // A tile's memory, row by row.
@@ -158,6 +162,9 @@ template <class S> class MaskedPlan {
     int row = 0;
     auto take = [&](int rows) { return (row += rows) - rows; };
     problem.other = take(int(call.features()));
+    int inputs = 0;
+    for (const auto& layer : units) inputs = std::max(inputs, layer.term.inputs);
+    problem.context = take(inputs);
     for (int k = 0; k <= outputs; ++k) {
       MaskedUnits<S>& layer = units[k];
       const bool skipped = layer.keeps_z;
@@ -260,12 +267,33 @@ template <class S> class MaskedPlan {
   void pack() {
     for (int k = 1; k <= outputs; ++k)
       for (int b = 0; b < blocks(); ++b) panels.push_back(into(k, b)), packed += size(panels.back());
+    for (const auto& layer : units) packed += term_size(layer);
     S* to = scratch<S, 0>(packed);
     for (int k = 1; k <= outputs; ++k) {
       Panels<S>* into = &panels[(k - 1) * blocks()];
       units[k].into = into;
       for (int b = 0; b < blocks(); to += size(into[b++]))
         into[b].values = to, shape.panel == 8 ? pack_block<8>(k, into[b], to) : pack_block<4>(k, into[b], to);
+      if (units[k].term.context.base) pack_term(k, to), to += term_size(units[k]);
+    }
+  }
+
+  // Panels of C, then d; rows that fill the last panel are not read.
+  std::int64_t term_rows(const MaskedUnits<S>& layer) const { return (layer.used + shape.panel - 1) / shape.panel * shape.panel; }
+  std::int64_t term_size(const MaskedUnits<S>& layer) const {
+    return layer.term.context.base ? term_rows(layer) * (layer.term.inputs + 1) : 0;
+  }
+  void pack_term(int k, S* to) {
+    const auto* given = call.term(k - 1);
+    const Weight weight = matrix_of(*given[1]);
+    const Elements<const S> bias = elements(given[2]);
+    MaskedUnits<S>& layer = units[k];
+    layer.term.weight = to, layer.term.bias = to + term_rows(layer) * layer.term.inputs;
+    for (int r = 0; r < layer.used; ++r) {
+      const S* from = weight.values + unit(k, r) * weight.row;
+      S* panel = to + std::int64_t(r / shape.panel) * layer.term.inputs * shape.panel + r % shape.panel;
+      for (int c = 0; c < layer.term.inputs; ++c) panel[std::int64_t(c) * shape.panel] = from[c * weight.column];
+      to[term_rows(layer) * layer.term.inputs + r] = bias.base ? bias.base[unit(k, r) * bias.feature] : S(0);
     }
   }
 

@@ -14,15 +14,27 @@ template <class S, int V> struct Transform : MaskedTile<S, V> {
   using T = typename Tile::T;
   template <int n> using Rows = typename Tile::template Rows<n>;
   using Tile::p, Tile::first, Tile::samples, Tile::memory, Tile::lanes, Tile::R, Tile::at, Tile::upto,
-      Tile::outputs, Tile::unit, Tile::place, Tile::each_vector, Tile::fill, Tile::read, Tile::read_layer,
+      Tile::outputs, Tile::unit, Tile::place, Tile::each_vector, Tile::fill, Tile::read, Tile::read_columns, Tile::read_layer,
       Tile::read_cotangents, Tile::clear_rest, Tile::write_features, Tile::each_group, Tile::multiply;
 
   // Forward through the conditioner.
 
   void start(int k) const {
     const MaskedUnits<S>& layer = p.units[k];
-    if (layer.bias.base) return read_layer(k, layer.bias, layer.z);
-    for (int r = 0; r < layer.used; ++r) fill(at(layer.z + r), S(0));
+    if (layer.bias.base) read_layer(k, layer.bias, layer.z);
+    else for (int r = 0; r < layer.used; ++r) fill(at(layer.z + r), S(0));
+    if (layer.term.context.base) add_term(layer);
+  }
+
+  void add_term(const MaskedUnits<S>& layer) const {
+    const ContextTerm<S>& term = layer.term;
+    S *context = at(p.context), *z = at(layer.z);
+    read_columns(term.context, term.inputs, [=](int c) { return context + c * R; });
+    PanelProduct<S, V>::multiply(
+        term.weight, layer.used, term.inputs, context, [bias = term.bias](int r, int) FLOWKERN_INLINE { return T(bias[r]); },
+        [=, kind = term.activation, slope = term.slope](int r, int i, T sum) FLOWKERN_INLINE {
+          store(z + r * R + i, load(z + r * R + i) + activate(kind, slope, sum));
+        });
   }
 
   // From W u + b to u' in the rows [row, end) of a hidden layer.

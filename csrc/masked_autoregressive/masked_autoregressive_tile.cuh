@@ -140,6 +140,21 @@ template <class S> struct Tile {
     }
   }
 
+  // To which their contexts are added.
+  __device__ __forceinline__ void add_terms() const {
+    for (int k = 1; k <= p.outputs; ++k)
+      if (layer(k).term.context.base)
+        each_row(all(k), [&](int r) FLOWKERN_INLINE { at(layer(k).u + r) += term_of(layer(k), unit_at(layer(k), r)); });
+  }
+  __device__ __forceinline__ S term_of(const MaskedLayer<S>& to, int64_t unit) const {
+    const ContextTerm<S>& term = to.term;
+    const S* context = term.context.base + n * term.context.row;
+    const S* weight = term.weight.base + unit * term.weight.row;
+    S sum = term.bias.base ? value(term.bias, unit) : S(0);
+    for (int64_t c = 0; c < term.inputs; ++c) sum = fma(weight[c * term.weight.feature], context[c * term.context.feature], sum);
+    return activate(term.activation, term.slope, sum);
+  }
+
   // From W u + b to u', in a hidden layer.
   __device__ __forceinline__ void finish(int k, int r) const {
     const MaskedLayer<S>& to = layer(k);

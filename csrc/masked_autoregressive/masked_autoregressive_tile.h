@@ -62,18 +62,25 @@ template <class S, int V> struct MaskedTile {
   }
   bool is_tiled(int64_t feature) const { return feature == 1 && samples == R; }
 
-  // All columns of a matrix for layer k, each to the row of its unit.
-  void read_layer(int k, const Elements<const S>& from, int to) const {
-    const MaskedUnits<S>& layer = p.units[k];
+  // The columns of a matrix, each to the row that row_of(column) gives, or to none.
+  template <class F> void read_columns(const Elements<const S>& from, int count, const F& row_of) const {
     if (from.row == 0 || !is_tiled(from.feature)) {
-      for (int r = 0; r < layer.used; ++r) read(from, unit(k, r), at(to + r));
+      for (int u = 0; u < count; ++u)
+        if (S* row = row_of(u)) read(from, u, row);
       return;
     }
-    each_tile(layer.units, [&](int u, int n, int v) {
+    each_tile(count, [&](int u, int n, int v) {
       T columns[kTile];
       load_tile<0>(from.base + (first + v * lanes) * from.row + u, from.row, n, columns);
       for (int i = 0; i < n; ++i)
-        if (const int r = place(k, u + i); r < layer.used) store(at(to + r) + v * lanes, columns[i]);
+        if (S* row = row_of(u + i)) store(row + v * lanes, columns[i]);
+    });
+  }
+  // The same for layer k, each to the row of its unit.
+  void read_layer(int k, const Elements<const S>& from, int to) const {
+    read_columns(from, p.units[k].units, [&](int u) -> S* {
+      const int r = place(k, u);
+      return r < p.units[k].used ? at(to + r) : nullptr;
     });
   }
   // The same of the features' cotangents: lanes without a sample add nothing to sums.

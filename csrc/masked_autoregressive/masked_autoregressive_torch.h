@@ -25,6 +25,13 @@ struct MaskedSettings {
   std::vector<double> constants;
 };
 
+// Of the context's term of each layer up to the last that has one: context, weight and bias, and its activation.
+struct MaskedTerms {
+  Tensors tensors;
+  std::vector<std::int64_t> activations;
+  std::vector<double> slopes;
+};
+
 // One call. The backward has grad_out and grad_logabsdet: it computes `out` as the cotangent of what was
 // given, and into grads the gradients of the tensors, those of tensors (N, units) as (units, N); or the
 // tape that gradients.py makes them of.
@@ -39,12 +46,18 @@ struct MaskedCall {
   Tensor* logabsdet;
   Tensors* grads;
   Tensor* tape;
+  const MaskedTerms* terms = nullptr;  // of a forward
 
   std::int64_t layers() const { return std::int64_t(tensors.size()) / 5; }
   std::int64_t features() const { return x.size(1); }
   std::int64_t levels() const { return ends.size(1) - 1; }
   std::int64_t units(std::int64_t layer) const { return tensors[5 * layer]->size(0); }
   std::int64_t parameters() const { return units(layers() - 1) / features(); }
+  // The three of a layer's term, or null.
+  const std::optional<Tensor>* term(std::int64_t layer) const {
+    const bool has = terms && layer < std::int64_t(terms->tensors.size() / 3) && terms->tensors[3 * layer];
+    return has ? &terms->tensors[3 * layer] : nullptr;
+  }
 };
 
 inline void check_layer(const MaskedCall& c, std::int64_t k, std::int64_t inputs) {
@@ -60,6 +73,27 @@ inline void check_layer(const MaskedCall& c, std::int64_t k, std::int64_t inputs
     const bool by_row = t->dim() == 2 && (i == 1 || i == 2) && t->size(0) == c.x.size(0);
     FLOWKERN_CHECK((t->dim() == 1 || by_row) && t->size(t->dim() - 1) == weight.size(0), "tensors: ", names[i], " ", k,
                    ": expected shape (", weight.size(0), ",)", i < 3 ? " or one such row for each of x's" : "");
+  }
+}
+
+inline void check_terms(const MaskedCall& c) {
+  const MaskedTerms& terms = *c.terms;
+  const std::size_t layers = terms.activations.size();
+  FLOWKERN_CHECK(terms.tensors.size() == 3 * layers && terms.slopes.size() == layers && layers <= std::size_t(c.layers()),
+                 "terms: expected three tensors, an activation and a slope for each of at most ", c.layers(), " layers");
+  for (std::int64_t k = 0; k < c.layers(); ++k) {
+    const std::optional<Tensor>* term = c.term(k);
+    if (!term) continue;
+    for (int i = 0; i < 3; ++i) {
+      if (!term[i]) continue;
+      FLOWKERN_CHECK(term[i]->scalar_type() == c.x.scalar_type(), "terms: expected the dtype of x");
+      check_device("terms", *term[i], c.x);
+    }
+    FLOWKERN_CHECK(term[0]->dim() == 2 && term[0]->size(0) == c.x.size(0), "terms: context ", k, ": expected a row for each of x's");
+    FLOWKERN_CHECK(term[1] && term[1]->dim() == 2 && term[1]->size(0) == c.units(k) && term[1]->size(1) == term[0]->size(1),
+                   "terms: weight ", k, ": expected shape (", c.units(k), ", ", term[0]->size(1), ")");
+    FLOWKERN_CHECK(!term[2] || (term[2]->dim() == 1 && term[2]->size(0) == c.units(k)), "terms: bias ", k, ": expected shape (", c.units(k), ",)");
+    FLOWKERN_CHECK(terms.activations[k] >= 0 && terms.activations[k] <= 6, "term_activations: expected 0 to 6, got ", terms.activations[k]);
   }
 }
 
@@ -97,6 +131,7 @@ inline void check(const MaskedCall& c) {
     total += units, units = c.units(k);
   }
   check_settings(c);
+  if (c.terms) check_terms(c);
   const bool integers = c.order.scalar_type() == ScalarType::Long && c.ends.scalar_type() == ScalarType::Long;
   FLOWKERN_CHECK(integers && c.order.is_contiguous() && c.ends.is_contiguous(), "order, ends: expected contiguous int64");
   FLOWKERN_CHECK(c.order.dim() == 1 && c.order.size(0) == total, "order: expected ", total, " places");
@@ -119,11 +154,13 @@ template <class Device> struct MaskedOp {
   static std::tuple<Tensor, Tensor> forward(
       Tensor x, Tensors tensors, Tensor order, Tensor ends, std::vector<std::int64_t> activations,
       std::vector<double> slopes, std::vector<std::int64_t> skips, bool inverse, std::int64_t element,
-      bool scale_first, std::int64_t tails, std::vector<double> constants) {
+      bool scale_first, std::int64_t tails, std::vector<double> constants, Tensors terms,
+      std::vector<std::int64_t> term_activations, std::vector<double> term_slopes) {
     const MaskedSettings set{activations, slopes, skips, inverse, element, scale_first, tails, constants};
     Tensor y = torch::stable::new_empty(x, {x.size(0), x.size(1)});
     Tensor logabsdet = torch::stable::new_empty(x, {x.size(0)});
-    const MaskedCall call{x, nullptr, nullptr, nullptr, tensors, order, ends, set, y, &logabsdet, nullptr, nullptr};
+    const MaskedTerms of_context{terms, term_activations, term_slopes};
+    const MaskedCall call{x, nullptr, nullptr, nullptr, tensors, order, ends, set, y, &logabsdet, nullptr, nullptr, &of_context};
     check(call);
     Device(x).run(call);
     return {y, logabsdet};

@@ -20,9 +20,11 @@ from flowkern.adapters._masked import (
     has_own_forward,
     network,
     normalisation,
+    parameter,
+    takes,
 )
 from flowkern.adapters._plan import Plan, disagreement, interval, overridden, points, stranger
-from flowkern.ops import KnotMap, MaskedLayer, SplineElement
+from flowkern.ops import ContextTerm, KnotMap, MaskedLayer, SplineElement
 from flowkern.ops.masked_autoregressive import evaluate
 
 _RELIES_ON = (
@@ -76,20 +78,26 @@ def _call(style, kind, inspection, inverse, module, inputs, context=None):
         return peers(module, inputs, context)
     if kind.check is not None:
         kind.check(module, inputs)
-    context = _one_row(context)
-    layers = _layers(style, net, linears, found.exact, context)
+    layers = _layers(style, net, linears, found.exact, _one_row(context))
     return evaluate(inputs, layers, found.degrees, kind.element(module), inverse)
 
 
 def _fits(net, linears, inputs, context):
     """Whether inputs and context are such that the peer would not raise an error."""
-    weight = linears[0].weight
+    weight = parameter(linears[0], "weight")
     return (
         inputs.dim() == 2
         and inputs.shape[1] == weight.shape[1]
         and inputs.dtype == weight.dtype
-        and (context is None or "context_layer" in net._modules)
+        and (context is None or _takes(net._modules.get("context_layer"), context))
     )
+
+
+def _takes(layer, context):
+    """Whether layer is one of torch's, and takes such a context."""
+    if getattr(type(layer), "forward", None) is not nn.Linear.forward or has_own_forward(layer):
+        return False
+    return takes(layer.in_features, parameter(layer, "weight").dtype, context)
 
 
 def _one_row(context):
@@ -103,11 +111,8 @@ def _one_row(context):
 
 
 def _layers(style, net, linears, exact, context):
-    weights = [
-        linear.weight if enough else linear.weight * linear.mask
-        for linear, enough in zip(linears, exact)
-    ]
-    biases = [linear.bias for linear in linears]
+    weights, biases = ([parameter(linear, name) for linear in linears] for name in ("weight", "bias"))
+    weights = [w if enough else w * layer.mask for w, enough, layer in zip(weights, exact, linears)]
     blocks = net._modules["blocks"]._modules.values()
     first = _first(style, net, weights[0], biases[0], context)
     build = _residual if _is_residual(linears, blocks) else _feedforward
@@ -122,23 +127,18 @@ def _is_residual(linears, blocks):
 
 def _first(style, net, weight, bias, context):
     if style.gated:
-        return MaskedLayer(weight, bias if context is None else _added(bias, net, context))
-    if context is not None:
-        bias = _plus(net.activation(net.context_layer(context)), bias)
-    activation = "identity" if net.use_residual_blocks else activation_of(net.activation)
-    return MaskedLayer(weight, bias, activation)
+        return MaskedLayer(weight, bias, context=_term(net, context))
+    after = activation_of(net.activation)
+    activation = "identity" if net.use_residual_blocks else after
+    return MaskedLayer(weight, bias, activation, context=_term(net, context, after))
 
 
-def _plus(rows, bias):
-    """rows + bias, into the memory of rows where no graph needs them: large ones leave the cache."""
-    plain = not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
-    return rows.add_(bias) if plain else rows + bias
-
-
-def _added(bias, module, context):
-    """bias plus what the module's context layer makes of the context."""
-    layer = module.context_layer
-    return F.linear(context, layer.weight, layer.bias + bias)
+def _term(module, context, activation="identity"):
+    """What the module's context layer makes of the context, if there is one."""
+    if context is None:
+        return None
+    layer = module._modules["context_layer"]
+    return ContextTerm(context, parameter(layer, "weight"), parameter(layer, "bias"), activation)
 
 
 def _feedforward(style, blocks, first, weights, biases, context):
@@ -158,14 +158,14 @@ def _residual(style, blocks, first, weights, biases, context):
         before = between = (None, None)
         if block.use_batch_norm:
             before, between = map(normalisation, block.batch_norm_layers)
-        bias, gate = biases[k], None
+        term = gate = None
         if context is not None and style.gated:
             gate = torch.sigmoid(block.context_layer(context))
-        elif context is not None:
-            bias = _added(bias, block, context)
+        else:
+            term = _term(block, context)
         gain, offset = before
         layers[-1] = layers[-1]._replace(activation=activation, gain=gain, offset=offset)
-        layers.append(MaskedLayer(weights[k], bias, activation, None, None, *between))
+        layers.append(MaskedLayer(weights[k], biases[k], activation, None, None, *between, term))
         layers.append(MaskedLayer(weights[k + 1], biases[k + 1], "identity", k - 1, gate))
     return layers
 

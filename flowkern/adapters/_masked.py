@@ -173,6 +173,18 @@ def has_own_forward(module):
     return forward is not None and getattr(forward, "__func__", None) is not type(module).forward
 
 
+def parameter(module, name):
+    """module.name, found sooner if it is a plain parameter: torch looks there last."""
+    found = module._parameters.get(name)
+    return getattr(module, name) if found is None else found
+
+
+def takes(width, dtype, inputs):
+    """Whether a linear layer of that many inputs would not raise an error at these."""
+    as_wide = inputs.shape[-1:] == (width,)
+    return as_wide and (inputs.dtype == dtype or torch.is_autocast_enabled(inputs.device.type))
+
+
 def _is_mapped(linear):
     return torch._C._functorch.is_batchedtensor(linear.weight)
 

@@ -8,16 +8,16 @@ import functools
 import math
 import numbers
 
-import torch.nn.functional as F
 from torch import nn
 
 from flowkern.adapters import _zuko_ode
-from flowkern.adapters._masked import Inspection, activation_of, has_own_forward, network
+from flowkern.adapters._masked import Inspection, activation_of, has_own_forward, network, parameter, takes
 from flowkern.adapters._plan import Plan, disagreement, overridden, points, stranger
 from flowkern.adapters._zuko_ode import name as _name
 from flowkern.adapters._zuko_ode import ode_error
 from flowkern.ops import (
     AffineElement,
+    ContextTerm,
     KnotMap,
     MaskedLayer,
     ScaleMap,
@@ -55,7 +55,10 @@ def _evaluate(inspection, module, c, x, inverse):
     if isinstance(found, str) or found.busy():
         return None
     features = _features(module)
-    if x.dim() < 1 or x.shape[-1] != features or x.dtype != linears[0].weight.dtype:
+    dtype = parameter(linears[0], "weight").dtype
+    if x.dim() < 1 or x.shape[-1] != features or x.dtype != dtype:
+        return None
+    if c is not None and not takes(_context(module), dtype, c):
         return None
     layers = _layers(module.hyper, features, linears, found.exact, c)
     return evaluate(x, layers, found.degrees, _element(module), inverse)
@@ -71,15 +74,13 @@ def _context(module):
 
 def _layers(hyper, features, linears, exact, c):
     """The op's layers of a MaskedMLP: a block adds its input, which no activation has changed."""
-    tensors = [
-        (linear.weight if enough else linear.weight * linear.mask, linear.bias)
-        for linear, enough in zip(linears, exact)
-    ]
+    tensors = []
+    for linear, enough in zip(linears, exact):
+        weight, bias = parameter(linear, "weight"), parameter(linear, "bias")
+        tensors.append((weight if enough else weight * linear.mask, bias))
     weight, bias = tensors[0]
-    if c is not None:
-        bias = F.linear(c, weight[:, features:], bias)
-        weight = weight[:, :features]
-    tensors[0] = weight, bias
+    term = None if c is None else ContextTerm(c, weight[:, features:])
+    tensors[0] = weight[:, :features], bias
     tensors, layers = iter(tensors), []
     for part in hyper._modules.values():
         if isinstance(part, nn.Sequential):
@@ -89,6 +90,7 @@ def _layers(hyper, features, linears, exact, c):
             layers.append(MaskedLayer(*next(tensors)))
         else:
             layers[-1] = layers[-1]._replace(activation=activation_of(part))
+    layers[0] = layers[0]._replace(context=term)
     return layers
 
 

@@ -13,8 +13,8 @@ from flowkern.nn._arguments import (
     check_sizes,
 )
 from flowkern.nn.mlp import InputLayer, zero
-from flowkern.ops import Degrees, MaskedLayer
-from flowkern.ops.masked_autoregressive import masks
+from flowkern.ops import ContextTerm, Degrees, MaskedLayer
+from flowkern.ops.masked_autoregressive import folded, masks
 
 _ACTIVATIONS = {
     "relu": F.relu,
@@ -84,7 +84,7 @@ class MADE(nn.Module):
         """x (…, D) and context (…, context) -> (…, outputs), those of one feature side by side."""
         check_features("x", x, len(self.order))
         check_dtype("x", x, self.input.bias)
-        layers = self.layers(context)
+        layers = [folded(layer) if layer.context else layer for layer in self.layers(context)]
         ranks = self.degrees.on(x.device)[2]
         past, u = [], x
         for layer, mask in zip(layers, masks(len(self.order), ranks, [w for w, *_ in layers])):
@@ -97,11 +97,11 @@ class MADE(nn.Module):
         """The `MaskedLayer`s of `ops.masked_autoregressive` given the context (…, context)."""
         first = self.input
         check_context(context, first.context_features)
-        bias = first.bias
+        term = None
         if context is not None:
-            check_dtype("context", context, bias)
-            bias = F.linear(context, first.context_weight, bias)
-        layers = [MaskedLayer(first.weight, bias, self.activation)]
+            check_dtype("context", context, first.bias)
+            term = ContextTerm(context, first.context_weight)
+        layers = [MaskedLayer(first.weight, first.bias, self.activation, context=term)]
         for linear in self.hidden:
             skip = len(layers) - 2 if self.residual and len(layers) % 2 == 0 else None
             layers.append(MaskedLayer(linear.weight, linear.bias, self.activation, skip))

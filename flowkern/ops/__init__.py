@@ -4,6 +4,7 @@ from flowkern.ops.affine_coupling import ScaleMap, affine_coupling
 from flowkern.ops.masked_autoregressive import (
     Activation,
     AffineElement,
+    ContextTerm,
     Degrees,
     MaskedLayer,
     SplineElement,
@@ -18,6 +19,7 @@ from flowkern.ops.runge_kutta_stage import runge_kutta_error, runge_kutta_stage
 __all__ = [
     "Activation",
     "AffineElement",
+    "ContextTerm",
     "Degrees",
     "FieldLayer",
     "KnotMap",

@@ -1,6 +1,7 @@
 """Accelerated autoregressive layers against unmodified ones: values, log-dets and gradients."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -39,6 +40,10 @@ def test_float64_is_equal(name, inverse):
     assert flowkern.explain(fast).replaced and not flowkern.explain(fast).left
     wanted = evaluate(plain, inputs, context, inverse)
     assert_equal(evaluate(fast, inputs, context, inverse), wanted, rtol=1e-7, atol=1e-9)
+    with torch.no_grad():  # where kernels take the context as it is
+        y, logabsdet = call(fast.inverse if inverse else fast, inputs, context)
+    values = {name: wanted[name] for name in ("y", "logabsdet")}
+    assert_equal({"y": y, "logabsdet": logabsdet}, values, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -124,3 +129,29 @@ def test_second_derivatives(inverse):
         return torch.autograd.functional.hessian(function, inputs[:2])
 
     torch.testing.assert_close(hessian(fast), hessian(layer), rtol=1e-8, atol=1e-8)
+
+
+def test_a_context_layer_with_a_forward_of_its_own(inverse):
+    for name in ("nflows", "nflows feed-forward"):
+        layer, inputs, context = build(name)
+        plain, fast = layer.eval(), flowkern.accelerate(copy.deepcopy(layer).eval())
+        for model in (plain, fast):
+            given = model.autoregressive_net.context_layer
+            given.forward = functools.partial(_doubled, given)
+        wanted = evaluate(plain, inputs, context, inverse)
+        assert_equal(evaluate(fast, inputs, context, inverse), wanted, rtol=1e-7, atol=1e-9)
+
+
+def _doubled(layer, context):
+    return 2 * type(layer).forward(layer, context)
+
+
+def test_autocast_leaves_a_context_in_float32(inverse):
+    """With and without a gradient; an embedding may have made half precision of it."""
+    layer, inputs, context = build("nflows feed-forward")
+    fast, inputs, context = flowkern.accelerate(layer.eval().float()), inputs.float(), context.bfloat16()
+    method = fast.inverse if inverse else fast
+    wanted = method(inputs, context.float())
+    for keep in (True, False):
+        with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(keep):
+            torch.testing.assert_close(method(inputs, context), wanted)

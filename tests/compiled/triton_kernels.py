@@ -21,6 +21,7 @@ from flowkern.ops import AffineElement, KnotMap, ScaleMap, SplineElement
 from flowkern.ops.affine_coupling import SCALE_MAPS
 from flowkern.ops.affine_coupling import triton as affine
 from flowkern.ops.masked_autoregressive import triton as masked
+from flowkern.ops.masked_autoregressive.reference import NO_TERMS
 from flowkern.ops.neural_ode import triton as solver
 from flowkern.ops.neural_ode.tableau import tableau
 from flowkern.ops.probability_path import PATHS
@@ -183,6 +184,13 @@ def _conditioner(element, parameters, inverse, dtype):
     return x, x[:, 0], (tensors, order, ends, *spec)
 
 
+def _terms(x, tensors, inputs=10):
+    """Those of a context that every layer has."""
+    context, kinds = x.new_empty(ROWS, inputs), (2,) * (len(tensors) // 5)
+    each = [t for w in tensors[::5] for t in (context, w.new_empty(len(w), inputs), w[:, 0])]
+    return each, kinds, (1.0,) * len(kinds)
+
+
 def _directions(name, module, grads, tensors, arguments):
     yield f"forward, {name}", module._launch_forward, (*tensors, *arguments)
     yield f"backward, {name}", module._launch_backward, (*grads, *tensors, *arguments)
@@ -214,7 +222,8 @@ def _masked():
     for element, parameters, inverse, dtype in MASKED:
         x, logabsdet, rest = _conditioner(element, parameters, inverse, dtype)
         name = f"P={parameters}, {dtype}" + ", inverse" * inverse
-        yield f"forward, {name}", masked._launch_forward, (x, *rest)
+        yield f"forward, {name}", masked._launch_forward, (x, *rest, *NO_TERMS)
+        yield f"forward, {name}, context", masked._launch_forward, (x, *rest, *_terms(x, rest[0]))
         yield f"backward, {name}", masked._launch_backward, (x, logabsdet, x, x, True, *rest)
 
 

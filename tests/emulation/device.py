@@ -115,6 +115,9 @@ class _MaskedCall(ctypes.Structure):
         ("tensors", ctypes.POINTER(_Tensor)),
         *((name, ctypes.POINTER(ctypes.c_int64)) for name in ("units", "activations", "skips")),
         ("slopes", ctypes.POINTER(ctypes.c_double)),
+        ("terms", ctypes.POINTER(_Tensor)),
+        *((name, ctypes.POINTER(ctypes.c_int64)) for name in ("term_inputs", "term_activations")),
+        ("term_slopes", ctypes.POINTER(ctypes.c_double)),
         *((name, _Tensor) for name in _MASKED_TENSORS),
     ]
 
@@ -298,9 +301,10 @@ def _run_solve(inputs, spec, adjoint, backward, **more):
     _run("neural_ode", call, y)
 
 
-def _masked(x, tensors, order, ends, *spec):
+def _masked(x, tensors, order, ends, *rest):
     y, logabsdet = x.new_empty(x.shape), x.new_empty(x.shape[0])
-    _run_masked(x, tensors, order, ends, spec, given=x, out=y, logabsdet=logabsdet)
+    spec, terms = rest[:8], rest[8:] or ((), (), ())
+    _run_masked(x, tensors, order, ends, spec, terms, given=x, out=y, logabsdet=logabsdet)
     return y, logabsdet
 
 
@@ -309,29 +313,41 @@ def _masked_backward(grad_y, grad_logabsdet, x, y, tape, tensors, order, ends, *
     grad_x = x.new_empty(x.shape)
     on_tape = x.new_empty(gradients.tape_rows(tensors) if tape else 0, x.shape[0])
     _run_masked(
-        x, tensors, order, ends, spec, given=x, known=y if inverse else x, out=grad_x, grad_out=grad_y,
-        grad_logabsdet=grad_logabsdet, tape=on_tape if tape else None,
+        x, tensors, order, ends, spec, ((), (), ()), given=x, known=y if inverse else x, out=grad_x,
+        grad_out=grad_y, grad_logabsdet=grad_logabsdet, tape=on_tape if tape else None,
     )  # fmt: skip
     return grad_x, on_tape
 
 
-def _run_masked(x, tensors, order, ends, spec, **more):
+def _run_masked(x, tensors, order, ends, spec, terms, **more):
     if x.shape[0] == 0:  # the torch side does not launch then
         return
     activations, slopes, skips, inverse, element, scale_first, tails, constants = spec
     weights = tensors[::5]
-    given = [_Tensor.of(t) for t in tensors]
-    for place, tensor in enumerate(tensors):
-        if tensor is not None and place % 5 and tensor.dim() == 1:  # the same for all samples
-            given[place].stride[:] = (0, *tensor.stride(), 0)
-    lists = [(ctypes.c_int64 * len(v))(*v) for v in ([len(w) for w in weights], activations, skips)]
+    sizes = 3 * len(weights), len(weights), len(weights)
+    of_terms, term_activations, term_slopes = (
+        [*given, *[none] * (size - len(given))] for given, none, size in zip(terms, (None, 0, 1.0), sizes)
+    )
+    inputs = [0 if context is None else context.shape[1] for context in of_terms[::3]]
+    whole = [len(w) for w in weights], activations, skips, inputs, term_activations
+    *lists, inputs, term_activations = [(ctypes.c_int64 * len(v))(*v) for v in whole]
     call = _MaskedCall(
         *x.shape, ends.shape[1] - 1, len(weights), len(weights[-1]) // x.shape[1],
-        inverse, element, scale_first, tails, tuple(constants), (_Tensor * len(given))(*given),
-        *lists, (ctypes.c_double * len(slopes))(*slopes),
+        inverse, element, scale_first, tails, tuple(constants), _rows_of(tensors),
+        *lists, (ctypes.c_double * len(slopes))(*slopes), _rows_of(of_terms),
+        inputs, term_activations, (ctypes.c_double * len(term_slopes))(*term_slopes),
         **{name: _Tensor.of(t) for name, t in {**more, "order": order, "ends": ends}.items()},
     )  # fmt: skip
     _run("masked_autoregressive", call, x)
+
+
+def _rows_of(tensors):
+    """An array of them; a vector is the same for all rows."""
+    given = [_Tensor.of(t) for t in tensors]
+    for one, tensor in zip(given, tensors):
+        if tensor is not None and tensor.dim() == 1:
+            one.stride[:] = (0, *tensor.stride(), 0)
+    return (_Tensor * len(given))(*given)
 
 
 OPS = {

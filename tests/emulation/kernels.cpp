@@ -144,6 +144,9 @@ void watch_all(const MaskedCall& c) {
   const char* const names[] = {"weight", "bias", "gate", "gain", "offset"};
   for (int i = 0; i < 5 * c.layers; ++i)
     if (const Tensor& t = c.tensors[i]; t.data) emulation::watch(t.data, std::size_t(t.bytes), names[i % 5], Use::kInput);
+  const char* const of_terms[] = {"context", "context's weight", "context's bias"};
+  for (int i = 0; i < 3 * c.layers; ++i)
+    if (const Tensor& t = c.terms[i]; t.data) emulation::watch(t.data, std::size_t(t.bytes), of_terms[i % 3], Use::kInput);
 }
 
 // What was wrong, or null.

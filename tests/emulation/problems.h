@@ -70,6 +70,9 @@ struct MaskedCall {
   const Tensor* tensors;
   const std::int64_t *units, *activations, *skips;
   const double* slopes;
+  const Tensor* terms;
+  const std::int64_t *term_inputs, *term_activations;
+  const double* term_slopes;
   Tensor given, known, order, ends, out, logabsdet, grad_out, grad_logabsdet, tape;
 };
 
@@ -188,6 +191,10 @@ template <class S> std::vector<flowkern::MaskedLayer<S>> masked_layers(const Mas
     flowkern::MaskedLayer<S> layer{tensor(0), tensor(1), tensor(2), tensor(3), tensor(4), S(c.slopes[k])};
     layer.units = int(c.units[k]), layer.activation = int(c.activations[k]);
     layer.skip = c.skips[k] < 0 ? -1 : int(c.skips[k]) + 1;
+    if (const Tensor* term = c.terms + 3 * k; term->data) {
+      const auto of = [&](int i) { return term[i].elements<const S>(nullptr); };
+      layer.term = {of(0), of(1), of(2), int(c.term_inputs[k]), int(c.term_activations[k]), S(c.term_slopes[k])};
+    }
     layers.push_back(layer);
   }
   return layers;

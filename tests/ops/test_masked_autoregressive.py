@@ -11,13 +11,14 @@ from flowkern.backends import unavailable
 from flowkern.ops import (
     Activation,
     AffineElement,
+    ContextTerm,
     Degrees,
     MaskedLayer,
     SplineElement,
     masked_autoregressive,
     masked_autoregressive_inverse,
 )
-from tests.masked_autoregressive_cases import CASES, check, cotangents, evaluate, raw_arguments
+from tests.masked_autoregressive_cases import CASES, check, cotangents, evaluate, raw_arguments, raw_terms
 
 COMPILER = {"reference": "aot_eager", "cpu": "inductor"}
 CASE = CASES["context"]
@@ -37,10 +38,12 @@ def test_opcheck(inverse):
     if unavailable("cpu") is not None:
         return  # test_backends.py decides whether that is allowed
     op, gradients = torch.ops.flowkern.masked_autoregressive, torch.ops.flowkern.masked_autoregressive_gradients
-    for name in ("context", "everything"):
-        x, tensors, *rest = raw_arguments(replace(CASES[name], batch=3), torch.float64, inverse)
-        torch.library.opcheck(op, (x, tensors, *rest))
-        y, logabsdet = op(x, tensors, *rest)
+    for name in ("context", "everything", "inputs"):
+        case = replace(CASES[name], batch=3)
+        x, tensors, *rest = raw_arguments(case, torch.float64, inverse)
+        forward = (x, tensors, *rest, *raw_terms(case, torch.float64))
+        torch.library.opcheck(op, forward)
+        y, logabsdet = op(*forward)
         given = [t is not None for t in tensors]
         for needs in (given, [n and i % 2 == 0 for i, n in enumerate(given)], [False] * len(given)):
             arguments = (*cotangents(y, logabsdet), x, y, needs, tensors, *rest)
@@ -51,7 +54,9 @@ def test_raw_op_refuses_what_it_cannot_read():
     """The dispatcher op is public too: it checks shapes, dtypes and numbers itself."""
     if unavailable("cpu") is not None:
         return
-    x, tensors, order, ends, *rest = raw_arguments(CASE)
+    case = CASES["inputs"]
+    x, tensors, order, ends, *rest = raw_arguments(case)
+    terms, kinds, slopes_of_terms = raw_terms(case)
     op = torch.ops.flowkern.masked_autoregressive
     activations, slopes, skips, inverse, element, first, tails, constants = rest
 
@@ -79,7 +84,24 @@ def test_raw_op_refuses_what_it_cannot_read():
     )
     for arguments in bad:
         with pytest.raises(RuntimeError):
-            op(*arguments)
+            op(*arguments, terms, kinds, slopes_of_terms)
+    context, weight, bias, *others = terms
+    bad = (
+        ([context[:3], weight, bias, *others], kinds, slopes_of_terms),
+        ([context[0], weight, bias, *others], kinds, slopes_of_terms),
+        ([context.double(), weight, bias, *others], kinds, slopes_of_terms),
+        ([context, None, bias, *others], kinds, slopes_of_terms),
+        ([context, weight[1:], bias, *others], kinds, slopes_of_terms),
+        ([context, weight[:, 1:], bias, *others], kinds, slopes_of_terms),
+        ([context, weight, bias[1:], *others], kinds, slopes_of_terms),
+        (terms[1:], kinds, slopes_of_terms),
+        ([*terms] * 2, kinds * 2, slopes_of_terms * 2),
+        (terms, kinds[1:], slopes_of_terms),
+        (terms, (9, *kinds[1:]), slopes_of_terms),
+    )
+    for of_context in bad:
+        with pytest.raises(RuntimeError):
+            op(x, tensors, order, ends, *rest, *of_context)
 
 
 # --- compilers and torch.func --------------------------------------------------------------------
@@ -100,6 +122,21 @@ def test_compile_is_one_graph(backend, inverse):
     want = evaluate(values, x, tensors, backend=backend)
     got = evaluate(compiled, x, tensors, backend=backend)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_compile_takes_a_context_as_it_is(on_backend, backend, inverse):
+    case = CASES["inputs"]
+    degrees = case.degrees()
+    op = masked_autoregressive_inverse if inverse else masked_autoregressive
+
+    @torch.no_grad()
+    def values(x, tensors):
+        return op(x, case.layers(tensors), degrees, case.element)
+
+    torch.compiler.reset()
+    compiled = torch.compile(values, fullgraph=True, backend=COMPILER[backend])
+    x, tensors = case.tensors()
+    torch.testing.assert_close(compiled(x, tensors), values(x, tensors), rtol=1e-5, atol=1e-5)
 
 
 def test_export(on_backend):
@@ -239,6 +276,40 @@ def test_batch_dimensions_broadcast(on_backend, inverse):
     torch.testing.assert_close((y.flatten(0, 1), logabsdet.flatten()), want)
 
 
+def test_a_context_of_all_samples_and_batch_dimensions(on_backend, inverse):
+    """Given once, or with dimensions that broadcast; in half precision too."""
+    case = CASES["inputs"]
+    x, tensors = case.tensors(torch.float64)
+    for shape in ((1,), (3, 1), (4, 1, 1), (4, 3, 1)):
+        context = torch.randn(*shape[:-1], case.inputs, dtype=torch.float64)
+        y, logabsdet = case(x[:4].unsqueeze(1), _with_context(case, tensors, context), inverse=inverse)
+        rows = [t.expand(4, 3, -1).flatten(0, 1) for t in (x[:4].unsqueeze(1), context)]
+        want = case(rows[0], _with_context(case, tensors, rows[1]), inverse=inverse)
+        want = [w.unflatten(0, (4, 3))[:, : y.shape[1]] for w in want]
+        torch.testing.assert_close((y, logabsdet), tuple(want))
+    halves = [t if t is None else t.bfloat16() for t in (x, *tensors)]
+    wide = [t if t is None else t.float() for t in halves]
+    (y, logabsdet), (want, want_l) = case(halves[0], halves[1:]), case(wide[0], wide[1:])
+    assert torch.equal(y, want.bfloat16()) and torch.equal(logabsdet, want_l)
+
+
+def test_no_gradient_is_wanted_of_a_context_that_has_one(on_backend, inverse):
+    """What the kernel takes as it is, and what goes through torch, are the same function."""
+    case = CASES["inputs"]
+    x, tensors = case.tensors(torch.float64)
+    want = case(x, tensors, inverse=inverse)
+    graph = case(x, [t if t is None else t.requires_grad_() for t in tensors], inverse=inverse)
+    torch.testing.assert_close(graph, want)
+    got = vmap(lambda x, c: case(x, _with_context(case, tensors, c), inverse=inverse))
+    context = tensors[5 * (len(case.hidden) + 1)]
+    torch.testing.assert_close(got(x.unsqueeze(1), context.unsqueeze(1))[0].squeeze(1), want[0])
+
+
+def _with_context(case, tensors, context):
+    at = 5 * (len(case.hidden) + 1)
+    return [*tensors[:at], context, *tensors[at + 1 :]]
+
+
 def test_degrees_of_many_features():
     """Ten thousand features and forty thousand units are sorted in well under a second."""
     degrees = Degrees(torch.arange(10_000), [torch.arange(40_000) % 9_999])
@@ -266,6 +337,11 @@ BAD = [
     (r"layers\[0\].weight: expected a float", X, [MaskedLayer(W.long()), LAYERS[1]], DEGREES, AffineElement()),
     (r"layers\[0\].bias: expected shape", X, [MaskedLayer(W, B[:3]), LAYERS[1]], DEGREES, AffineElement()),
     (r"layers\[0\].gain: expected shape", X, [MaskedLayer(W, gain=torch.zeros(5, 4)), LAYERS[1]], DEGREES, AffineElement()),
+    (r"layers\[0\].context: expected a ContextTerm", X, [MaskedLayer(W, context=X), LAYERS[1]], DEGREES, AffineElement()),
+    (r"layers\[0\].context.weight: expected shape", X, [MaskedLayer(W, context=ContextTerm(X, V)), LAYERS[1]], DEGREES, AffineElement()),
+    (r"layers\[0\].context.bias: expected shape", X, [MaskedLayer(W, context=ContextTerm(X, W, B[1:])), LAYERS[1]], DEGREES, AffineElement()),
+    (r"layers\[0\].context.context: expected a float", X, [MaskedLayer(W, context=ContextTerm(X.long(), W)), LAYERS[1]], DEGREES, AffineElement()),
+    (r"layers: the batch shapes", X, [MaskedLayer(W, context=ContextTerm(X[1:], W)), LAYERS[1]], DEGREES, AffineElement()),
     (r"layers\[0\].skip: expected an earlier", X, [MaskedLayer(W, skip=0), LAYERS[1]], DEGREES, AffineElement()),
     (r"layers\[1\]: the last", X, [LAYERS[0], MaskedLayer(V, activation="tanh")], DEGREES, AffineElement()),
     ("layers: the batch shapes", X, [MaskedLayer(W, torch.zeros(7, 4)), LAYERS[1]], DEGREES, AffineElement()),

@@ -14,7 +14,14 @@ from flowkern.ops import masked_autoregressive, masked_autoregressive_inverse
 from flowkern.ops.masked_autoregressive.conditioner import masks
 from tests.cases import laid_out
 from tests.conftest import INTERPRETED
-from tests.masked_autoregressive_cases import CASES, check, cotangents, evaluate, raw_arguments
+from tests.masked_autoregressive_cases import (
+    CASES,
+    check,
+    cotangents,
+    evaluate,
+    raw_arguments,
+    raw_terms,
+)
 
 with mock.patch.dict(os.environ, INTERPRETED):
     from triton.runtime.interpreter import InterpretedFunction
@@ -129,11 +136,11 @@ def test_nan_stays_in_its_row(inverse):
 
 def test_opcheck(inverse):
     """Schemas are honest, and the fake kernels agree with the real ones."""
-    case = replace(CASES["everything"], batch=2, features=2)
+    case = replace(CASES["inputs_with_everything"], batch=2, features=2)
     x, *arguments = raw_arguments(case, torch.float64, inverse)
-    ops = torch.ops.flowkern_triton
-    torch.library.opcheck(ops.masked_autoregressive, (x, *arguments))
-    y, logabsdet = ops.masked_autoregressive(x, *arguments)
+    ops, forward = torch.ops.flowkern_triton, (x, *arguments, *raw_terms(case, torch.float64))
+    torch.library.opcheck(ops.masked_autoregressive, forward)
+    y, logabsdet = ops.masked_autoregressive(*forward)
     for tape in (False, True):
         call = (*cotangents(y, logabsdet), x, y, tape, *arguments)
         torch.library.opcheck(ops.masked_autoregressive_backward, call)

@@ -26,9 +26,9 @@ AFFINE = ("affine-scale_first", "affine-whole_vectors", "affine-wide", "affine-r
 SPLINE = ("spline-k8", "spline-k256-wide", "spline-wide-k3", "spline-index", "spline-sliced", "spline-circular")
 SOLVE = ("ode-one sample", "ode-exact two hidden", "ode-exact one hidden", "ode-noise", "ode-adjoint noise", "ode-workspace")
 STAGE = ("stage-rows-257", "stage-not finite", "stage-(2, 1100) by row", "stage-(5, 8) by row")
-MASKED = ("masked-everything", "masked-skips", "masked-random", "masked-residual", "masked-k5_circular", "masked-rows_63", "masked-large-tiles")
+MASKED = ("masked-everything", "masked-skips", "masked-random", "masked-residual", "masked-k5_circular", "masked-rows_63", "masked-large-tiles", "masked-inputs")
 PATH = ("path-target", "path-variance_preserving", "path-schroedinger_bridge given", "path-conditional given", "path-long rows")
-MASKED_ON_CPU = ("masked-relu", "masked-skips", "masked-context", "masked-everything", "masked-coupling", "masked-k8")
+MASKED_ON_CPU = ("masked-relu", "masked-skips", "masked-context", "masked-inputs_of_all", "masked-everything", "masked-coupling", "masked-k8")
 ODE_ON_CPU = ("ode-exact two hidden", "ode-noise", "ode-adjoint", "ode-checkpoints")
 STAGE_ON_CPU = ("stage-(7, 3) by row", "stage-(2, 513) by row", "stage-(70,)", "stage-8 stages")
 BOTH = ("affine-wide", "affine-rows-257", "spline-k8", "spline-wide-k3", "spline-k5", "affine-transposed")
@@ -118,6 +118,8 @@ MUTATIONS = (
     _masked("backward: of two skips from one layer, one cotangent", "grad_skip + unit) += g;", "grad_skip + unit) = g;"),
     _masked("backward: a gate's cotangent without v", "tape(to.tape_gate, unit) *= g;", "tape(to.tape_gate, unit) = g;"),
     _masked("backward of the inverse: a rank too few sends back", "columns = ranks(k + 1, rank, high);", "columns = ranks(k + 1, rank + 1, high);"),
+    _masked("the context of the next sample", "base + n * term.context.row", "base + (n + 1) * term.context.row"),
+    _masked("a context's last input is left out", "c < term.inputs", "c + 1 < term.inputs"),
     _masked("a weight too many in each row", "column < spans[j].end", "column <= spans[j].end", "masked_autoregressive_cuda.cu"),
     _masked("no barrier after a panel's spans are known", f"{_SYNC}\n  if (threadIdx.x == 0) p.memory.spans", "if (threadIdx.x == 0) p.memory.spans", "masked_autoregressive_cuda.cu"),
     _masked("weights begin inside the spans", "at += span_bytes()", "at += span_bytes() - 16", "masked_autoregressive_cuda.cu"),
@@ -171,6 +173,8 @@ MUTATIONS = (
     _path("CPU: one buffer of noise for all threads", "noise_buffer{}, t_buffer, x_buffer, u_buffer;", "t_buffer, x_buffer, u_buffer; static Buffer<S> noise_buffer;", "probability_path_simd.cpp", **_THREAD),
     _masked_on_cpu("CPU: parameters of the next feature", ".z + f * p.parameters)", ".z + (f + 1) * p.parameters)", **_ADDRESS),
     _masked_on_cpu("CPU: a panel's rows one on", "m.columns * kPanelRows + lane", "m.columns * kPanelRows + lane + 1", "masked_autoregressive_tile.h", **_ADDRESS),
+    _masked_on_cpu("CPU: a context's inputs one on", "return context + c * R;", "return context + (c + 1) * R;", **_ADDRESS),
+    _masked_on_cpu("CPU: a context's weights without the last bias", "(layer.term.inputs + 1) : 0", "layer.term.inputs : 0", "masked_autoregressive_plan.h", **_ADDRESS),
     _masked_on_cpu("CPU: the last rank of a block left out", "rank < p.first[b + 1];", "rank + 1 < p.first[b + 1];", **_ADDRESS),
     _masked_on_cpu("CPU: values read of one sample too many", "for (int n = 0; n < samples; ++n) to[n] =", "for (int n = 0; n <= samples; ++n) to[n] =", "masked_autoregressive_tile.h", **_ADDRESS),
     _masked_on_cpu("CPU: backward: a gate's gradient with the wrong sign", "store(of_gate + i, g_z *", "store(of_gate + i, T(S(-1)) * g_z *", **_ADDRESS),

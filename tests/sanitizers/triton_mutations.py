@@ -40,7 +40,7 @@ def _path(fault, old, new):
 
 
 def _masked(fault, old, new, file="masked_autoregressive/triton_layers.py"):
-    return Mutation(fault, file, old, new, ("masked-two_features", "masked-everything", "masked-skips"))
+    return Mutation(fault, file, old, new, ("masked-two_features", "masked-everything", "masked-skips", "masked-inputs"))
 
 
 def _ode(fault, old, new, file="neural_ode/triton_field.py"):
@@ -66,7 +66,9 @@ MUTATIONS = (
     _path("backward: x0's part of grad_t with the wrong sign", "s_a, s_b = -rate * u_b", "s_a, s_b = rate * u_b"),
     _masked("inputs of a product one on", "plane, other), mask=there", "plane, other + 1), mask=there"),
     _masked("units of the same rank are not seen", "read &= rank[:, None] >=", "read &= rank[:, None] >"),
-    _masked("no barrier before a layer is finished", "WIDE, False, False, True, SPEC)\n        tl.debug_barrier()", "WIDE, False, False, True, SPEC)", "masked_autoregressive/triton_kernels.py"),
+    _masked("a context's inputs one on", "net.each + (context + c) *", "net.each + (context + c + 1) *"),
+    _masked("no barrier after the contexts' terms", "start(net, tile, SPEC)\n            tl.debug_barrier()", "start(net, tile, SPEC)", "masked_autoregressive/triton_kernels.py"),
+    _masked("no barrier before a layer is finished", "WIDE, SPEC.terms, False, True, SPEC)\n        tl.debug_barrier()", "WIDE, SPEC.terms, False, True, SPEC)", "masked_autoregressive/triton_kernels.py"),
     _masked("log-dets stored of samples that there are not", "tile.n, sums, mask=tile.here", "tile.n, sums, mask=tile.n >= 0", "masked_autoregressive/triton_kernels.py"),
     _masked("backward: a skip's cotangent with the wrong sign", "mask=skipped, other=0.0) + grad_z", "mask=skipped, other=0.0) - grad_z"),
     _masked("backward: of two skips from one layer, one cotangent", "tl.load(past, mask=skipped, other=0.0) + grad_z", "grad_z"),

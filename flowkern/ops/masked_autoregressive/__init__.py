@@ -1,25 +1,35 @@
 """y_i = h(x_i; parameters(x_<i)) with a masked conditioner, its inverse, and the log-det of both."""
 
+import itertools
 import math
 
 import torch
 
 from flowkern import backends
 from flowkern.ops._arguments import check_tensor
-from flowkern.ops.masked_autoregressive.conditioner import Activation, Degrees, MaskedLayer, masks
+from flowkern.ops.masked_autoregressive.conditioner import (
+    Activation,
+    ContextTerm,
+    Degrees,
+    MaskedLayer,
+    masks,
+)
 from flowkern.ops.masked_autoregressive.element import AffineElement, SplineElement
-from flowkern.ops.masked_autoregressive.function import ROW_WISE, apply
+from flowkern.ops.masked_autoregressive.function import ROW_WISE, apply, is_plain
+from flowkern.ops.masked_autoregressive.function import backends as kernels_of
 from flowkern.ops.masked_autoregressive.native import KERNELS
-from flowkern.ops.masked_autoregressive.reference import Spec
+from flowkern.ops.masked_autoregressive.reference import NO_TERMS, Spec, Terms, folded
 
 _ROW_WISE = tuple(kind for kind, by_row in enumerate(ROW_WISE) if by_row)
 
 __all__ = [
     "Activation",
     "AffineElement",
+    "ContextTerm",
     "Degrees",
     "MaskedLayer",
     "SplineElement",
+    "folded",
     "masked_autoregressive",
     "masked_autoregressive_inverse",
     "masks",
@@ -32,8 +42,8 @@ def masked_autoregressive(x, layers, degrees, element):
     Args:
         x: (…, D), float32/float64, or float16/bfloat16 (computed in float32).
         layers: the conditioner, a sequence of `MaskedLayer`; the last gives P parameters for each
-            feature, those of one feature next to each other. Batch dimensions of biases and gates
-            broadcast with those of x.
+            feature, those of one feature next to each other. Batch dimensions of biases, gates and
+            contexts broadcast with those of x.
         degrees: the `Degrees` of x's features and of the hidden layers' units.
         element: h, an `AffineElement` or a `SplineElement`.
 
@@ -83,13 +93,31 @@ def evaluate(x, layers, degrees, element, inverse):
     """The op, or its inverse, for callers whose arguments are known to fit: it checks no more than
     the kernel does."""
     backend = backends.resolve(x.device.type, KERNELS)
+    layers, terms = _with_terms(x, layers, backend)
     tensors = [t for layer in layers for t in layer.tensors()]
-    flat, batch = _flattened(x, tensors)
-    spec = _spec(layers, element, inverse)
-    y, logabsdet = apply(flat, backend, spec, *degrees.on(x.device), *tensors)
+    flat, batch = _flattened(x, tensors, terms.tensors)
+    arguments = _spec(layers, element, inverse), *degrees.on(x.device), *tensors
+    if terms.tensors:
+        y, logabsdet = kernels_of(backend).forward(flat, *arguments, terms=terms)
+    else:
+        y, logabsdet = apply(flat, backend, *arguments)
     if len(batch) == 1:
         return y, logabsdet
     return y.reshape(*batch, x.shape[-1]), logabsdet.reshape(batch)
+
+
+def _with_terms(x, layers, backend):
+    """The layers, and the contexts' terms that the kernel takes; the others are now in the biases."""
+    if all(layer.context is None for layer in layers):
+        return layers, NO_TERMS
+    tensors = (t for layer in layers for t in (*layer.tensors(), *(layer.context or ())[:3]))
+    apart = backend != "reference" and is_plain(itertools.chain((x,), tensors))
+    layers = [
+        layer if layer.context is None or apart and layer.context.context.dim() > 1 else folded(layer)
+        for layer in layers
+    ]
+    terms = [layer.context for layer in layers]
+    return layers, Terms.of(terms)
 
 
 def _spec(layers, element, inverse):
@@ -103,15 +131,17 @@ def _spec(layers, element, inverse):
     )
 
 
-def _flattened(x, tensors):
-    """x as (N, D), and the batch; biases and gates among tensors become (units,) or (N, units)."""
-    places = (i for kind in _ROW_WISE for i in range(kind, len(tensors), 5))
-    rows = [i for i in places if tensors[i] is not None and tensors[i].dim() > 1]
+def _flattened(x, tensors, of_terms):
+    """x as (N, D), and the batch; biases and gates among tensors become (units,) or (N, units), and
+    the contexts among those of terms (N, inputs)."""
+    places = [(tensors, i) for kind in _ROW_WISE for i in range(kind, len(tensors), 5)]
+    places += [(of_terms, i) for i in range(0, len(of_terms), 3)]
+    rows = [(of, i) for of, i in places if of[i] is not None and of[i].dim() > 1]
     batch = x.shape[:-1]
-    if any(tensors[i].shape[:-1] != batch for i in rows):
-        batch = _broadcast(batch, [tensors[i].shape[:-1] for i in rows])
-    for i in rows:
-        tensors[i] = _flat(tensors[i], batch)
+    if any(of[i].shape[:-1] != batch for of, i in rows):
+        batch = _broadcast(batch, [of[i].shape[:-1] for of, i in rows])
+    for of, i in rows:
+        of[i] = _flat(of[i], batch)
     return _flat(x, batch), batch
 
 
@@ -120,8 +150,9 @@ def _broadcast(batch, others):
         return torch.broadcast_shapes(batch, *others)
     except RuntimeError:
         raise ValueError(
-            f"layers: the batch shapes of biases and gates, {', '.join(map(str, map(tuple, others)))}, "
-            f"do not broadcast with that of the features, {tuple(batch)}"
+            "layers: the batch shapes of biases, gates and contexts, "
+            f"{', '.join(map(str, map(tuple, others)))}, do not broadcast with that of the features, "
+            f"{tuple(batch)}"
         ) from None
 
 
@@ -166,6 +197,8 @@ def _check_layer(k, layer, layers, degrees, x):
     for name, row, tensor in zip(("bias", "gate", "gain", "offset"), ROW_WISE[1:], others):
         if tensor is not None:
             _check_vector(f"layers[{k}].{name}", tensor, units, row, x)
+    if layer.context is not None:
+        _check_term(f"layers[{k}].context", layer.context, units, x)
     if last:
         _check_last(k, layer)
     if layer.skip is not None:
@@ -179,10 +212,23 @@ def _check_vector(name, tensor, units, row, x):
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
 
 
+def _check_term(name, term, units, x):
+    if not isinstance(term, ContextTerm):
+        raise TypeError(f"{name}: expected a ContextTerm, got {type(term).__name__}")
+    _check_tensor(f"{name}.context", term.context, x)
+    _check_tensor(f"{name}.weight", term.weight, x)
+    wanted = units, term.context.shape[-1]
+    if term.weight.shape != wanted:
+        raise ValueError(f"{name}.weight: expected shape {wanted}, got {tuple(term.weight.shape)}")
+    if term.bias is not None:
+        _check_vector(f"{name}.bias", term.bias, units, False, x)
+    Activation.of(term.activation)
+
+
 def _check_last(k, layer):
     plain = layer.skip is None and layer.gate is None and layer.gain is None and layer.offset is None
     if not plain or Activation.of(layer.activation).kind != "identity":
-        raise ValueError(f"layers[{k}]: the last has a weight and a bias, and nothing else")
+        raise ValueError(f"layers[{k}]: the last has a weight, a bias and a context, and nothing else")
 
 
 def _check_skip(k, skip, layers, degrees):

@@ -58,6 +58,21 @@ _NAMED = {kind: Activation(kind) for kind in _ACTIVATIONS}
 _NAMED |= {"relu": Activation("leaky_relu", 0.0), "leaky_relu": Activation("leaky_relu", 0.01)}
 
 
+class ContextTerm(NamedTuple):
+    """What a context c adds to the bias of a layer: activation(C c + d).
+
+    context: c (…, inputs), one row per sample, or (inputs,) for all.
+    weight: C (units, inputs).
+    bias: d (units,); None for 0.
+    activation: an `Activation`, or its name.
+    """
+
+    context: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+    activation: Activation | str = "identity"
+
+
 class MaskedLayer(NamedTuple):
     """One layer: z = gate·(W u + b) + z_skip, and u' = activation(gain·z + offset).
 
@@ -65,11 +80,12 @@ class MaskedLayer(NamedTuple):
     they lead to are not read.
 
     weight: W (units, inputs).
-    bias: b (units,), or (…, units) with one row per sample: where a context enters.
+    bias: b (units,), or (…, units) with one row per sample.
     activation: an `Activation`, or its name.
     skip: the number of an earlier layer as wide as this one, whose z is added; None for none.
     gate: a factor (units,) or (…, units) per sample; None for 1.
     gain, offset: (units,), such as a batch normalisation in evaluation; None for 1 and 0.
+    context: a `ContextTerm`, which is added to b; None for none.
     """
 
     weight: torch.Tensor
@@ -79,6 +95,7 @@ class MaskedLayer(NamedTuple):
     gate: torch.Tensor | None = None
     gain: torch.Tensor | None = None
     offset: torch.Tensor | None = None
+    context: ContextTerm | None = None
 
     def tensors(self):
         """(weight, bias, gate, gain, offset)."""

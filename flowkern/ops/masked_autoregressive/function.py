@@ -112,6 +112,14 @@ class EagerMaskedAutoregressive(torch.autograd.Function):
     backward = staticmethod(MaskedAutoregressive.backward)
 
 
+def is_plain(tensors):
+    """Whether a call computes values alone: no gradient, forward mode or transform of torch.func."""
+    compiling = torch.compiler.is_compiling()
+    if forward_ad._current_level >= 0 or not compiling and torch._C._are_functorch_transforms_active():
+        return False
+    return not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors))
+
+
 def apply(x, backend, spec, order, ends, ranks, *tensors):
     """(y, logabsdet) for x (N, D) on `backend`; differentiable in x and tensors."""
     arguments = spec, order, ends, ranks, *tensors

@@ -4,12 +4,14 @@ import torch
 
 from flowkern import _library as libraries
 from flowkern.ops.masked_autoregressive import gradients
-from flowkern.ops.masked_autoregressive.reference import compute_dtype
+from flowkern.ops.masked_autoregressive.reference import NO_TERMS, compute_dtype
 
 _ARGUMENTS = (
     "Tensor?[] tensors, Tensor order, Tensor ends, int[] activations, float[] slopes, int[] skips, "
     "bool inverse, int element, bool scale_first, int tails, float[] constants"
 )
+# Of the context's term of each layer up to the last that has one: context, weight and bias.
+_TERMS = "Tensor?[] terms, int[] term_activations, float[] term_slopes"
 _COTANGENTS = "Tensor grad_y, Tensor grad_logabsdet, Tensor x, Tensor y"
 
 
@@ -30,7 +32,7 @@ def _fake_gradients(grad_y, grad_logabsdet, x, y, needs, tensors, *arguments):
 
 # name: (schema, fake kernel). The backward, on GPUs, leaves a tape; on the CPU, the other sums the gradients.
 _OPS = {
-    "masked_autoregressive": (f"(Tensor x, {_ARGUMENTS}) -> (Tensor, Tensor)", _fake),
+    "masked_autoregressive": (f"(Tensor x, {_ARGUMENTS}, {_TERMS}) -> (Tensor, Tensor)", _fake),
     "masked_autoregressive_backward": (
         f"({_COTANGENTS}, bool tape, {_ARGUMENTS}) -> (Tensor, Tensor)",
         _fake_backward,
@@ -56,10 +58,13 @@ _library = define("flowkern", *_OPS)
 KERNELS = ("triton", *libraries.compiled("masked_autoregressive"))
 
 
-def forward(x, spec, order, ends, ranks, *tensors, ops=torch.ops.flowkern):
+def forward(x, spec, order, ends, ranks, *tensors, terms=NO_TERMS, ops=torch.ops.flowkern):
     """y (N, D), logabsdet (N,) by the kernel registered for x's device."""
-    x_k, *tensors = kernel_tensors(x, *tensors)
-    y, logabsdet = ops.masked_autoregressive(x_k, tensors, order, ends, *spec)
+    count = len(tensors)
+    x_k, *every = kernel_tensors(x, *tensors, *terms.tensors)
+    y, logabsdet = ops.masked_autoregressive(
+        x_k, every[:count], order, ends, *spec, every[count:], terms.activations, terms.slopes
+    )
     return y if y.dtype == x.dtype else y.to(x.dtype), logabsdet
 
 

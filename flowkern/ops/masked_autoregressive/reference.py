@@ -4,6 +4,8 @@ Arguments of all backends, after x (N, D):
     spec: a `Spec`, plain numbers.
     order, ends, ranks: as from `Degrees.on`.
     tensors: for each layer weight, bias, gate, gain and offset, None where it has none.
+
+Kernels take the context's terms as they are where no gradient is wanted; what they add is `folded`.
 """
 
 from typing import NamedTuple
@@ -13,7 +15,7 @@ import torch.nn.functional as F
 
 from flowkern.ops._arguments import in_dtype
 from flowkern.ops.affine_coupling import reference as affine
-from flowkern.ops.masked_autoregressive.conditioner import masks
+from flowkern.ops.masked_autoregressive.conditioner import Activation, masks
 from flowkern.ops.masked_autoregressive.element import SPLINE
 from flowkern.ops.rational_quadratic_spline import reference as spline
 
@@ -30,6 +32,30 @@ class Spec(NamedTuple):
     scale_first: bool
     tails: int
     constants: tuple
+
+
+class Terms(NamedTuple):
+    """The contexts' terms of the layers up to the last that has one.
+
+    tensors: for each the context (N, inputs), its weight and its bias, None where it has none.
+    activations, slopes: one for each.
+    """
+
+    tensors: list
+    activations: tuple
+    slopes: tuple
+
+    @staticmethod
+    def of(terms):
+        """From a `ContextTerm`, or None, for each layer."""
+        while terms and terms[-1] is None:
+            terms = terms[:-1]
+        kinds = [Activation.of("identity" if term is None else term.activation) for term in terms]
+        tensors = [t for term in terms for t in (term or (None,) * 3)[:3]]
+        return Terms(tensors, tuple(k.code for k in kinds), tuple(k.slope for k in kinds))
+
+
+NO_TERMS = Terms([], (), ())
 
 
 def forward(x, spec, order, ends, ranks, *tensors):
@@ -49,6 +75,19 @@ def compute_dtype(x, tensors):
     """float64 if any tensor is, otherwise float32."""
     wide = any(t is not None and t.dtype == torch.float64 for t in (x, *tensors))
     return torch.float64 if wide else torch.float32
+
+
+def folded(layer):
+    """The same `MaskedLayer` with its context's term in the bias, a row for each sample."""
+    term, bias = layer.context, layer.bias
+    given = [t for t in (*term[:3], bias) if t is not None]
+    dtype = compute_dtype(layer.weight, given)
+    c, weight, *_ = given = [t.to(dtype) for t in given]
+    with torch.autocast(c.device.type, enabled=False):
+        rows = F.linear(c, weight, None if term.bias is None else given[2])
+    kind = Activation.of(term.activation)
+    rows = activation(rows, kind.code, kind.slope)
+    return layer._replace(bias=rows if bias is None else rows + bias, context=None)
 
 
 def network(x, spec, layers):

@@ -17,7 +17,7 @@ from flowkern.ops.masked_autoregressive import gradients, native
 from flowkern.ops.masked_autoregressive import triton_kernels as kernels
 from flowkern.ops.masked_autoregressive.triton_layers import ROWS, WIDE, Row
 from flowkern.ops.masked_autoregressive.element import SPLINE
-from flowkern.ops.masked_autoregressive.reference import Spec
+from flowkern.ops.masked_autoregressive.reference import NO_TERMS, Spec, Terms
 from flowkern.ops.rational_quadratic_spline.triton_element import spec_of
 
 _ROWS, _WIDE = ROWS.value, WIDE.value
@@ -33,6 +33,7 @@ class Variant:
     inverse: bool
     backward: bool
     tape: bool
+    terms: bool
     parameters: int
     spline: object = None  # its Spec, or that of an affine element:
     shift: int = 0
@@ -44,9 +45,9 @@ class Variant:
     shift_prefactor: float = 1.0
 
 
-def forward(x, *arguments):
+def forward(x, *arguments, terms=NO_TERMS):
     """y (N, D), logabsdet (N,); arguments as `reference.forward` takes them."""
-    return native.forward(x, *arguments, ops=torch.ops.flowkern_triton)
+    return native.forward(x, *arguments, terms=terms, ops=torch.ops.flowkern_triton)
 
 
 def backward(*arguments):
@@ -54,11 +55,12 @@ def backward(*arguments):
     return native.backward(*arguments, ops=torch.ops.flowkern_triton)
 
 
-def _launch_forward(x, tensors, order, ends, *spec):
+def _launch_forward(x, tensors, order, ends, *rest):
+    spec, terms = Spec(*rest[:8]), Terms(*rest[8:])
     y, logabsdet = x.new_empty(x.shape), x.new_empty(x.shape[0])
     arguments = (x, *x.stride(), y, logabsdet)
-    variant = _variant(x, tensors, Spec(*spec), False, False)
-    _launch(kernels._forward_kernel, x, tensors, order, ends, Spec(*spec), variant, arguments)
+    variant = _variant(x, tensors, spec, False, False, bool(terms.tensors))
+    _launch(kernels._forward_kernel, x, tensors, order, ends, spec, terms, variant, arguments)
     return y, logabsdet
 
 
@@ -71,18 +73,19 @@ def _launch_backward(grad_y, grad_logabsdet, x, y, tape, tensors, order, ends, *
         x, *x.stride(), known, *known.stride(), grad_y, *grad_y.stride(),
         grad_logabsdet, *grad_logabsdet.stride(), grad_x, on_tape,
     )  # fmt: skip
-    variant = _variant(x, tensors, spec, True, tape)
-    _launch(kernels._backward_kernel, x, tensors, order, ends, spec, variant, arguments)
+    variant = _variant(x, tensors, spec, True, tape, False)
+    _launch(kernels._backward_kernel, x, tensors, order, ends, spec, NO_TERMS, variant, arguments)
     return grad_x, on_tape
 
 
-def _launch(kernel, x, tensors, order, ends, spec, variant, arguments):
+def _launch(kernel, x, tensors, order, ends, spec, terms, variant, arguments):
     rows = x.shape[0]
     if rows == 0:
         return
     sizes = (x.shape[1], *(weight.shape[0] for weight in tensors[::5]))
-    table = _on_device(_table(sizes, ends.shape[1], spec, tensors), torch.int64, x.device)
-    slopes = _on_device((1.0, *spec.slopes), torch.float64, x.device)
+    table = _on_device(_table(sizes, ends.shape[1], spec, tensors, terms), torch.int64, x.device)
+    lacking = (1.0,) * (len(spec.slopes) - len(terms.slopes))
+    slopes = _on_device((1.0, *spec.slopes, 1.0, *terms.slopes, *lacking), torch.float64, x.device)
     ranks = _ranks(ends, max(sizes[:-1]))
     planes = (4 if variant.backward else 2) * sum(sizes) * _ROWS
     programs = min(triton.cdiv(rows, _ROWS), _PROGRAMS, max(_WORKSPACE // (planes * x.itemsize), 1))
@@ -92,16 +95,16 @@ def _launch(kernel, x, tensors, order, ends, spec, variant, arguments):
         kernel[(programs,)](
             rows, sum(sizes), levels, max(_WIDE * levels // widest, 1), len(sizes) - 1,
             ranks.shape[1], table, slopes, order.contiguous(), ends.contiguous(), ranks,
-            _weights(tensors[::5], order.split(sizes[:-1])), *_vectors(tensors),
+            _weights(tensors[::5], order.split(sizes[:-1])), *_vectors(tensors, terms),
             x.new_empty(programs * planes), *arguments, SPEC=variant,
             num_warps=8 if variant.compute == tl.float64 else 4, enable_fp_fusion=True,
         )  # fmt: skip
 
 
-def _variant(x, tensors, spec, backward, tape):
+def _variant(x, tensors, spec, backward, tape, terms):
     compute = tl.float64 if x.dtype == torch.float64 else tl.float32
     parameters = tensors[-5].shape[0] // x.shape[1]
-    common = (compute, spec.inverse, backward, tape, parameters)
+    common = (compute, spec.inverse, backward, tape, terms, parameters)
     if spec.element == SPLINE:
         shape = spec_of(parameters, compute, spec.inverse, spec.tails, *spec.constants)
         return Variant(*common, shape)
@@ -114,7 +117,7 @@ def _on_device(values, dtype, device):
     return torch.tensor(values, dtype=dtype, device=device)
 
 
-def _table(sizes, columns, spec, tensors):
+def _table(sizes, columns, spec, tensors, terms):
     """The table of layers; sizes are those of all layers, and ends has so many columns."""
     starts = [sum(sizes[:k]) for k in range(len(sizes))]
     tape = gradients.starts(tensors)
@@ -127,6 +130,7 @@ def _table(sizes, columns, spec, tensors):
             places += [next_row.get(kind, 0), kind]
             if kind:
                 next_row[kind] += sizes[k]
+        places += _places_of_term(k - 1, terms, sizes[k], next_row)
         table.append(Row(
             starts[k], sizes[k], sizes[k] // sizes[0] if last else 1, 0 if last else starts[k],
             1 if last else k * columns, weight, spec.activations[k - 1],
@@ -135,6 +139,19 @@ def _table(sizes, columns, spec, tensors):
         ))  # fmt: skip
         weight += sizes[k] * sizes[k - 1]
     return tuple(table)
+
+
+def _places_of_term(layer, terms, units, next_row):
+    """The table's entries of a layer's term, which the shared numbers and the rows then end with."""
+    context, _, bias = terms.tensors[3 * layer : 3 * layer + 3] or (None,) * 3
+    if context is None:
+        return 0, 0, 0, 0, 0, 0
+    weight, row, inputs = next_row[1], next_row[2], context.shape[1]
+    next_row[1] += units * inputs
+    places = weight, next_row[1], int(bias is not None), row, inputs, terms.activations[layer]
+    next_row[1] += 0 if bias is None else units
+    next_row[2] += inputs
+    return places
 
 
 def _ranks(ends, width):
@@ -152,12 +169,24 @@ def _weights(weights, orders):
     return torch.cat([weight[to.unsqueeze(1), of].flatten() for weight, to, of in places])
 
 
-def _vectors(tensors):
-    """All biases, gates, gains and offsets: those shared by the samples, and (rows, N) the others."""
-    vectors = [t for i, t in enumerate(tensors) if i % 5 and t is not None]
-    empty = tensors[0].new_empty(0)
-    shared = torch.cat([empty, *(t for t in vectors if t.dim() == 1)])
-    return shared, torch.cat([empty, *(t.mT.flatten() for t in vectors if t.dim() == 2)])
+def _vectors(tensors, terms):
+    """All biases, gates, gains and offsets, and the terms' tensors, in the table's order: those shared
+    by the samples, and (rows, N) the others."""
+    shared, rows = [tensors[0].new_empty(0)], [tensors[0].new_empty(0)]
+    for k in range(len(tensors) // 5):
+        for tensor in filter(_given, tensors[5 * k + 1 : 5 * k + 5]):
+            if tensor.dim() == 1:
+                shared.append(tensor)
+            else:
+                rows.append(tensor.mT.flatten())
+        context, *others = terms.tensors[3 * k : 3 * k + 3] or (None,)
+        shared += (tensor.flatten() for tensor in filter(_given, others))
+        rows += [] if context is None else [context.mT.flatten()]
+    return torch.cat(shared), torch.cat(rows)
+
+
+def _given(tensor):
+    return tensor is not None
 
 
 _library = native.define(

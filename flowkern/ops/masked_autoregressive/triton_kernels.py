@@ -33,6 +33,7 @@ from flowkern.ops.masked_autoregressive.triton_layers import (
     number,
     on_tape,
     rows_of,
+    start,
     units,
     upto,
 )
@@ -151,7 +152,7 @@ def _evaluate(net, tile, SPEC: tl.constexpr):
     """The whole conditioner at known features."""
     for k in range(1, net.layers + 1):
         end, stop = units(net, k), units(net, k - 1)
-        layer(k, 0, end, 0, stop, net, tile, WIDE, False, False, True, SPEC)
+        layer(k, 0, end, 0, stop, net, tile, WIDE, SPEC.terms, False, True, SPEC)
         tl.debug_barrier()
         layer(k, 0, end, 0, 0, net, tile, NARROW, True, True, False, SPEC)
         tl.debug_barrier()
@@ -164,7 +165,7 @@ def _solve(logabsdet, x, x_n, x_d, y, levels, block, net, tile, SPEC: tl.constex
         for k in range(1, net.layers + 1):
             first, end = upto(net, k, low - 1), upto(net, k, tl.minimum(low + block, levels) - 1)
             done = upto(net, k - 1, low - 1)
-            layer(k, first, end, 0, done, net, tile, WIDE, False, False, False, SPEC)
+            layer(k, first, end, 0, done, net, tile, WIDE, SPEC.terms, False, False, SPEC)
         tl.debug_barrier()
         for rank in range(low, tl.minimum(low + block, levels)):
             for k in range(1, net.layers + 1):
@@ -187,6 +188,9 @@ def _forward_kernel(
     for first in range(tl.program_id(0) * ROWS, N, tl.num_programs(0) * ROWS):
         tile = _tile(tl.cast(first, tl.int64), N, workspace, total, x, SPEC)
         sums = tl.zeros((ELEMENTS,), SPEC.compute)
+        if SPEC.terms:
+            start(net, tile, SPEC)
+            tl.debug_barrier()
         if SPEC.inverse:
             sums = _solve(sums, x, x_n, x_d, y, levels, block, net, tile, SPEC)
         else:

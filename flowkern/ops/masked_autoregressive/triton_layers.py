@@ -45,6 +45,12 @@ class Row(NamedTuple):
     gain_kind: int = 0
     offset: int = 0
     offset_kind: int = 0
+    term: int = 0  # the weights of the context's term among the shared, and its bias
+    term_bias: int = 0
+    term_bias_kind: int = 0
+    context: int = 0  # the context among the rows, and how many inputs it has
+    inputs: int = 0
+    term_activation: int = 0
     tape_u: int = -1  # rows of the tape; −1: none
     tape_v: int = -1
     tape_gate: int = -1
@@ -55,7 +61,8 @@ class Row(NamedTuple):
 COLUMNS = tl.constexpr(len(Row._fields))
 FIRST, UNITS, PER_PLACE, ORDER, ENDS, WEIGHT, ACTIVATION, SKIP = map(tl.constexpr, range(8))
 BIAS, GATE, GAIN, OFFSET = map(tl.constexpr, range(8, 16, 2))
-TAPE_U, TAPE_V, TAPE_GATE, TAPE_GAIN, TAPE_OFFSET = map(tl.constexpr, range(16, 21))
+TERM, TERM_BIAS, _, CONTEXT, INPUTS, TERM_ACTIVATION = map(tl.constexpr, range(16, 22))
+TAPE_U, TAPE_V, TAPE_GATE, TAPE_GAIN, TAPE_OFFSET = map(tl.constexpr, range(22, 27))
 
 
 class Net(NamedTuple):
@@ -63,7 +70,7 @@ class Net(NamedTuple):
 
     layers: tl.tensor  # without the features
     table: tl.tensor
-    slopes: tl.tensor  # of the activations
+    slopes: tl.tensor  # of the activations, then of those of contexts
     order: tl.tensor
     ends: tl.tensor
     ranks: tl.tensor  # (layers + 1, width)
@@ -172,6 +179,26 @@ def _values(net, k, COLUMN: tl.constexpr, unit, used, tile, DEFAULT: tl.constexp
     at = net.each + (start + unit)[:, None] * tile.N + tile.n[None, :]
     each = tl.load(at, mask=(used & (kind == 2))[:, None] & tile.here[None, :], other=DEFAULT)
     return tl.where(kind == 2, each, shared[:, None])
+
+
+@triton.jit
+def start(net, tile, SPEC: tl.constexpr):
+    """The rows of all layers begin with what the context adds to their biases: activation(C c + d)."""
+    for k in range(1, net.layers + 1):
+        inputs, context = _of(net, k, INPUTS), _of(net, k, CONTEXT)
+        slope = tl.load(net.slopes + net.layers + 1 + k).to(SPEC.compute)
+        for i in range(0, units(net, k), NARROW):
+            place = i + tl.arange(0, NARROW)
+            used = place < units(net, k)
+            unit = number(net, k, place, used)
+            sums = tl.zeros((NARROW, ROWS), SPEC.compute)
+            sums += _values(net, k, TERM_BIAS, unit, used, tile, 0.0)
+            for c in range(0, inputs):
+                weight = tl.load(net.shared + _of(net, k, TERM) + unit * inputs + c, mask=used, other=0.0)
+                value = tl.load(net.each + (context + c) * tile.N + tile.n, mask=tile.here, other=0.0)
+                sums += weight[:, None] * value[None, :]
+            added, _, _ = _triton_activation.activate(_of(net, k, TERM_ACTIVATION), slope, sums)
+            tl.store(rows_of(net, k, tile.u, place), added, mask=used[:, None])
 
 
 @triton.jit
