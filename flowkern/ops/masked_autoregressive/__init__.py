@@ -140,6 +140,8 @@ def _flattened(x, tensors, of_terms):
     batch = x.shape[:-1]
     if any(of[i].shape[:-1] != batch for of, i in rows):
         batch = _broadcast(batch, [of[i].shape[:-1] for of, i in rows])
+    elif len(batch) == 1:
+        return x, batch
     for of, i in rows:
         of[i] = _flat(of[i], batch)
     return _flat(x, batch), batch
