@@ -46,7 +46,7 @@ def _parts(store):
         wrong = sum(bool(result.get("failures")) for result in results)
         checks = sum(result.get("checks", 0) for result in results)
         reason = store.data.get("missing", {}).get(part, "has not been run")
-        state = "" if results else f"not run: {reason}" if reason else "no items"
+        state = "" if results else f"not run: {reason}" if reason else "nothing has run"
         rows.append([part, str(len(results) - wrong), str(wrong), str(checks or ""), state])
     return tables.grid(["part", "items right", "failed", "checks", ""], rows)
 
