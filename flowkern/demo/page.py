@@ -206,9 +206,7 @@ def _memory(results, picture):
         "Memory of the gradient",
         "torchdiffeq keeps all activations of all steps. flowkern keeps one state per step (discrete), or one "
         "in √steps and computes those between a second time (checkpoints): the same gradient. The adjoint "
-        "keeps none, and is another gradient, that of the exact solution up to the method's error. What "
-        "grows in all three are the times of the stages, as the first layer sees them: a table that does "
-        "not depend on the number of points.",
+        "keeps none, and is another gradient, that of the exact solution up to the method's error.",
         picture=picture,
         caption="Both axes are logarithmic.",
         table=tables.memory(results.memories),

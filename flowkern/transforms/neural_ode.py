@@ -85,7 +85,9 @@ class NeuralODE(Transform):
                 raise ValueError(f"seed: expected an integer below 2**63, got {seed}")
         self.field, self.times = field, _checked_times(times)
         self.steps, self.trace, self.noise, self.seed = steps, trace, noise, seed
-        self.options = {"method": method, "gradient": gradient, "checkpoint": checkpoint, "on_failure": on_failure}
+        self.options = {
+            "method": method, "gradient": gradient, "checkpoint": checkpoint, "on_failure": on_failure,
+        }  # fmt: skip
 
     def forward(self, x, context=None):
         """y (…, features) and logabsdet (…,), from data to noise."""

