@@ -1,6 +1,5 @@
 """What a result depends on besides the code: machine, versions, threads, allocator, backend."""
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -19,6 +18,7 @@ from flowkern.ops.masked_autoregressive.native import KERNELS as AUTOREGRESSIVE
 from flowkern.ops.neural_ode.native import KERNELS as NEURAL_ODE
 from flowkern.ops.probability_path.native import KERNELS as PATH
 from flowkern.ops.rational_quadratic_spline.native import KERNELS as SPLINE
+from flowkern.report.machine import version
 
 
 def describe(quick):
@@ -31,7 +31,7 @@ def describe(quick):
         "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.machine()}, Python {sys.version.split()[0]}",
         "versions": ", ".join(
-            f"{name} {_version(name)}"
+            f"{name} {version(name)}"
             for name in ("torch", "nflows", "zuko", "normflows", "torchdiffeq", "jax", "diffrax")
         ),
         "flowkern": f"{flowkern.__version__}, {_revision()}",
@@ -43,13 +43,6 @@ def describe(quick):
         "threads": f"{torch.get_num_threads()} ({_thread_settings()})",
         "allocator": memory.keep_pages(),
     }
-
-
-def _version(name):
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _cpu():

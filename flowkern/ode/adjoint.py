@@ -160,4 +160,4 @@ def _dynamics(func, params, through_time, callbacks):
 def _dot(f, a, by_row):
     """⟨f, a⟩, or that of each row."""
     products = (f.conj() * a).real if f.is_complex() else f * a
-    return products.flatten(1).sum(1) if by_row and f.dim() > 1 else products if by_row else products.sum()
+    return products.unsqueeze(-1).flatten(1).sum(1) if by_row else products.sum()

@@ -9,11 +9,10 @@ from itertools import pairwise
 
 import torch
 
-from flowkern.ode import control as _control
 from flowkern.ode import stages as _stages
-from flowkern.ode.control import Status
 from flowkern.ode.problem import check_rows, number, real_dtype
 from flowkern.ops import runge_kutta_stage
+from flowkern.ops._status import check_finite
 
 
 def solve(
@@ -56,9 +55,7 @@ def _check_end(y, method, per_sample, on_failure):
     """Raise or warn if the last state is not finite; on the way there no such state becomes finite again."""
     finite = y.isfinite()
     finite = finite.reshape(len(y), y.shape[1:].numel()).all(1) if per_sample else finite.all()
-    status = torch.where(finite, int(Status.OK), int(Status.NON_FINITE))
-    if status.any():
-        _control.fail(method, status, on_failure)
+    check_finite(finite, method.name, on_failure, stacklevel=5)
 
 
 def _stepper(problem, method, grid, perturb):

@@ -3,6 +3,8 @@
 import warnings
 from enum import IntEnum
 
+import torch
+
 
 class Status(IntEnum):
     """How the solve of a sample ended."""
@@ -34,6 +36,12 @@ class SolverWarning(UserWarning):
     def __init__(self, message, status):
         super().__init__(message)
         self.status = status
+
+
+def check_finite(finite, name, on_failure, stacklevel):
+    """`fail` where ends are not finite; finite is (N,), or () for all."""
+    if not finite.all():
+        fail(name, torch.where(finite, int(Status.OK), int(Status.NON_FINITE)), on_failure, stacklevel)
 
 
 def fail(name, status, on_failure, stacklevel):

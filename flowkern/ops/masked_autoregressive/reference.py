@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from flowkern.ops._arguments import in_dtype
+from flowkern.ops._arguments import in_dtype, without_autocast
 from flowkern.ops.affine_coupling import reference as affine
 from flowkern.ops.masked_autoregressive.conditioner import Activation, masks
 from flowkern.ops.masked_autoregressive.element import SPLINE
@@ -83,7 +83,7 @@ def folded(layer):
     given = [t for t in (*term[:3], bias) if t is not None]
     dtype = compute_dtype(layer.weight, given)
     c, weight, *_ = given = [t.to(dtype) for t in given]
-    with torch.autocast(c.device.type, enabled=False):
+    with without_autocast(c.device.type):
         rows = F.linear(c, weight, None if term.bias is None else given[2])
     kind = Activation.of(term.activation)
     rows = activation(rows, kind.code, kind.slope)

@@ -7,7 +7,7 @@ import torch
 
 from flowkern import backends
 from flowkern.ops._arguments import check_tensor
-from flowkern.ops._status import Status, fail
+from flowkern.ops._status import check_finite
 from flowkern.ops.neural_ode.field import FieldLayer, TimeEmbedding
 from flowkern.ops.neural_ode.function import apply, needs_gradient
 from flowkern.ops.neural_ode.native import kernels
@@ -108,9 +108,7 @@ def _check_end(solution, method, on_failure):
     finite = y.isfinite().all(-1)
     for integral in integrals:
         finite = finite & integral.isfinite()
-    if not finite.all():
-        status = torch.where(finite, int(Status.OK), int(Status.NON_FINITE))
-        fail(method, status, on_failure, stacklevel=3)
+    check_finite(finite, method, on_failure, stacklevel=4)
 
 
 def _solution(start, ends, sums, batch, dtype, wanted):
