@@ -7,8 +7,9 @@ do: as many evaluations, another result, checked against its own float64. So are
 each candidate's own making: one vector-Jacobian product for each feature with torchdiffeq, the closed
 form d₂ᵀ (W₂ ∘ (W₁W₃)ᵀ) d₁ with flowkern and by hand. "hutchinson" is one Rademacher vector.
 
-No candidate can be faster than the multiplications of its evaluations, which "limit: matmul" takes as
-one `torch.mm` of as many: 2DH + 2H² for each sample and stage, and four times that with gradients.
+No candidate can be faster than the multiplications of its evaluations: 2DH + 2H² for each sample and stage,
+and four times that with gradients. "limit: matmul" is one `torch.mm` of as many, with a square matrix of 256,
+at which its rate is highest: one of H = 64 waits for memory, and took up to three times as long.
 
 The tables of memory have the same work with gradients at 16 to 1024 steps: a state per step, a state in
 √steps (checkpoint), none (adjoint), and torchdiffeq, whose `odeint` keeps every activation. The table of
@@ -30,6 +31,7 @@ FEATURES, HIDDEN, STEPS = 8, 64, 16
 TRACES = ("exact", "hutchinson")
 WORKS = ("forward", "forward+backward")
 TORCHDIFFEQ_STEPS = 256  # as far as its memory is measured: 1.5 GiB
+_LIMIT_WIDTH = 256
 ACCURACY = {"euler": (16, 64, 256), "midpoint": (8, 32, 128), "rk4": (4, 16, 64), "dopri5": (2, 8, 32)}
 
 
@@ -216,11 +218,11 @@ def _by_hand(y, noise, w1, b1, w2, b2, w3, b3, steps):
 
 def _limit(batch, work, steps):
     per_sample = 2 * FEATURES * HIDDEN + 2 * HIDDEN**2
-    rows = batch * steps * 4 * (4 if "backward" in work else 1) * per_sample // HIDDEN**2
+    rows = batch * steps * 4 * (4 if "backward" in work else 1) * per_sample // _LIMIT_WIDTH**2
 
     def make(inputs):
-        a, b = torch.randn(max(1, rows), HIDDEN), torch.randn(HIDDEN, HIDDEN)
-        out = torch.empty(len(a), HIDDEN)
+        a, b = torch.randn(max(1, rows), _LIMIT_WIDTH), torch.randn(_LIMIT_WIDTH, _LIMIT_WIDTH)
+        out = torch.empty(len(a), _LIMIT_WIDTH)
         return lambda *_: torch.mm(a, b, out=out)
 
     return Candidate("limit: matmul", make, None)

@@ -6,7 +6,10 @@ import io
 import json
 import logging
 import math
+import os
 import re
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -249,3 +252,11 @@ def test_messages_of_torch_compile_go_to_a_file(tmp_path, capfd):
     logged = (tmp_path / "log").read_text()
     assert "graph break" in logged and "UserWarning: slow" in logged
     assert "graph break" not in capfd.readouterr().err
+
+
+def test_measuring_memory_says_nothing():
+    """In a process of its own, as the profiler reads its settings once."""
+    code = "import torch; from flowkern.report.memory import peak_memory; print(peak_memory(lambda: torch.empty(250)))"
+    environment = {name: value for name, value in os.environ.items() if name != "KINETO_LOG_LEVEL"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("1000\n", "")

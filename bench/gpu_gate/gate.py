@@ -2,11 +2,12 @@
 
 import contextlib
 import hashlib
-import importlib.metadata
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
+from flowkern.report.machine import version
 
 ROOT = Path(__file__).parents[2]
 BACKENDS = ("cuda", "triton")
@@ -58,13 +59,6 @@ class Gate(NamedTuple):
 def peers():
     """The versions of the peer libraries, and which are missing."""
     return ", ".join(f"{name} {version(name)}" for name in PEERS)
-
-
-def version(package):
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "missing"
 
 
 def _digest():

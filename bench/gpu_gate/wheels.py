@@ -1,18 +1,18 @@
 """The peer libraries from wheels: nothing is fetched."""
 
+import importlib.metadata
 import subprocess
 import sys
 import zipfile
 
-from bench.gpu_gate.gate import PEERS, version
+from bench.gpu_gate.gate import PEERS
 
 
 def install(folder, site):
     """Unpack the wheels of `folder` into `site`, put it on the path; what is still missing, as text."""
     problems = [] if folder is None else [_unpack(wheel, site) for wheel in sorted(folder.glob("*.whl"))]
     sys.path.insert(0, str(site))
-    problems += [_missing(name, folder) for name in PEERS if version(name) == "missing"]
-    problems += [_broken(name, site) for name in PEERS if version(name) != "missing"]
+    problems += [_broken(name, site) if _installed(name) else _missing(name, folder) for name in PEERS]
     return "; ".join(filter(None, problems)) or "all peer libraries are there"
 
 
@@ -22,6 +22,10 @@ def _unpack(wheel, site):
         return f"{wheel.name}: not plain Python, not unpacked"
     with zipfile.ZipFile(wheel) as file:
         file.extractall(site)
+
+
+def _installed(name):
+    return next(importlib.metadata.distributions(name=name), None) is not None
 
 
 def _missing(name, folder):

@@ -117,7 +117,7 @@ template <class S> class OdeLayout {
   bool fits(int shift, bool weights, int64_t shared) {
     p.shift = shift;
     p.of_parts = rows.end;
-    const int numbers = std::max(kOdeThreads, p.layer[0].units + p.phi);  // of sums, or of units and φ(t)
+    const int numbers = std::max(kOdeThreads, p.layer[0].units + 2 * p.phi);  // of sums, or for embed_back
     p.tile_rows = rows.end + ((numbers + (1 << shift) - 1) >> shift);
     p.tile_is_shared = true, p.weights_are_shared = weights;
     return shared_bytes(p) <= shared;

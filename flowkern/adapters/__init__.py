@@ -22,7 +22,7 @@ __all__ = ["Explanation", "Layer", "accelerate", "explain", "restore"]
 
 PEERS = (nflows, zuko, normflows, flow_matching, torchdyn)
 _REPLICATE = "_replicate_for_data_parallel"
-_ODE = ("method", "steps", "gradient", "checkpoint")
+_ODE = ("method", "steps", "gradient", "checkpoint", "on_failure")
 
 
 def accelerate(model, ode=None):
@@ -36,8 +36,8 @@ def accelerate(model, ode=None):
         model: any `torch.nn.Module`.
         ode: how to solve differential equations whose solver chooses its steps by itself (zuko's CNF,
             flow_matching's ODESolver, torchdyn's NeuralODE), so that their numbers become those of
-            other steps: `steps`, and if need be `method`, `gradient` and `checkpoint` of
-            `ops.neural_ode`, as a dictionary. Without it they are left as they are. `ode_error` of
+            other steps: `steps`, and if need be `method`, `gradient`, `checkpoint` and `on_failure`
+            of `ops.neural_ode`, as a dictionary. Without it they are left as they are. `ode_error` of
             `flowkern.adapters.zuko`, `.flow_matching` and `.torchdyn` measures what it changes.
 
     Returns:

@@ -1,9 +1,9 @@
 """Solvers of ordinary differential equations."""
 
 from flowkern.ode.adjoint import odeint_adjoint
-from flowkern.ode.control import SolverError, SolverWarning, Status
 from flowkern.ode.odeint import odeint
 from flowkern.ode.tableau import TABLEAUX, Tableau, tableau
+from flowkern.ops._status import SolverError, SolverWarning, Status
 
 __all__ = [
     "TABLEAUX",

@@ -11,8 +11,8 @@ import torch
 
 from flowkern.ode import control as _control
 from flowkern.ode import stages as _stages
-from flowkern.ode.control import Status
 from flowkern.ops import runge_kutta_error, runge_kutta_stage
+from flowkern.ops._status import Status, fail
 
 
 def solve(problem, method, rtol, atol, options):
@@ -60,7 +60,7 @@ class _Solve:
             tried += 1
             if status:
                 status = torch.tensor(int(status))
-                _control.fail(self.method, status, self.control.on_failure)
+                fail(self.method.name, status, self.control.on_failure)
                 return False
         return True
 

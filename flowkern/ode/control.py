@@ -1,4 +1,4 @@
-"""What step control shares: its options, the first step, failures."""
+"""What step control shares: its options, norms, the first step, dense output."""
 
 import math
 from typing import NamedTuple
@@ -6,11 +6,6 @@ from typing import NamedTuple
 import torch
 
 from flowkern.ode.problem import number, real_dtype, unflattened
-from flowkern.ops import _status
-from flowkern.ops._status import SolverError, SolverWarning, Status
-
-__all__ = ["Control", "SolverError", "SolverWarning", "Status"]
-
 
 class Control(NamedTuple):
     """Options of adaptive methods, with torchdiffeq's names and values.
@@ -64,11 +59,6 @@ def control(options):
     if not (made.norm is None or callable(made.norm)):
         raise TypeError(f"options: norm: expected a function, got {made.norm!r}")
     return made
-
-
-def fail(method, status, on_failure):
-    """Raise or warn, with how many samples stopped and why."""
-    _status.fail(method.name, status, on_failure, stacklevel=5)
 
 
 def rms(tensor):

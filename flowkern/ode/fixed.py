@@ -55,7 +55,7 @@ def _check_end(y, method, per_sample, on_failure):
     """Raise or warn if the last state is not finite; on the way there no such state becomes finite again."""
     finite = y.isfinite()
     finite = finite.reshape(len(y), y.shape[1:].numel()).all(1) if per_sample else finite.all()
-    check_finite(finite, method.name, on_failure, stacklevel=5)
+    check_finite(finite, method.name, on_failure)
 
 
 def _stepper(problem, method, grid, perturb):

@@ -9,9 +9,9 @@ import torch
 
 from flowkern.ode import control as _control
 from flowkern.ode import stages as _stages
-from flowkern.ode.control import Status
 from flowkern.ode.problem import check_rows
 from flowkern.ops import runge_kutta_error, runge_kutta_stage
+from flowkern.ops._status import Status, fail
 
 _RUNNING = -1
 
@@ -155,7 +155,7 @@ class _Solve:
             places, made = map(torch.cat, zip(*self.made))
             states = states.flatten(0, 1).index_copy(0, places, made).view_as(states)
         if bool((self.status != Status.OK).any()):
-            _control.fail(self.method, self.status, self.control.on_failure)
+            fail(self.method.name, self.status, self.control.on_failure)
             numbers = torch.arange(len(states), device=states.device).unsqueeze(1)
             missed = (self.reached <= numbers).view(*states.shape[:2], *(1,) * (self.y.dim() - 1))
             states = torch.where(missed, torch.nan, states)

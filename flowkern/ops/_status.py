@@ -1,5 +1,6 @@
 """How the solve of an ODE ended: status codes, and what is raised or warned of."""
 
+import sys
 import warnings
 from enum import IntEnum
 
@@ -38,13 +39,13 @@ class SolverWarning(UserWarning):
         self.status = status
 
 
-def check_finite(finite, name, on_failure, stacklevel):
+def check_finite(finite, name, on_failure):
     """`fail` where ends are not finite; finite is (N,), or () for all."""
     if not finite.all():
-        fail(name, torch.where(finite, int(Status.OK), int(Status.NON_FINITE)), on_failure, stacklevel)
+        fail(name, torch.where(finite, int(Status.OK), int(Status.NON_FINITE)), on_failure)
 
 
-def fail(name, status, on_failure, stacklevel):
+def fail(name, status, on_failure):
     """Raise or warn that a method failed, with how many samples stopped and why."""
     counts = {reason: int((status == code).sum()) for code, reason in _REASONS.items()}
     total = f" of {status.numel()} samples" if status.dim() else ""
@@ -52,4 +53,12 @@ def fail(name, status, on_failure, stacklevel):
     message = f"{name} did not reach the last time: {'; '.join(parts)}"
     if on_failure == "raise":
         raise SolverError(message, status)
-    warnings.warn(SolverWarning(message, status), stacklevel=stacklevel + 1)
+    warnings.warn(SolverWarning(message, status), stacklevel=_callers_level())
+
+
+def _callers_level():
+    """The stack level, seen from the caller here, of the code that called flowkern or a module of it."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("flowkern", "torch"):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -1,10 +1,14 @@
 """The peak of what one call allocates."""
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
 from torch.profiler import ProfilerActivity, profile
+
+# Or the profiler announces each of its stages on stderr.
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
 
 def peak_memory(call):

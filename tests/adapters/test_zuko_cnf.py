@@ -121,6 +121,14 @@ def test_it_is_left_unless_asked_for():
     assert not flowkern.explain(flow).replaced
 
 
+def test_failures_can_raise():
+    flow, x, c = build()
+    x[1] = torch.inf
+    fixed(flow)(c).log_prob(x)
+    with pytest.raises(flowkern.SolverError, match="4 of 20 samples: the state or its derivative"):
+        fixed(flow, on_failure="raise")(c).log_prob(x)
+
+
 def test_ode_leaves_other_layers_as_they_were():
     model = nn.ModuleList([zuko.flows.MAF(3, transforms=2), build()[0]])
     flowkern.accelerate(model, ode=FINE)
@@ -136,6 +144,7 @@ WRONG = [
     ({"steps": 0}, ValueError, "steps: expected a positive integer"),
     ({"steps": 4, "method": "rk5"}, ValueError, "method: expected one of"),
     ({"steps": 4, "gradient": "none"}, ValueError, "gradient: expected"),
+    ({"steps": 4, "on_failure": "stop"}, ValueError, "on_failure: expected"),
 ]
 
 

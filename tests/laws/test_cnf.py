@@ -232,8 +232,9 @@ def test_failures_have_a_status():
         with pytest.raises(flowkern.SolverError, match="2 of 3 samples") as failed:
             solve(x)
         assert failed.value.status.tolist() == [Status.NON_FINITE, Status.OK, Status.NON_FINITE]
-    with pytest.warns(SolverWarning, match="2 of 3 samples"):
+    with pytest.warns(SolverWarning, match="2 of 3 samples") as warned:
         flows["warn"]().log_prob(x)
+    assert warned[0].filename == __file__
     assert flows["raise"]().log_prob(0 * x).isfinite().all()
 
 

@@ -237,6 +237,7 @@ def test_failures(field, y0, options, status, message, per_sample):
     with pytest.warns(SolverWarning, match=message) as warned:
         got = flowkern.odeint(field, y0, t, rtol=1e-5, atol=1e-5, options=options | {"on_failure": "warn"})
     assert (warned[0].message.status == status).any()
+    assert warned[0].filename == __file__
     torch.testing.assert_close(got[0], y0, equal_nan=True)
     assert got[2, -1].isnan().all()
 

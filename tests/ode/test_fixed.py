@@ -262,6 +262,7 @@ def test_status(options, per_sample):
     with pytest.warns(flowkern.ode.SolverWarning, match=message) as warned:
         again = flowkern.odeint(lambda t, y: y * y, y0, t, **call)
     assert warned[0].message.status.tolist() == want
+    assert warned[0].filename == __file__
     torch.testing.assert_close(again, states, equal_nan=True)
     states = flowkern.odeint(lambda t, y: -y, y0, t, **call)  # without a warning
     assert states.isfinite().all()

@@ -183,6 +183,7 @@ def test_status_of_each_sample():
         states = flowkern.odeint(lambda t, y: y * y, y0, [0.0, 0.2, 1.0], rtol=1e-4, options=options)
     want = [Status.OK, Status.STEP_UNDERFLOW, Status.NON_FINITE, Status.OK]
     assert warned[0].message.status.tolist() == want
+    assert warned[0].filename == __file__
     exact = 1 / (1 / y0 - torch.tensor([0.0, 0.2, 1.0]).view(3, 1, 1))
     exact[2, 1] = math.nan
     torch.testing.assert_close(states, exact, rtol=1e-3, atol=0, equal_nan=True)

@@ -108,7 +108,7 @@ def _check_end(solution, method, on_failure):
     finite = y.isfinite().all(-1)
     for integral in integrals:
         finite = finite & integral.isfinite()
-    check_finite(finite, method, on_failure, stacklevel=4)
+    check_finite(finite, method, on_failure)
 
 
 def _solution(start, ends, sums, batch, dtype, wanted):
