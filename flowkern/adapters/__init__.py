@@ -29,7 +29,7 @@ def accelerate(model, ode=None):
     """Let fused kernels compute the layers of `model` that flowkern knows, with the same numbers.
 
     In place and at any depth. Each layer is first compared with its own formulas on a few points,
-    and left as it is if they differ. Call it again after adding layers. A model with nothing to
+    and left as it is if they differ. Call it again after adding layers, or with other steps. A model with nothing to
     accelerate stays as it is, with a warning. `explain(model)` tells what was done.
 
     Args:
@@ -49,6 +49,8 @@ def accelerate(model, ode=None):
     """
     _check(model)
     _check_ode(ode)
+    if ode is not None:
+        restore(model)  # layers that are solved by other steps already
     for module in model.modules():
         methods = {} if _replaced(module) else _methods(module, ode)
         if methods:

@@ -8,6 +8,7 @@ in where the context enters and in the activation after the initial layer: see `
 
 import functools
 import math
+import re
 from typing import Callable, NamedTuple
 
 import torch
@@ -34,7 +35,20 @@ _RELIES_ON = (
     "_elementwise_inverse",
     "_output_dim_multiplier",
 )
-_PLAIN = frozenset((nn.Linear, nn.BatchNorm1d, nn.Dropout, nn.ModuleList, nn.Identity))
+_MASKED = frozenset(("MaskedLinear",))
+_KNOWN = {  # what a submodule of that name may be: classes, and names of the peer's
+    "": frozenset(("MADE",)),
+    "initial_layer": _MASKED,
+    "final_layer": _MASKED,
+    "linear": _MASKED,
+    "linear_layers": _MASKED | {nn.ModuleList},
+    "blocks": frozenset((nn.ModuleList, "MaskedFeedforwardBlock", "MaskedResidualBlock")),
+    "context_layer": frozenset((nn.Linear,)),
+    "batch_norm": frozenset((nn.BatchNorm1d,)),
+    "batch_norm_layers": frozenset((nn.BatchNorm1d, nn.ModuleList)),
+    "dropout": frozenset((nn.Dropout, nn.Identity)),
+    "preprocessing": frozenset((nn.Identity,)),
+}
 
 
 class MadeStyle(NamedTuple):
@@ -200,7 +214,7 @@ def _spline(tails, bound, width, height, slope, scale):
 
 def plan(style, kind, module):
     """The `Plan` for an autoregressive layer of this kind."""
-    inspection = Inspection(_linears, functools.partial(_inspect, style))
+    inspection = _inspection(style)
     methods = {
         "forward": functools.partial(_call, style, kind, inspection, False),
         "inverse": functools.partial(_call, style, kind, inspection, True),
@@ -208,11 +222,14 @@ def plan(style, kind, module):
     reason = (
         overridden(module, (*_RELIES_ON, *kind.relies_on), style.name)
         or (kind.unsuitable and kind.unsuitable(module))
-        or _unfamiliar(style, module.autoregressive_net)
         or _why_not(inspection(module)[1])
         or disagreement(functools.partial(_comparisons, style, kind, module))
     )
     return Plan({}, reason) if reason else Plan(methods)
+
+
+def _inspection(style):
+    return Inspection(_linears, functools.partial(_inspect, style), functools.partial(_unfit, style))
 
 
 def _why_not(found):
@@ -233,11 +250,12 @@ def _linears(module):
     return linears
 
 
-def _inspect(style, module, linears):
+def _inspect(style, module):
     net = module.autoregressive_net
     reason = _unfamiliar(style, net)
     if reason:
         return reason
+    linears = _linears(module)
     residual = _is_residual(linears, net.blocks)
     skips = [k - 2 if residual and k and k % 2 == 0 else None for k in range(len(linears))]
     found = network(net, [linear.mask for linear in linears], skips)
@@ -251,22 +269,34 @@ def _unfamiliar(style, net):
     """Why the network is not taken for a MADE of the peer's, or None."""
     if style.name(type(net)) != f"{style.module}.MADE":
         return f"its network is no MADE but {type(net).__name__}"
-    known = {f"{style.module}.{name}" for name in _NAMES}
-    for module in net.modules():
-        named = style.name(type(module)) in known or type(module) in _PLAIN
-        if not named and activation_of(module) is None:
+    for path, module in net.named_modules():
+        if not _is_known(style, path, module):
             return f"its network holds {type(module).__name__}"
         if has_own_forward(module):
             return f"its network holds a {type(module).__name__} with a forward of its own"
-    activations = [block.activation for block in net.blocks]
+    if len(set(map(type, net.blocks))) > 1:
+        return "its network holds blocks of both kinds"
+    return None
+
+
+def _is_known(style, path, module):
+    """Whether the submodule at that path is what the peer has there."""
+    name = re.sub(r"\.\d+$", "", path).rpartition(".")[2]
+    if name == "activation":
+        return activation_of(module) is not None
+    named = (style.name(type(module)) or "").removeprefix(f"{style.module}.")
+    return not _KNOWN.get(name, frozenset()).isdisjoint((type(module), named))
+
+
+def _unfit(style, module):
+    """Why there is no kernel for an activation of the network, which may be set at any time; or None."""
+    net = module._modules["autoregressive_net"]
+    activations = [block.activation for block in net._modules["blocks"]._modules.values()]
     activations += [] if style.gated else [net.activation]
     for function in activations:
         if activation_of(function) is None:
             return f"its activation {getattr(function, '__name__', function)} has no kernel"
     return None
-
-
-_NAMES = ("MADE", "MaskedLinear", "MaskedFeedforwardBlock", "MaskedResidualBlock")
 
 
 def _comparisons(style, kind, module):
@@ -276,7 +306,7 @@ def _comparisons(style, kind, module):
     enough, because the op's inverse undoes the op's forward.
     """
     copied = stranger(module)
-    inspection = Inspection(_linears, functools.partial(_inspect, style))
+    inspection = _inspection(style)
     x = points(copied.autoregressive_net.initial_layer.in_features, **interval(copied))
     contexts = [None]
     if hasattr(copied.autoregressive_net, "context_layer"):

@@ -1,5 +1,6 @@
 """Masked networks of peers: their degrees, worked out of their masks, and their state at a call."""
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,7 @@ _MODULES = {
     nn.Sigmoid: lambda module: _FUNCTIONS[F.sigmoid],
     nn.Identity: lambda module: Activation("identity"),
 }
+_CONTAINERS = (nn.ModuleList, nn.Sequential)
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
@@ -46,13 +48,13 @@ def activation_of(function):
 
 
 class Network(NamedTuple):
-    """What is known of a masked network as long as its masks stay.
+    """What is known of a masked network as long as its modules and masks stay.
 
     degrees: its `Degrees`.
     exact: for each layer, whether the degrees say all that its mask does; if not, its weight must
         be multiplied by the mask.
     hooks: the dictionaries of hooks of all its modules.
-    dropouts, norms: its dropout and batch normalisation modules.
+    dropouts, norms, activations: its modules of these kinds.
     """
 
     degrees: Degrees
@@ -60,6 +62,7 @@ class Network(NamedTuple):
     hooks: tuple
     dropouts: tuple
     norms: tuple
+    activations: tuple
 
     def busy(self):
         """Why the peer must compute, as the network's modules are now; None if it need not."""
@@ -69,6 +72,8 @@ class Network(NamedTuple):
             return "its dropout is active"
         if any(norm.training or norm.running_mean is None for norm in self.norms):
             return "its batch normalisation takes the statistics of the batch"
+        if not all(map(activation_of, self.activations)):
+            return "an activation of its network has no kernel"
         return None
 
 
@@ -79,6 +84,8 @@ def network(net, masks, skips):
         other.
     skips: for each layer the number of the earlier one that is added to it, or None.
     """
+    if any(mask.is_meta for mask in masks):
+        return "it is on the meta device"
     masks = [mask.detach().cpu().bool() for mask in masks]
     degrees = _degrees(masks, skips)
     if degrees is None:
@@ -93,6 +100,7 @@ def network(net, masks, skips):
         tuple(hooks),
         tuple(m for m in modules if isinstance(m, nn.Dropout)),
         tuple(m for m in modules if isinstance(m, nn.BatchNorm1d)),
+        tuple(m for m in modules if type(m) in _MODULES),
     )
 
 
@@ -122,39 +130,84 @@ def _levels(depends):
     return levels if levels.all() else None
 
 
+class _Seen(NamedTuple):
+    """What an inspection found, and of which modules and masks.
+
+    modules: the `_submodules` of the layer.
+    masks: the dictionary of buffers that holds each mask, the mask and its version.
+    """
+
+    modules: tuple = ()
+    masks: tuple = ()
+    found: Network | str | None = None
+
+    @classmethod
+    def now(cls, module, found):
+        buffers = [m._buffers for m in module.modules() if "mask" in m._buffers]
+        masks = [(held, held["mask"], _version(held["mask"])) for held in buffers]
+        return cls(_submodules(module), tuple(masks), found)
+
+    def has_modules_of(self, module):
+        """Whether the same modules are at the same places of the layer."""
+        if not self.modules or self.modules[0][0] is not module._modules:
+            return False
+        return all(tuple(now.values()) == before for now, before in self.modules)
+
+    def has_masks(self):
+        """Whether its modules still have those masks, unwritten."""
+        return all(
+            now.get("mask") is mask and _version(mask) == version for now, mask, version in self.masks
+        )
+
+
+def _submodules(module):
+    """(dictionary of submodules, what is in it) of the module and of each in it that may have some."""
+    holders = [m._modules for m in module.modules() if m._modules or isinstance(m, _CONTAINERS)]
+    return tuple((held, tuple(held.values())) for held in holders)
+
+
 class Inspection:
-    """What a masked network is, looked at again whenever a mask is replaced or written to.
+    """What a masked network is, looked at again whenever a submodule or a mask is replaced, or a mask
+    written to.
 
     Nothing that depends on a parameter is kept. Copies and pickles together with the module whose
-    masks it knows.
+    network it knows.
 
     Args:
         linears: linears(module) gives the masked linear modules in order.
-        inspect: inspect(module, linears) gives a `Network`, or why the module is left to the peer.
+        inspect: inspect(module) gives a `Network`, or why the module is left to the peer.
+        unfit: unfit(module) gives why a setting that is read at every call has no kernel, or None.
     """
 
-    def __init__(self, linears, inspect):
-        self.linears, self.inspect = linears, inspect
-        self.seen = (), (), None
+    def __init__(self, linears, inspect, unfit):
+        self.linears, self.inspect, self.unfit = linears, inspect, unfit
+        self.seen = _Seen()
 
     def __call__(self, module):
-        """(linears, what inspect says of them)."""
+        """(linears, what inspect says of them), or (None, why the module is left at this call)."""
+        found = self._found(module)
+        if isinstance(found, str):
+            return None, found
         linears = self.linears(module)
-        known, versions, found = self.seen
-        if torch.compiler.is_compiling():  # a graph takes the masks for constants
-            return linears, found
-        if any(map(has_own_forward, linears)):
-            return linears, "a layer of its network has a forward of its own"
-        if torch._C._are_functorch_transforms_active() and any(map(_is_mapped, linears)):
-            return linears, "torch.func.vmap maps over its weights"
-        masks = [linear._buffers.get("mask") for linear in linears]
-        if len(masks) != len(known) or not all(
-            mask is old and _version(mask) == version
-            for mask, old, version in zip(masks, known, versions)
-        ):
-            found = self.inspect(module, linears)
-            self.seen = masks, [_version(mask) for mask in masks], found
-        return linears, found
+        if not torch.compiler.is_compiling() and any(map(has_own_forward, linears)):
+            return None, "a layer of its network has a forward of its own"
+        reason = self.unfit(module)
+        return (None, reason) if reason else (linears, found)
+
+    def _found(self, module):
+        seen = self.seen
+        if torch.compiler.is_compiling():  # a graph takes modules and masks for constants
+            same = _submodules(module) == seen.modules  # walked from the layer, for the names in an export
+            return seen.found if same else "its modules are not those of its last call"
+        if torch._C._are_functorch_transforms_active() and _is_mapped(module):
+            return "torch.func.vmap maps over its weights"
+        if not (seen.has_modules_of(module) and seen.has_masks()):
+            seen = self.seen = _Seen.now(module, self.inspect(module))
+        return seen.found
+
+    def __getstate__(self):
+        masks = tuple((held, mask, -1) for held, mask, _ in self.seen.masks)  # a copy counts versions from zero
+        return self.__dict__ | {"seen": self.seen._replace(masks=masks)}
 
     def left(self, module):
         """Why the peer computes the module as it is now; None if it does not."""
@@ -185,8 +238,18 @@ def takes(width, dtype, inputs):
     return as_wide and (inputs.dtype == dtype or torch.is_autocast_enabled(inputs.device.type))
 
 
-def _is_mapped(linear):
-    return torch._C._functorch.is_batchedtensor(linear.weight)
+def _is_mapped(module):
+    return any(map(_is_batched, itertools.chain(module.parameters(), module.buffers())))
+
+
+def _is_batched(tensor):
+    """Whether any of the transforms that wrap the tensor is a vmap."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False
 
 
 def normalisation(norm):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowkern.adapters._masked import has_own_forward
 from flowkern.adapters._plan import disagreement, points, stranger
@@ -25,6 +26,13 @@ ADAPTIVE = (
     "puts fixed ones in its place"
 )
 _ORDERS = (("x", "t"), ("t", "x"), ("x",))
+# What a model may do beside its network: arrange x and t, and repeat t by a product with ones.
+_ONES = {"ones", "ones_like", "new_ones"}
+_ARRANGES = {
+    "_reshape_alias", "_to_copy", "_unsafe_view", "alias", "cat", "clone", "detach", "expand", "lift_fresh",
+    "permute", "repeat", "select", "slice", "split", "squeeze", "stack", "t", "transpose", "unsqueeze", "view",
+    *_ONES,
+}  # fmt: skip
 
 
 def described(ode):
@@ -130,6 +138,8 @@ def field_of(model, call):
     if isinstance(found, str):
         return found
     copied = stranger(model)
+    if others := _computed_outside(copied, found[0], call):
+        return f"its velocity model computes more than its nn.Sequential: {', '.join(sorted(others))}"
     fields = [field for order in _ORDERS if not (field := Field(*found, order)).left(model)]
     reasons = [disagreement(lambda field=field: _comparisons(field, copied, call)) for field in fields]
     if None in reasons:
@@ -156,10 +166,58 @@ def _is_all(net, model):
     return all(module in inside or net in set(module.modules()) for module in model.modules())
 
 
+class _Outside(TorchDispatchMode):
+    """Notes the operations that do more than arrange tensors, while `inside` is False.
+
+    Values at a few points cannot tell a clamp or a wrapped angle from nothing; and a factor of 1 may be
+    another one at the next call.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.inside, self.ones, self.found = False, [], set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        if name in _ONES:
+            self.ones.append(result)
+        by_ones = name == "mul" and any(map(self._is_ones, args))
+        if not (self.inside or by_ones or name in _ARRANGES):
+            self.found.add(name)
+        return result
+
+    def _is_ones(self, factor):
+        return isinstance(factor, torch.Tensor) and any(torch._C._is_alias_of(factor, one) for one in self.ones)
+
+
+@torch.no_grad()
+def _computed_outside(model, path, call):
+    """The operations of a model, a copy, beside those of its network, in training and evaluation."""
+    net, noted = model.get_submodule(path), _Outside()
+    enter = net.register_forward_pre_hook(lambda *_: setattr(noted, "inside", True))
+    leave = net.register_forward_hook(lambda *_: setattr(noted, "inside", False))
+    try:
+        for mode in (True, False):
+            x, t = points(net[-1].out_features), torch.tensor(0.25, dtype=torch.float64, device="cpu")
+            model.train(mode)
+            with noted:
+                call(model, t, x)
+    except Exception:
+        return set()  # the comparison fails alike, and says why
+    finally:
+        enter.remove(), leave.remove()
+    return noted.found
+
+
 @torch.no_grad()
 def _measured(part):
-    """(name, slope, gain) of an activation that is not torch's, by its values; None if it is not known."""
-    if type(part).__module__.startswith("torch.nn") or any(True for _ in part.parameters()):
+    """(name, slope, gain) of an activation that is not torch's, by its values; None if it is not known.
+
+    One with attributes is not: they might change.
+    """
+    foreign = type(part).__module__.startswith("torch.nn") or vars(part).keys() - vars(nn.Module()).keys()
+    if foreign or any(True for _ in part.parameters()):
         return None
     z = torch.linspace(-25, 25, 401, dtype=torch.float64, device="cpu")
     for known in ACTIVATIONS.values():

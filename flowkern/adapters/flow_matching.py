@@ -71,10 +71,11 @@ class Sampler:
         t = call["time_grid"].to(x)
         if call["method"] in _ADAPTIVE:
             return solve(t, **between(t.tolist(), self.ode))
+        solve = functools.partial(solve, method=call["method"], on_failure=(self.ode or {}).get("on_failure"))
         if call["step_size"] is None:
-            return solve(t, method=call["method"])
+            return solve(t)
         grid, outputs = fixed.grid_of(problem(None, x, t), call["step_size"])
-        found = solve(grid, method=call["method"])
+        found = solve(grid)
         return Solution(*(s if s is None else _at(t, grid, outputs, s) for s in found))
 
 

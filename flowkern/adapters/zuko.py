@@ -7,6 +7,7 @@ returns a transform of the same class, which runs on the op (_zuko_transform.py)
 import functools
 import math
 import numbers
+import re
 
 from torch import nn
 
@@ -141,7 +142,7 @@ def plan(module):
         return _zuko_ode.plan(module)
     if next(filter(None, names)) != _LAYER:
         return Plan({}, "there is no fused kernel for this layer")
-    inspection = Inspection(_linears, _inspect)
+    inspection = Inspection(_linears, _inspect, _unfit)
     reason = (
         overridden(module, ("forward", "meta"), _name)
         or inspection.left(module)
@@ -161,7 +162,7 @@ def _linears(module):
     return linears
 
 
-def _inspect(module, linears):
+def _inspect(module):
     reason = _unfamiliar(module)
     if reason:
         return reason
@@ -171,7 +172,7 @@ def _inspect(module, linears):
             skips += (None, len(skips) - 1)
         elif isinstance(part, nn.Linear):
             skips.append(None)
-    first, *others = (linear.mask for linear in linears)
+    first, *others = (linear.mask for linear in _linears(module))
     found = network(module.hyper, [first[:, :features], *others], skips)
     if isinstance(found, str):
         return found
@@ -182,7 +183,7 @@ def _inspect(module, linears):
 
 
 def _unfamiliar(module):
-    """Why the layer has another network or univariate transform than can be fused, or None."""
+    """Why the layer has another network than can be fused, or None."""
     hyper = module.hyper
     if _name(type(hyper)) != "nn.MaskedMLP" or has_own_forward(hyper):
         return f"its network is no MaskedMLP but {type(hyper).__name__}"
@@ -192,6 +193,19 @@ def _unfamiliar(module):
             return f"its network holds {type(part).__name__}"
         if has_own_forward(part):
             return f"its network holds a {type(part).__name__} with a forward of its own"
+    blocks = [part for part in hyper if isinstance(part, nn.Sequential)]
+    if not re.fullmatch("L((A|R*)L)*", _kinds(hyper)) or {*map(_kinds, blocks)} - {"LAL"}:
+        return "its network has its parts in another order"
+    return None
+
+
+def _kinds(parts):
+    """A letter for each: Linear, Residual, Activation."""
+    return "".join("R" if isinstance(p, nn.Sequential) else "AL"[isinstance(p, nn.Linear)] for p in parts)
+
+
+def _unfit(module):
+    """Why there is no kernel for a setting of the layer, which may change at any time; or None."""
     if _element(module) is None:
         univariate = getattr(module.univariate, "func", module.univariate)
         name = getattr(univariate, "__name__", type(univariate).__name__)
@@ -205,7 +219,7 @@ def _comparisons(module):
     zuko's inverse takes a pass for each level; that its last pass undoes the forward is enough,
     because the op's inverse undoes the op's forward.
     """
-    copied, inspection = stranger(module), Inspection(_linears, _inspect)
+    copied, inspection = stranger(module), Inspection(_linears, _inspect, _unfit)
     x, width = points(_features(module), low=-6.0, high=6.0), _context(module)
     c = points(width) if width else None
     wanted = type(module).forward(copied, c).call_and_ladj(x)

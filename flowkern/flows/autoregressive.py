@@ -23,7 +23,7 @@ class _AutoregressiveFlow(Flow):
         check_count("passes", passes, 1)
         layers = []
         for i in range(transforms):
-            order = torch.randperm(features) if randperm else torch.arange(features)
+            order = (torch.randperm if randperm else torch.arange)(features, device="cpu")
             order = order.flip(0) if i % 2 and not randperm else order
             order = order // -(features // -min(passes, features))  # blocks of ⌈features/passes⌉
             layers.append(

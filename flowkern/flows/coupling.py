@@ -113,7 +113,7 @@ class NICE(_CouplingFlow):
             partial(AffineCoupling, scale_map="additive"), 1, features, context, transforms,
             hidden_features, conditioner, mixing, actnorm,
         )  # fmt: skip
-        every = torch.ones(features, dtype=torch.bool)
+        every = [True] * features
         scaling = AffineCoupling(
             features, context, every, "exp", hidden_features=hidden_features
         )

@@ -5,7 +5,8 @@ from torch import nn
 
 from flowkern.matching import optimal_transport
 from flowkern.ops import probability_path
-from flowkern.ops.probability_path import PATHS
+from flowkern.ops._arguments import check_tensor
+from flowkern.ops.probability_path import PATHS, check_sigma
 
 
 class FlowMatching(nn.Module):
@@ -45,6 +46,7 @@ class FlowMatching(nn.Module):
             raise ValueError(f"coupling: expected None, 'ot' or 'sinkhorn', got {coupling!r}")
         if coupling is not None and path == "target":
             raise ValueError(f"coupling: expected None, as the target path has no x0, got {coupling!r}")
+        check_sigma(sigma)
         if coupling == "sinkhorn" and path == "schroedinger_bridge" and not sigma > 0:
             raise ValueError(f"sigma: the entropic coupling needs one above 0, got {sigma!r}")
         if coupling == "ot":
@@ -59,7 +61,11 @@ class FlowMatching(nn.Module):
             x0: a batch of the source, like x1. Default: standard normal noise.
             context: what belongs to x1, handed on to the field; pairing reorders x0 alone.
             generator: where all random numbers come from. Default: torch's own on x1's device.
+
+        Raises:
+            TypeError, ValueError: x1 or x0 has the wrong type, dtype or shape, or the field's velocity has.
         """
+        check_tensor("x1", x1)
         path, x0 = self._start(x1, x0, generator)
         seed = torch.randint(2**63 - 1, (), device=x1.device, generator=generator)
         t, x_t, u_t = probability_path(x0, x1, path=path, sigma=self.sigma, seed=seed)

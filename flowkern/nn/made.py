@@ -1,8 +1,12 @@
 """The conditioner of autoregressive layers: a masked network."""
 
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch._subclasses import FakeTensor
 
 from flowkern.nn._arguments import (
     check_context,
@@ -43,7 +47,8 @@ class MADE(nn.Module):
         activation: a; one of relu, leaky_relu, tanh, elu, silu, gelu, sigmoid.
         residual: whether the hidden layers are residual blocks, all of one width.
         order: integers (D,), of which only the order counts. Features of one order do not see each
-            other. Default: 0 … D − 1. It is saved in the state_dict.
+            other. Default: 0 … D − 1. It is saved in the state_dict. `torch.compile` takes it for a
+            constant: after a change other than by `load_state_dict`, call the module once outside of it.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape or value; the error names it.
@@ -74,11 +79,12 @@ class MADE(nn.Module):
             hidden = hidden[:1] * (1 + 2 * len(hidden))
         widths = (*hidden, outputs)
         self.activation, self.residual = activation, residual
-        self.register_buffer("order", _checked_order(order, features))
         self.input = InputLayer(features, context, widths[0])
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:]))
         zero(self.hidden[-1] if self.hidden else self.input)
-        self._degrees = None
+        self._values, self._seen = _checked_order(order, features), (None, None)
+        self._degrees = self._degrees_of(self._values)
+        self.register_buffer("order", self._values.to(self.input.bias.device, copy=True))
 
     def forward(self, x, context=None):
         """x (…, D) and context (…, context) -> (…, outputs), those of one feature side by side."""
@@ -111,30 +117,103 @@ class MADE(nn.Module):
     @property
     def degrees(self):
         """The `Degrees` of the features and of the hidden units."""
-        if self._degrees is None:
-            order = self.order.cpu()
-            low, high = (-1 if self.input.context_features else 0), int(order.max())
-            widths = [linear.in_features for linear in self.hidden]
-            self._degrees = Degrees(order, [_spread(low, high, width) for width in widths])
+        order = self.order
+        if torch.compiler.is_compiling():
+            _check_unchanged(order, self._values)
+        elif not self._has_seen(order):
+            self._read(order)
         return self._degrees
+
+    def _has_seen(self, order):
+        seen, version = self._seen
+        return order is seen and version is not None and order._version == version
+
+    def _read(self, order):
+        """Make the degrees anew if the order has other values than those they were made of."""
+        if _is_abstract(order):
+            return
+        with _plainly():
+            values = _common(order)
+            if not torch.equal(values, self._values):
+                self._degrees, self._values = self._degrees_of(values), values
+            self._degrees.on(order.device)
+        self._seen = order, _version(order)
+
+    def _degrees_of(self, order):
+        low, high = (-1 if self.input.context_features else 0), int(order.max())
+        widths = [linear.in_features for linear in self.hidden]
+        return Degrees(order, [_spread(low, high, width) for width in widths])
 
     def _load_from_state_dict(self, *args, **kwargs):
         super()._load_from_state_dict(*args, **kwargs)
-        self._degrees = None  # another order may have come
+        self._read(self.order)  # a graph cannot
+
+    def __getstate__(self):
+        return self.__dict__ | {"_seen": (None, None)}  # a copy counts versions from zero
 
     def extra_repr(self):
-        order = self.order.tolist() if len(self.order) <= 16 else f"of {len(self.order)} features"
+        known = len(self.order) <= 16 and not self.order.is_meta
+        order = self.order.tolist() if known else f"of {len(self.order)} features"
         return f"order={order}, activation={self.activation}, residual={self.residual}"
 
 
 def _checked_order(order, features):
-    """order as ranks 0, 1, …; that of the features by default."""
-    order = torch.arange(features) if order is None else torch.as_tensor(order)
-    if order.is_floating_point() or order.is_complex() or tuple(order.shape) != (features,):
+    """order as ranks 0, 1, … on the CPU, whatever the default device; that of the features by default."""
+    order = range(features) if order is None else order
+    order = order if isinstance(order, torch.Tensor) else torch.tensor(order, device="cpu")
+    integers = not order.is_floating_point() and not order.is_complex() and not order.is_meta
+    if not integers or tuple(order.shape) != (features,):
         raise ValueError(
-            f"order: expected integers of shape ({features},), got {order.dtype} {tuple(order.shape)}"
+            f"order: expected integers of shape ({features},), got {order.dtype} {tuple(order.shape)} "
+            f"on {order.device}"
         )
-    return torch.unique(order, return_inverse=True)[1]
+    return torch.unique(order.cpu(), return_inverse=True)[1]
+
+
+def _version(order):
+    """How often order was written to; None if that is not counted."""
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(order)
+    return None if wrapped or order.is_inference() else order._version
+
+
+def _is_abstract(order):
+    """Whether it has no values, as on meta and in `torch.export`."""
+    return order.is_meta or isinstance(order, FakeTensor)
+
+
+@contextmanager
+def _plainly():
+    """What is made here is of use outside of a torch.func transform and of inference mode, too."""
+    with temporarily_clear_interpreter_stack(), torch.inference_mode(False):
+        yield
+
+
+def _common(order):
+    """A copy on the CPU; ValueError if torch.func.vmap maps over modules of several orders."""
+    dims = []
+    while torch._C._functorch.is_functorch_wrapped_tensor(order):
+        dims.insert(0, torch._C._functorch.maybe_get_bdim(order))
+        order = torch._C._functorch.get_unwrapped(order)
+    for level, dim in enumerate(dim for dim in dims if dim >= 0):
+        order = order.movedim(dim + level, level)
+    orders = order.to("cpu", copy=True).reshape(-1, order.shape[-1])
+    if not torch.equal(orders, orders[:1].expand_as(orders)):
+        raise ValueError("order: expected the same in all modules that vmap maps over")
+    return orders[0]
+
+
+def _check_unchanged(order, known):
+    """Raise where a graph would be made of another order than the module's at its last call."""
+    with _plainly():
+        if not _is_abstract(order) and not torch.equal(_common(order), known):
+            raise ValueError(
+                "order: was changed or replaced since the last call outside of torch.compile, which takes "
+                "it for a constant"
+            )
+
+
+# What torch.compiler.assume_constant_result does, without its import of the compiler.
+_check_unchanged._dynamo_marked_constant = True
 
 
 def _spread(low, high, width):
@@ -143,5 +222,5 @@ def _spread(low, high, width):
     Fewer units than degrees leave out the lower ones; no degree at all leaves units that see nothing.
     """
     count = max(high - low, 1)
-    degrees = low + ((torch.arange(width) + 1) * count - 1) // width
+    degrees = low + ((torch.arange(width, device="cpu") + 1) * count - 1) // width
     return degrees if high > low else degrees - 1

@@ -106,10 +106,6 @@ class VectorField(nn.Module):
 
     def _hold(self, net, features, context, time, order):
         self.net, self.features, self.context, self.order = net, features, context, order
-        frequencies = math.pi * torch.arange(1, 4) if time == "fourier" else None
-        if frequencies is not None:
-            frequencies = frequencies.to(net[0].weight)
-        self.register_buffer("frequencies", frequencies, persistent=False)
         widths = {"x": features, "t": _TIMES[time], "context": context}
         self._widths = {part: widths[part] for part in order}
 
@@ -127,10 +123,18 @@ class VectorField(nn.Module):
         return self.net(torch.cat([part.expand(*batch, part.shape[-1]) for part in parts], -1))
 
     def _embedding(self, t):
-        t = t.unsqueeze(-1)
-        if self.frequencies is None:
+        t, frequencies = t.unsqueeze(-1), self.frequencies
+        if frequencies is None:
             return t
-        return torch.cat(((t * self.frequencies).cos(), (t * self.frequencies).sin()), -1)
+        return torch.cat(((t * frequencies).cos(), (t * frequencies).sin()), -1)
+
+    @property
+    def frequencies(self):
+        """ω of the Fourier features, None without; made anew, for `to_empty` would empty a buffer."""
+        if self._widths["t"] != _TIMES["fourier"]:
+            return None
+        weight = self.net[0].weight
+        return math.pi * torch.arange(1, 4, dtype=weight.dtype, device=weight.device)
 
     def layers(self, context=None):
         """The `FieldLayer`s of `ops.neural_ode` given the context (…, context).

@@ -113,7 +113,7 @@ def _known(options, method):
     others = [name for name in options if name not in known]
     harmless = ("norm", "dtype")  # torchdiffeq's own, which need no warning
     if strange := [name for name in others if name not in harmless]:
-        warnings.warn(f"options: {method.name} has none called {', '.join(strange)}", stacklevel=3)
+        warnings.warn(f"options: {method.name} has none called {', '.join(strange)}", stacklevel=4)
     return {name: value for name, value in options.items() if name in known}
 
 

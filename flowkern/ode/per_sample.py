@@ -65,7 +65,7 @@ class _Solve:
     def _begin(self):
         """Check the times, and choose the first steps."""
         check_rows(self.arrival)
-        finite = (self.y + self.f).isfinite().view(len(self.y), -1).all(1)
+        finite = (self.y + self.f).isfinite().reshape(len(self.y), -1).all(1)
         bad = ~finite & (self.status == _RUNNING)
         self.status = torch.where(bad, int(Status.NON_FINITE), self.status)
         self.under_way = bool((self.status == _RUNNING).any())
@@ -174,5 +174,5 @@ class _Solve:
 
 def _row_rms(tensor):
     """Root mean square of each row, (N, 1, …)."""
-    squares = tensor.abs().square().view(len(tensor), -1)
+    squares = tensor.abs().square().reshape(len(tensor), -1)
     return squares.mean(1).sqrt().view(-1, *(1,) * (tensor.dim() - 1))

@@ -99,13 +99,15 @@ def unflattened(y, shapes, leading=()):
 class _Field:
     """func on the one tensor of states.
 
-    A func may return the same memory each time, as a captured graph does. So the first derivative is
-    copied, and all others if the second one is where the first one was.
+    A func may return the same memory each time, or two in turn, as captured graphs do, if need be after a call
+    to warm up. So the first few derivatives are copied, and all others if any two of these share memory.
     """
+
+    _FEW = 4
 
     def __init__(self, func, shapes, per_sample):
         self.func, self.shapes, self.per_sample = func, shapes, per_sample
-        self.first, self.copies = None, None
+        self.seen, self.copies = [], None
 
     def __call__(self, t, y):
         if self.shapes is not None:
@@ -123,11 +125,13 @@ class _Field:
 
     def _own(self, f):
         """f in memory that nothing else writes into."""
-        if self.copies is None and self.first is None and not torch.compiler.is_compiling():
-            self.first = f.detach()
-        elif self.copies is None and self.first is not None:
-            self.copies, self.first = torch._C._is_alias_of(f, self.first), None
-        return f if self.copies is False else f.clone()
+        if self.copies or torch.compiler.is_compiling():
+            return f.clone()
+        shared = any(torch._C._is_alias_of(f, seen) for seen in self.seen)
+        self.seen.append(f.detach())
+        if shared or len(self.seen) == self._FEW:
+            self.copies, self.seen = shared, []
+        return f.clone()
 
 
 def _fitted(f, y):

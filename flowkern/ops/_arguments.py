@@ -141,6 +141,13 @@ def _check_index(index, width):
     index._flowkern_checked = state
 
 
+def constants(*numbers):
+    """The numbers as floats. Where sizes may change a compiler makes symbols of floats, which the Functions of
+    torch 2.13 do not take: there each becomes a constant, and another value another graph."""
+    floats = tuple(map(float, numbers))
+    return tuple(float.fromhex(x.hex()) for x in floats) if torch.compiler.is_compiling() else floats
+
+
 def without_autocast(device_type):
     """A context in which autocast is off. Meta has none; torch 2.11 cannot compile the question who has."""
     return contextlib.nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)

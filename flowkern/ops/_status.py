@@ -23,20 +23,24 @@ _REASONS = {
 }
 
 
-class SolverError(RuntimeError):
+class _Failure:
+    def __init__(self, message, status):
+        super().__init__(message, status)  # of these a pickle is made
+        self.status = status
+
+    def __str__(self):
+        return self.args[0]
+
+
+class SolverError(_Failure, RuntimeError):
     """A solve did not reach the last time. `status` is a tensor (N,) of `Status`, or () for all."""
 
-    def __init__(self, message, status):
-        super().__init__(message)
-        self.status = status
 
-
-class SolverWarning(UserWarning):
+class SolverWarning(_Failure, UserWarning):
     """The same as a warning; outputs that were not reached are NaN."""
 
-    def __init__(self, message, status):
-        super().__init__(message)
-        self.status = status
+
+_LIBRARIES = ("flowkern", "torch", "zuko", "torchdiffeq", "flow_matching", "torchdyn")
 
 
 def check_finite(finite, name, on_failure):
@@ -57,8 +61,8 @@ def fail(name, status, on_failure):
 
 
 def _callers_level():
-    """The stack level, seen from the caller here, of the code that called flowkern or a module of it."""
+    """The stack level, seen from the caller here, of the code that called flowkern or a library around it."""
     frame, level = sys._getframe(1), 1
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("flowkern", "torch"):
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:
         frame, level = frame.f_back, level + 1
     return level

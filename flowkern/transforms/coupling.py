@@ -20,7 +20,7 @@ from flowkern.transforms.base import Transform
 def alternating_mask(features, parity=1):
     """bool (features,), True at every second feature from `parity`; True at a single feature."""
     check_count("features", features, 1)
-    return (torch.arange(features) % 2 == parity % 2) | (features == 1)
+    return (torch.arange(features, device=_device()) % 2 == parity % 2) | (features == 1)
 
 
 class Coupling(Transform):
@@ -78,7 +78,8 @@ class Coupling(Transform):
         return x.expand(*batch, x.shape[-1]), context.expand(*batch, context.shape[-1])
 
     def extra_repr(self):
-        return f"features={self.features}, context={self.context}, index={self.index.tolist()}"
+        index = "on meta" if self.index.is_meta else self.index.tolist()
+        return f"features={self.features}, context={self.context}, index={index}"
 
 
 class AffineCoupling(Coupling):
@@ -168,11 +169,19 @@ class SplineCoupling(Coupling):
 
 
 def _checked_mask(mask, features):
-    mask = alternating_mask(features) if mask is None else torch.as_tensor(mask)
-    if mask.dtype != torch.bool or tuple(mask.shape) != (features,):
+    mask = alternating_mask(features) if mask is None else mask
+    mask = mask if isinstance(mask, torch.Tensor) else torch.as_tensor(mask, device=_device())
+    if mask.dtype != torch.bool or tuple(mask.shape) != (features,) or mask.is_meta:
         raise ValueError(
-            f"mask: expected bool of shape ({features},), got {mask.dtype} {tuple(mask.shape)}"
+            f"mask: expected bool of shape ({features},), got {mask.dtype} {tuple(mask.shape)} "
+            f"on {mask.device}"
         )
     if not mask.any():
         raise ValueError("mask: expected True at one feature at least, got none to transform")
     return mask
+
+
+def _device():
+    """The default device, or the CPU where that is meta: a mask needs values."""
+    device = torch.get_default_device()
+    return torch.device("cpu") if device.type == "meta" else device

@@ -29,7 +29,7 @@ class Permutation(Transform):
                 f"{tuple(permutation.shape)}"
             )
         wanted = torch.arange(len(permutation), device=permutation.device)
-        if not torch.equal(permutation.sort().values, wanted):
+        if not permutation.is_meta and not torch.equal(permutation.sort().values, wanted):
             raise ValueError(
                 f"permutation: expected each of 0 … D − 1 once, got {permutation.tolist()}"
             )
@@ -123,7 +123,8 @@ class ActNorm(Transform):
 
     Whether it has happened is the buffer `initialized`, for the state_dict, mirrored by a Python
     flag that `forward` asks, so that no call waits for the device and `torch.compile` keeps one
-    graph.
+    graph. Where parameters and buffer were copied in by other means than `load_state_dict`, the
+    buffer decides.
 
     Args:
         features: number of features D.
@@ -162,14 +163,16 @@ class ActNorm(Transform):
     def _initialize(self, rows):
         variance, mean = torch.var_mean(rows, dim=0, correction=0)
         log_scale = torch.where(variance > 0, -0.5 * variance.log(), 0.0)
-        self.log_scale.copy_(log_scale)
-        self.shift.copy_(-mean * log_scale.exp())
+        shift = -mean * log_scale.exp()
+        # Chosen on the device, which an `if` would wait for.
+        self.log_scale.copy_(torch.where(self.initialized, self.log_scale, log_scale))
+        self.shift.copy_(torch.where(self.initialized, self.shift, shift))
         self.initialized.fill_(True)
         self._pending = False
 
     def _load_from_state_dict(self, *args, **kwargs):
         super()._load_from_state_dict(*args, **kwargs)
-        self._pending = not bool(self.initialized)
+        self._pending = self.initialized.is_meta or not bool(self.initialized)
 
     def _dtype(self, name, x):
         check_features(name, x, self.shift.shape[0])

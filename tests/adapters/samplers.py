@@ -99,10 +99,11 @@ class Velocity(nn.Module):
             nn.Linear(features + 1, 16), activation(), nn.Linear(16, 12), activation(), nn.Linear(12, features)
         )
 
-    def forward(self, x, t, shift=0.0):
+    def forward(self, x, t, shift=None):
         shape, x = x.shape, x.reshape(-1, self.features)
         t = t.reshape(-1, 1).to(x).expand(len(x), 1)
-        return self.main(torch.cat([x, t], dim=1)).reshape(shape) + shift
+        velocity = self.main(torch.cat([x, t], dim=1)).reshape(shape)
+        return velocity if shift is None else velocity + shift
 
 
 class Wrapped(nn.Module):

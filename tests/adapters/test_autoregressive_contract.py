@@ -1,6 +1,7 @@
 """Accelerated autoregressive layers: parameters as they are now, copies, what is left, and why."""
 
 import copy
+import functools
 import io
 import itertools
 import pickle
@@ -15,6 +16,7 @@ import zuko.bayesian
 from nflows.distributions import StandardNormal
 from nflows.flows import Flow, MaskedAutoregressiveFlow
 from nflows.transforms.base import InputOutsideDomain
+from nflows.transforms.made import MaskedFeedforwardBlock
 from normflows import flows as normflows
 from torch import nn
 from torch.nn.utils import prune
@@ -150,6 +152,34 @@ def test_functional_call_and_vmap(name):
     if "spline" not in name:  # nflows and zuko index splines by data
         got = torch.vmap(lambda p: function(fast, p))(stacked)
         torch.testing.assert_close([g[1] for g in got], list(function(plain, others[1])))
+
+
+@pytest.mark.parametrize("name", ["nflows", "normflows", "zuko", "zuko spline"])
+def test_vmap_of_gradients_over_stacked_models(name):
+    """The transform that maps is below the one that differentiates."""
+    plain, fast, inputs, context = pair(name)
+    states = torch.func.stack_module_state([plain, randomised(copy.deepcopy(plain))])
+
+    def gradients(model):
+        def loss(parameters, buffers):
+            arguments = (inputs,) if context is None else (inputs, context)
+            return torch.func.functional_call(model, (parameters, buffers), arguments)[0].square().mean()
+
+        return torch.vmap(torch.func.grad(loss))(*states)
+
+    torch.testing.assert_close(gradients(fast), gradients(plain))
+
+
+def test_vmap_over_masks_alone():
+    plain, fast, inputs, context = pair("nflows random mask")
+    other = LAYERS["nflows random mask"][0]().double().eval()
+    _, buffers = torch.func.stack_module_state([plain, other])
+
+    def values(model):
+        function = functools.partial(torch.func.functional_call, model, args=(inputs, context))
+        return torch.vmap(function)(buffers)
+
+    torch.testing.assert_close(values(fast), values(plain))
 
 
 def test_restore_undoes_it():
@@ -297,6 +327,151 @@ def test_a_context_may_be_left_out():
         assert_same(fast, plain, inputs, None)
 
 
+# A network changed after accelerate
+
+
+def in_blocks(name, value):
+    """A change of a MADE: value() becomes that attribute of its blocks, in training mode."""
+
+    def change(layer):
+        for block in layer.train().autoregressive_net.blocks:
+            setattr(block, name, value())
+
+    return change
+
+
+def in_net(name, value):
+    return lambda layer: setattr(layer.autoregressive_net, name, value())
+
+
+def in_hyper(index, value):
+    """A change of zuko's first hyper-network: its part of that index becomes value(part)."""
+
+    def change(layer):
+        hyper = layer.layer.transforms[0].hyper
+        hyper[index] = value(hyper[index])
+
+    return change
+
+
+def append_feedforward(layer):
+    blocks = layer.autoregressive_net.blocks
+    blocks.append(MaskedFeedforwardBlock(blocks[0].degrees, FEATURES).double())
+
+
+def append_activation(layer):
+    layer.layer.transforms[0].hyper.insert(2, nn.Tanh())
+
+
+def set_univariate(layer):
+    layer.layer.transforms[0].univariate = steeper
+
+
+def steeper(shift, scale):
+    return zuko.transforms.MonotonicAffineTransform(shift, scale, slope=0.5)
+
+
+def hooked():
+    module = nn.Dropout(0.0)
+    module.register_forward_hook(lambda module, args, output: 2 * output)
+    return module
+
+
+LEFT_AT_THE_CALL = [
+    ("its dropout is active", "nflows", in_blocks("dropout", nn.Dropout)),
+    (
+        "its batch normalisation takes",
+        "nflows feed-forward",
+        in_blocks("batch_norm", lambda: nn.BatchNorm1d(12).double()),
+    ),
+    ("its network has hooks", "nflows", in_blocks("dropout", hooked)),
+    ("its activation sin has no kernel", "nflows", in_blocks("activation", lambda: torch.sin)),
+    ("its activation celu has no kernel", "normflows", in_blocks("activation", lambda: F.celu)),
+    ("its activation cos has no kernel", "nflows feed-forward", in_net("activation", lambda: torch.cos)),
+    ("its network holds Tanh", "nflows feed-forward", in_blocks("dropout", nn.Tanh)),
+    ("its network holds Linear", "nflows", in_net("initial_layer", lambda: nn.Linear(5, 12).double())),
+    ("its network holds Tanh", "normflows", in_net("preprocessing", nn.Tanh)),
+    ("its network holds blocks of both kinds", "nflows", append_feedforward),
+    ("its network holds Softplus", "zuko", in_hyper(1, lambda part: nn.Softplus())),
+    ("its network holds Sequential", "zuko residual", in_hyper(1, lambda part: nn.Sequential(*part))),
+    ("its network has its parts in another order", "zuko residual", in_hyper(1, lambda part: part[1:])),
+    ("its network has its parts in another order", "zuko", append_activation),
+    ("its univariate transform steeper", "zuko", set_univariate),
+]
+
+
+def changed(name, change):
+    """Results of a layer changed by that, plain and after accelerate and a call, and the latter."""
+    plain, fast, inputs, context = pair(name)
+    call(fast, inputs, context)
+    results = []
+    for model in (plain, fast):
+        torch.manual_seed(3)
+        change(model)
+        results.append(call(model, inputs, context))
+    return *results, fast
+
+
+@pytest.mark.parametrize("reason, name, change", LEFT_AT_THE_CALL)
+def test_a_change_that_no_kernel_computes_is_left_at_the_call(reason, name, change):
+    wanted, got, fast = changed(name, change)
+    torch.testing.assert_close(got, wanted)
+    assert reason in note(fast)
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("nflows", in_blocks("dropout", nn.Identity)),
+        ("nflows", in_blocks("activation", lambda: torch.tanh)),
+        ("nflows feed-forward", in_blocks("activation", nn.ELU)),
+        ("nflows feed-forward", in_blocks("batch_norm", lambda: nn.BatchNorm1d(12).double().eval())),
+        ("zuko", in_hyper(1, lambda part: nn.Tanh())),
+    ],
+)
+def test_a_change_that_a_kernel_computes_is_taken(name, change):
+    wanted, got, fast = changed(name, change)
+    torch.testing.assert_close(got, wanted)
+    assert "at present" not in note(fast)
+
+
+def test_a_setting_of_an_activation_is_read_at_the_call():
+    layer = zuko_maf(activation=nn.GELU)
+    fast, inputs = flowkern.accelerate(copy.deepcopy(layer)), torch.randn(4, FEATURES)
+    for model in (layer, fast):
+        for module in (m for m in model.modules() if isinstance(m, nn.GELU)):
+            module.approximate = "tanh"
+    torch.testing.assert_close(fast(inputs), layer(inputs))
+    assert note(fast).endswith("an activation of its network has no kernel")
+
+
+@pytest.mark.parametrize("name", ["nflows", "zuko"])
+def test_copies_know_their_own_network(name):
+    change = in_blocks("dropout", nn.Dropout) if name == "nflows" else in_hyper(1, lambda part: nn.Softplus())
+    _, fast, inputs, context = pair(name)
+    call(fast, inputs, context)
+    for twin in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+        change(twin)
+        assert "at present left to its own code" in note(twin) and "at present" not in note(fast)
+
+
+def masks_of(model):
+    return [buffer for name, buffer in model.named_buffers() if name.endswith("mask")]
+
+
+def test_a_mask_of_a_copy_written_as_often_as_the_original():
+    """Versions of a copy begin anew."""
+    _, fast, inputs, context = pair("nflows")
+    for mask in masks_of(fast):
+        mask.copy_(mask.clone())
+    call(fast, inputs, context)
+    twin = copy.deepcopy(fast)
+    for mask in masks_of(twin):
+        mask.zero_()
+    plain = flowkern.restore(copy.deepcopy(twin))
+    torch.testing.assert_close(call(twin, inputs, context), call(plain, inputs, context))
+
+
 # Whole flows
 
 
@@ -392,3 +567,33 @@ def test_compiles_to_one_graph(name, inverse):
     torch._dynamo.reset()
     got = torch.compile(method, fullgraph=True, backend="aot_eager")(inputs, context)
     torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_compiles_with_a_dropout_put_in_since_the_last_call(first):
+    _, fast, inputs, context = pair("nflows")
+    torch._dynamo.reset()
+    compiled = torch.compile(fast, fullgraph=True, backend="aot_eager")
+    if first:
+        compiled(inputs, context)
+    in_blocks("dropout", nn.Dropout)(fast)
+    assert not torch.equal(compiled(inputs, context)[0], compiled(inputs, context)[0])
+
+
+def test_a_strict_export_keeps_the_names_of_parameters():
+    _, fast, inputs, context = pair("nflows")
+    exported = torch.export.export(fast, (inputs, context), strict=True)
+    assert "p_autoregressive_net_initial_layer_weight" in [node.name for node in exported.graph.nodes]
+
+
+# The meta device
+
+
+@pytest.mark.parametrize("name", ["nflows", "nflows random mask", "normflows", "zuko"])
+def test_the_meta_device_is_left_to_the_peer(name):
+    plain, fast, inputs, context = pair(name)
+    assert "it is on the meta device" in flowkern.explain(plain.to("meta")).left[0].note
+    fast.to("meta")
+    arguments = [None if tensor is None else tensor.to("meta") for tensor in (inputs, context)]
+    assert call(fast, *arguments)[0].shape == inputs.shape
+    assert note(fast).endswith("it is on the meta device")

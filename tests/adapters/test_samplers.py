@@ -139,6 +139,22 @@ def test_named_steps_take_the_place_of_adaptive_ones(times):
     torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6)
 
 
+def test_other_steps_take_the_place_of_named_ones():
+    x, call = points(5, 2), dict(method="dopri5", time_grid=TIMES)
+    accelerated = fast(fast(fast(solver()), {"steps": 1}), {"method": "euler", "steps": 12})
+    assert note(accelerated).endswith("method euler, steps 12")
+    wanted = fast(solver(), {"method": "euler", "steps": 12})
+    assert torch.equal(accelerated.sample(x, None, **call), wanted.sample(x, None, **call))
+
+
+@pytest.mark.parametrize("method", ["dopri5", "rk4"])
+def test_failures_can_raise(method):
+    accelerated, x = fast(solver(), {**ODE, "on_failure": "raise"}), points(5, 2)
+    x[1] = torch.nan
+    with pytest.raises(flowkern.SolverError, match="1 of 5 samples"):
+        accelerated.sample(x, None, method=method)
+
+
 def test_steps_of_a_whole_solve_are_divided_among_its_times():
     """7 intervals, of which none may be longer than a twelfth: two steps in each, 14 steps in all."""
     x = points(5, 2)
@@ -271,7 +287,18 @@ class Steady(nn.Module):
         return self.net(x)
 
 
-@pytest.mark.parametrize("model", [TimeFirst, Steady, lambda: Velocity(1), lambda: Velocity(3, nn.ELU)])
+class Repeated(Steady):
+    """t repeated by a product with ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.net[0] = nn.Linear(3, 8)
+
+    def forward(self, x, t):
+        return self.net(torch.cat([x, t * torch.ones_like(x[:, :1])], 1))
+
+
+@pytest.mark.parametrize("model", [TimeFirst, Steady, Repeated, lambda: Velocity(1), lambda: Velocity(3, nn.ELU)])
 def test_networks_that_are_recognised(model):
     plain = solver(model())
     x = points(5, list(plain.parameters())[-1].shape[0])
@@ -287,6 +314,37 @@ class Doubled(Velocity):
 class Thinned(Velocity):
     def forward(self, x, t):
         return super().forward(nn.functional.dropout(x, 0.5, self.training), t)
+
+
+class Angles(Velocity):
+    def forward(self, x, t):
+        return super().forward(torch.remainder(x + torch.pi, 2 * torch.pi) - torch.pi, t)
+
+
+class Bounded(Velocity):
+    def forward(self, x, t):
+        return super().forward(x.clamp(-100, 100), t)
+
+
+class Stopping(Velocity):
+    def forward(self, x, t):
+        return super().forward(x, t) if t < 0.95 else torch.zeros_like(x)
+
+
+class Scaled(Velocity):
+    factor = 1.0
+
+    def forward(self, x, t):
+        return self.factor * super().forward(x, t)
+
+
+class Sharp(Swish):
+    def __init__(self):
+        super().__init__()
+        self.beta = 1.0
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.beta * x)
 
 
 class Dropped(nn.Module):
@@ -305,8 +363,13 @@ def with_norm(model):
 
 
 LEFT = {
-    "its velocity gives other numbers than the fused one": lambda: solver(Doubled()),
-    "its velocity gives other": lambda: solver(Thinned()),
+    "its velocity model computes more than its nn.Sequential: mul": lambda: solver(Doubled()),
+    "more than its nn.Sequential: bernoulli_": lambda: solver(Thinned()),
+    "more than its nn.Sequential: add, remainder, sub": lambda: solver(Angles()),
+    "more than its nn.Sequential: clamp": lambda: solver(Bounded()),
+    "more than its nn.Sequential: _local_scalar_dense, lt": lambda: solver(Stopping()),
+    "more than its nn.Sequential": lambda: solver(Scaled()),
+    "got Sharp()": lambda: solver(Velocity(activation=Sharp)),
     "its network is not known: net: expected linear layers": lambda: solver(Velocity(activation=nn.Mish)),
     "got Dropped()": lambda: solver(Velocity(activation=Dropped)),
     "its velocity model is no single nn.Sequential": lambda: solver(with_norm(Velocity())),

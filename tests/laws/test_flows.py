@@ -188,6 +188,32 @@ def test_copies_are_equal(name):
         assert torch.equal(other().log_prob(x), wanted)
 
 
+@pytest.mark.parametrize("features", [1, 3])
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_flow_made_on_meta_takes_loaded_numbers(name, features):
+    flow, x = build(name, features), normal(4, features)
+    with torch.device("meta"):
+        made = FLOWS[name](features).double().eval()
+    moved = FLOWS[name](features).double().eval().to("meta")
+    for other in (made, moved):
+        assert repr(other)
+        other.to_empty(device="cpu").load_state_dict(flow.state_dict())
+        assert torch.equal(other().log_prob(x), flow().log_prob(x))
+        assert other().sample((2,)).shape == (2, features)
+
+
+def test_averaged_models_are_the_flow():
+    """The average is of a flow before ActNorm's first batch, or of another order."""
+    torch.manual_seed(0)
+    for make in (partial(RealNVP, actnorm=True), partial(MAF, randperm=True)):
+        flow, averaged = make(3, **SMALL), torch.optim.swa_utils.AveragedModel(make(3, **SMALL))
+        flow().log_prob(torch.randn(100, 3) * 5 + 2)
+        averaged().log_prob(torch.randn(1, 3))
+        averaged.update_parameters(flow)
+        x = torch.randn(50, 3)
+        assert torch.equal(averaged().log_prob(x), flow().log_prob(x))
+
+
 def compiled(function, *inputs):
     """One graph of the function, its gradients included, run on the inputs."""
     torch._dynamo.reset()
@@ -204,6 +230,14 @@ def test_training_compiles_to_one_graph():
     torch.testing.assert_close(flow.state_dict(), eager.state_dict())
     got = torch.autograd.grad(got.sum(), list(flow.parameters()))
     torch.testing.assert_close(got, torch.autograd.grad(wanted.sum(), list(eager.parameters())))
+
+
+@torch.no_grad()
+def test_a_loaded_flow_compiles_to_one_graph():
+    flow, x = build("iaf", 3), normal(4, 3)
+    loaded = FLOWS["iaf"](3).double()
+    loaded.load_state_dict(flow.state_dict())
+    torch.testing.assert_close(compiled(lambda x: loaded().log_prob(x), x), flow().log_prob(x))
 
 
 @pytest.mark.parametrize("name", ["nice", "nsf", "maf", "iaf"])

@@ -77,6 +77,115 @@ def test_loaded_order_is_used():
     assert set(made.state_dict()) - {name for name, _ in made.named_parameters()} == {"order"}
 
 
+@pytest.fixture
+def pair():
+    """Two MADEs of different orders and parameters, the first already called, and inputs."""
+    made, other, x = build(4), build(4, order=[2, 3, 0, 1]), torch.randn(5, 4).double()
+    made(x)
+    return made, other, x
+
+
+@torch.no_grad()
+def write(made, state):
+    for name, tensor in made.state_dict().items():
+        tensor.copy_(state[name])
+
+
+def test_an_order_written_to_is_used(pair):
+    made, other, x = pair
+    write(made, other.state_dict())
+    assert torch.equal(made(x), other(x))
+
+
+def test_a_copy_counts_writes_of_its_own(pair):
+    made, other, x = pair
+    write(made, made.state_dict())
+    made(x)
+    copied = copy.deepcopy(made)
+    write(copied, other.state_dict())
+    assert torch.equal(copied(x), other(x))
+
+
+def test_an_order_written_to_in_inference_mode_is_used():
+    with torch.inference_mode():
+        made, other, x = build(4), build(4, order=[2, 3, 0, 1]), torch.randn(5, 4).double()
+        made(x)
+        write(made, other.state_dict())
+        assert torch.equal(made(x), other(x))
+
+
+def test_an_order_in_place_of_the_buffer_is_used(pair):
+    made, other, x = pair
+    own = made(x)
+    assert torch.equal(torch.func.functional_call(made, other.state_dict(), x), other(x))
+    assert torch.equal(made(x), own)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_vmap_takes_modules_of_one_order(pair, dim):
+    made, _, x = pair
+    others = [build(4, order=[2, 3, 0, 1]) for _ in range(4)]
+    nn.init.normal_(others[1].input.weight)
+    parameters, buffers = torch.func.stack_module_state(others)
+
+    def call(parameters, order):
+        return torch.func.functional_call(made, (parameters, {"order": order}), x)
+
+    order = buffers["order"].movedim(0, dim)
+    got = torch.func.vmap(call, (0, dim))(parameters, order)
+    torch.testing.assert_close(got, torch.stack([other(x) for other in others]))
+    order.select(dim, 2).copy_(torch.arange(4))
+    with pytest.raises(ValueError, match="order: expected the same in all modules"):
+        torch.func.vmap(call, (0, dim))(parameters, order)
+
+
+def test_nested_vmap_takes_modules_of_one_order(pair):
+    made, other, x = pair
+    orders = other.order.expand(2, 3, 4).contiguous()
+
+    def call(order):
+        return torch.func.functional_call(made, other.state_dict() | {"order": order}, x)
+
+    got = torch.func.vmap(torch.func.vmap(call), 1)(orders)
+    torch.testing.assert_close(got, other(x).expand_as(got))
+    orders[1, 2] = torch.arange(4)
+    with pytest.raises(ValueError, match="order: expected the same in all modules"):
+        torch.func.vmap(torch.func.vmap(call), 1)(orders)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_what_torch_func_was_the_first_to_call_can_be_copied(pair, changed):
+    made, other = (build(4), pair[1])
+    if changed:
+        write(made, other.state_dict())
+    torch.func.grad(lambda x: made(x).sum())(pair[2])
+    assert torch.equal(copy.deepcopy(made)(pair[2]), (other if changed else made)(pair[2]))
+
+
+def test_what_inference_mode_was_the_first_to_call_can_be_trained(pair):
+    made, other, x = pair
+    write(made, other.state_dict())
+    with torch.inference_mode():
+        made(x)
+    made(x).sum().backward()
+
+
+@torch.no_grad()
+def test_a_graph_is_made_of_the_order_as_it_is(pair):
+    made, other, x = pair
+    torch._dynamo.reset()
+    compiled = torch.compile(made, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), made(x))
+    made.load_state_dict(other.state_dict())
+    torch.testing.assert_close(compiled(x), other(x))
+    torch._dynamo.reset()
+    write(made, build(4).state_dict())
+    with pytest.raises(Exception, match="order: was changed or replaced since the last call"):
+        compiled(x)
+    made(x)
+    torch.testing.assert_close(compiled(x), build(4)(x))
+
+
 def test_ten_thousand_features_take_seconds():
     start = time.perf_counter()
     made = MADE(10_000, 20_000, hidden_features=(64,), order=torch.randperm(10_000))
@@ -92,6 +201,7 @@ WRONG = [
     (lambda: MADE(2, 2, activation="cube"), ValueError, "activation: expected one of relu, "),
     (lambda: MADE(2, 2, 0, (3, 4), residual=True), ValueError, "hidden_features: expected one w"),
     (lambda: MADE(2, 2, order=[0.0, 1.0]), ValueError, r"order: expected integers of shape \(2,\)"),
+    (lambda: MADE(2, 2, order=X[0].long()[:2].to("meta")), ValueError, r"order: .* on meta"),
     (lambda: MADE(2, 2)(X), ValueError, r"x: expected shape \(…, 2\), got \(4, 3\)"),
     (lambda: MADE(3, 3)(X.double()), TypeError, "x: expected dtype torch.float32"),
     (lambda: MADE(3, 3, 1)(X), ValueError, "context: expected a tensor"),

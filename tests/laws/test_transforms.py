@@ -289,6 +289,60 @@ def test_loaded_actnorm_keeps_its_parameters():
     assert loaded(x)[0].mean(0).abs().max() < 1e-6
 
 
+def test_statistics_copied_into_an_actnorm_are_kept():
+    trained, average = ActNorm(2), ActNorm(2)
+    x = torch.randn(10, 2)
+    trained(x + 4)
+    with torch.no_grad():
+        for name, tensor in average.state_dict().items():  # as averaged models do
+            tensor.copy_(trained.state_dict()[name])
+    assert torch.equal(average.train()(x)[0], trained(x)[0])
+    assert torch.equal(average.shift, trained.shift) and torch.equal(average.log_scale, trained.log_scale)
+
+
+def masked(name, features):
+    """A transform that holds which features go where: `features`, of four."""
+    mask = torch.zeros(4, dtype=torch.bool).index_fill(0, torch.tensor(features[:2]), True)
+    make = {
+        "permutation": lambda: Permutation(torch.tensor(features)),
+        "affine": lambda: AffineCoupling(4, mask=mask, **SMALL),
+        "spline": lambda: SplineCoupling(4, mask=mask, **SMALL),
+    }[name]
+    transform = make()
+    for parameter in transform.parameters():
+        nn.init.normal_(parameter)
+    return transform
+
+
+@pytest.mark.parametrize("name", ["permutation", "affine", "spline"])
+def test_a_changed_mask_or_permutation_is_used(name):
+    transform, other, x = masked(name, [0, 1, 2, 3]), masked(name, [3, 1, 0, 2]), torch.randn(5, 4)
+    transform(x)
+    wanted = other(x)[0]
+    replaced = torch.func.functional_call(transform, other.state_dict(), x)
+    assert torch.equal(replaced[0], wanted)
+    with torch.no_grad():
+        for key, tensor in transform.state_dict().items():
+            tensor.copy_(other.state_dict()[key])
+    assert torch.equal(transform(x)[0], wanted) and torch.equal(transform.inverse(x)[0], other.inverse(x)[0])
+
+
+@pytest.mark.parametrize("name", ["permutation", "affine", "spline"])
+def test_vmap_over_masks_is_refused_and_over_permutations_is_not(name):
+    transforms, x = [masked(name, [0, 1, 2, 3]), masked(name, [3, 1, 0, 2])], torch.randn(5, 4)
+    state = torch.func.stack_module_state(transforms)
+
+    def call(*state):
+        return torch.func.functional_call(transforms[0], state, x)[0]
+
+    if name == "permutation":
+        got = torch.func.vmap(call)(*state)
+        assert torch.equal(got, torch.stack([transform(x)[0] for transform in transforms]))
+    else:
+        with pytest.raises(ValueError, match="index, mask, bound: vmap over them is not supported"):
+            torch.func.vmap(call)(*state)
+
+
 @pytest.mark.parametrize("net", [MLP, ResidualNet])
 def test_conditioners_without_inputs_are_learned_vectors(net):
     assert net(0, 6)(torch.empty(4, 0)).shape == (6,)

@@ -44,6 +44,14 @@ def test_time_is_a_number_or_one_for_each_row():
     assert field(t, x[0, 0]).shape == (4, 2)
 
 
+def test_frequencies_are_not_lost_on_meta():
+    real = randomised(VectorField(2, time="fourier"))
+    empty, x = VectorField(2, time="fourier").double().to("meta").to_empty(device="cpu"), normal(4, 2)
+    empty.load_state_dict(real.state_dict())
+    assert torch.equal(empty(0.3, x), real(0.3, x))
+    assert torch.equal(empty.time.frequencies, torch.pi * torch.tensor([1.0, 2.0, 3.0]).double())
+
+
 def network(inputs=4, outputs=3, *activations):
     parts = [nn.Linear(inputs, 5)]
     for activation in activations or (nn.SELU(), nn.ELU(0.5), nn.LeakyReLU(0.2), nn.ReLU(True)):

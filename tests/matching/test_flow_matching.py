@@ -333,6 +333,9 @@ BAD = [
     (ValueError, "coupling: .*'exact'", dict(coupling="exact")),
     (ValueError, "coupling: .*target", dict(path="target", coupling="ot")),
     (ValueError, "sigma: .*0", dict(path="schroedinger_bridge", coupling="sinkhorn")),
+    (ValueError, "sigma: .*-1", dict(sigma=-1)),
+    (ValueError, "sigma: .*nan", dict(sigma=float("nan"))),
+    (ValueError, "sigma: .*'a'", dict(sigma="a")),
 ]
 
 
@@ -352,8 +355,10 @@ def test_bad_batches():
         model = FlowMatching(Recorder())
         model.field.forward = lambda t, x, context: x[:, :2]
         model.loss(x)
-    with pytest.raises(ValueError, match="^sigma: .*-1"):
-        FlowMatching(Linear(3), sigma=-1).loss(x)
+    with pytest.raises(TypeError, match="^x1: .*list"):
+        FlowMatching(Linear(3)).loss([[0.0]])
+    with pytest.raises(TypeError, match="^x1: .*int64"):
+        FlowMatching(Linear(3), coupling="ot").loss(x.long())
 
 
 def test_without_pot():

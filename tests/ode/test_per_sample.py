@@ -175,6 +175,14 @@ def test_callbacks_are_not_called():
     assert not field.seen
 
 
+def test_states_in_any_layout():
+    y0 = torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    options = {"per_sample": True}
+    want = flowkern.odeint(lambda t, y: t - y, y0, [0.0, 1.0], options=options)
+    for layout in (y0.to(memory_format=torch.channels_last), y0.permute(0, 3, 2, 1).contiguous().permute(0, 3, 2, 1)):
+        torch.testing.assert_close(flowkern.odeint(lambda t, y: t - y, layout, [0.0, 1.0], options=options), want)
+
+
 def test_status_of_each_sample():
     """Those that fail have their reasons; the others are solved all the same."""
     y0 = torch.tensor([[0.5], [2.0], [math.nan], [0.25]], dtype=torch.float64)

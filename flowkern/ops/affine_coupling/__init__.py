@@ -43,9 +43,11 @@ def affine_coupling(
     index = _arguments.resolve_index(index, mask, x, params.shape[-2])
     backend = backends.resolve(x.device.type, KERNELS, _arguments.half(x, params))
     flat_x, flat_params, batch = _arguments.flatten(x, params)
+    code, *numbers = scale_map.numbers()
     y, logabsdet = apply(
-        flat_x, flat_params, backend, index, bool(inverse), bool(scale_first), *scale_map.numbers()
-    )
+        flat_x, flat_params, backend, index, bool(inverse), bool(scale_first), code,
+        *_arguments.constants(*numbers),
+    )  # fmt: skip
     return _arguments.unflatten(y, logabsdet, batch)
 
 

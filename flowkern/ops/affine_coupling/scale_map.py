@@ -57,7 +57,7 @@ class ScaleMap:
         for name in ("prefactor", "shift_prefactor", "a", "b"):
             value = getattr(self, name)
             is_default = value is None and name in ("a", "b")
-            if not is_default and not (isinstance(value, numbers.Real) and math.isfinite(value)):
+            if not is_default and not (isinstance(value, numbers.Real) and -math.inf < value < math.inf):
                 raise ValueError(f"scale_map: {name} must be a finite number, got {value!r}")
         if self.kind in ("softclip", "tanh", "atan") and self._a() <= 0:
             raise ValueError(f"scale_map: {self.kind} needs a > 0, got {self.a}")

@@ -6,7 +6,7 @@ import math
 import torch
 
 from flowkern import backends
-from flowkern.ops._arguments import check_tensor
+from flowkern.ops._arguments import check_tensor, constants
 from flowkern.ops.masked_autoregressive.conditioner import (
     Activation,
     ContextTerm,
@@ -122,12 +122,12 @@ def _with_terms(x, layers, backend):
 
 def _spec(layers, element, inverse):
     activations = [Activation.of(layer.activation) for layer in layers]
+    code, scale_first, tails, numbers = element.numbers()
     return Spec(
         tuple(a.code for a in activations),
-        tuple(a.slope for a in activations),
+        constants(*(a.slope for a in activations)),
         tuple(-1 if layer.skip is None else layer.skip for layer in layers),
-        inverse,
-        *element.numbers(),
+        inverse, code, scale_first, tails, constants(*numbers),
     )
 
 

@@ -38,7 +38,7 @@ class Activation:
         if self.kind not in _ACTIVATIONS:
             names = ", ".join(("relu", *_ACTIVATIONS))
             raise ValueError(f"activation: expected one of {names}, got {self.kind!r}")
-        if not math.isfinite(self.slope):
+        if not -math.inf < self.slope < math.inf:
             raise ValueError(f"activation: expected a finite slope, got {self.slope}")
 
     @staticmethod

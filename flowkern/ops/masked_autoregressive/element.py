@@ -31,7 +31,7 @@ class AffineElement(NamedTuple):
     def numbers(self):
         """(code, whether the scale comes first, tails, constants), as the kernels take them."""
         code, *constants = ScaleMap.of(self.scale_map).numbers()
-        return code, bool(self.scale_first), 0, tuple(map(float, constants))
+        return code, bool(self.scale_first), 0, tuple(constants)
 
 
 class SplineElement(NamedTuple):
@@ -46,8 +46,8 @@ class SplineElement(NamedTuple):
 
     def parameters(self, outputs, features):
         """Parameters per feature; raises ValueError unless `outputs` fits some number of bins."""
-        per_feature, rest = divmod(outputs, features)
-        if rest:
+        per_feature = outputs // features  # divmod of dynamic sizes does not compile
+        if per_feature * features != outputs:
             raise ValueError(
                 f"layers: the outputs of the last, {outputs}, are no multiple of {features} features"
             )
@@ -57,4 +57,4 @@ class SplineElement(NamedTuple):
     def numbers(self):
         """(code, False, tails, constants), as the kernels take them."""
         box = box_of(self.bound, self.tails)
-        return SPLINE, False, TAILS[self.tails][0], (*box, *map(float, self.knot_map.numbers()))
+        return SPLINE, False, TAILS[self.tails][0], (*box, *self.knot_map.numbers())

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from flowkern import backends
-from flowkern.ops._arguments import check_tensor
+from flowkern.ops._arguments import check_tensor, constants
 from flowkern.ops._status import check_finite
 from flowkern.ops.neural_ode.field import FieldLayer, TimeEmbedding
 from flowkern.ops.neural_ode.function import apply, needs_gradient
@@ -90,8 +90,9 @@ def neural_ode(
     every = steps if adjoint or not needs_gradient(start, *inputs) else checkpoint
     kinds = [layer.kind() for layer in layers[:-1]]
     spec = Spec(
-        tuple(k for k, _ in kinds), tuple(s for _, s in kinds), *table.flat(), steps, every,
-        1.0 if directions is None or isinstance(trace, str) else 1.0 / directions.shape[0],
+        tuple(k for k, _ in kinds), constants(*(s for _, s in kinds)),
+        *(constants(*row) for row in table.flat()), steps, every,
+        *constants(1.0 if directions is None or isinstance(trace, str) else 1.0 / directions.shape[0]),
         kinetic, jacobian,
     )  # fmt: skip
     backend = backends.resolve(y.device.type, kernels(len(layers)))

@@ -5,7 +5,7 @@ import math
 import torch
 
 from flowkern import backends
-from flowkern.ops._arguments import check_tensor, compute_dtype
+from flowkern.ops._arguments import check_tensor, compute_dtype, constants
 from flowkern.ops.probability_path.function import apply
 from flowkern.ops.probability_path.native import KERNELS
 
@@ -63,7 +63,7 @@ def probability_path(x0, x1, t=None, *, path="conditional", sigma=0.0, noise=Non
     given_t = None if t is None else t.to(dtype)
     if seed is None and t is not None and noise is not None:
         seed = 0  # for nothing is drawn
-    arguments = noise, _seed(seed, x1.device), backend, PATHS[path], float(sigma)
+    arguments = noise, _seed(seed, x1.device), backend, PATHS[path], *constants(sigma)
     x_t, u_t, drawn = apply(*ends, given_t, *arguments)
     shape, dtype = x1.shape, torch.promote_types(x0.dtype, x1.dtype)
     return drawn if t is None else t, x_t.to(dtype).reshape(shape), u_t.to(dtype).reshape(shape)
@@ -72,8 +72,7 @@ def probability_path(x0, x1, t=None, *, path="conditional", sigma=0.0, noise=Non
 def _check(x0, x1, t, path, sigma, noise):
     if not isinstance(path, str) or path not in PATHS:
         raise ValueError(f"path: expected one of {', '.join(PATHS)}, got {path!r}")
-    if not isinstance(sigma, (int, float)) or not 0 <= sigma < math.inf:
-        raise ValueError(f"sigma: expected a finite number, 0 or more, got {sigma!r}")
+    check_sigma(sigma)
     _check_tensor("x1", x1)
     if x1.dim() < 2 or 0 in x1.shape[1:]:
         raise ValueError(f"x1: expected shape (N, features, …), got {tuple(x1.shape)}")
@@ -85,6 +84,12 @@ def _check(x0, x1, t, path, sigma, noise):
         _check_tensor("noise", noise, x1, x1.shape)
         if noise.requires_grad:
             raise ValueError("noise: no gradient flows to it; expected a tensor that requires none")
+
+
+def check_sigma(sigma):
+    """Raise unless σ is a finite number, 0 or more."""
+    if not isinstance(sigma, (int, float)) or not 0 <= sigma < math.inf:
+        raise ValueError(f"sigma: expected a finite number, 0 or more, got {sigma!r}")
 
 
 def _check_tensor(name, tensor, like=None, shape=None):

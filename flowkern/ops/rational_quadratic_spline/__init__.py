@@ -68,8 +68,8 @@ def rational_quadratic_spline(
     backend = backends.resolve(x.device.type, KERNELS, _arguments.half(x, params))
     flat_x, flat_params, batch = _arguments.flatten(x, params)
     y, logabsdet = apply(
-        flat_x, flat_params, backend, index, bound, bool(inverse), TAILS[tails][0], *box,
-        *knot_map.numbers(),
+        flat_x, flat_params, backend, index, bound, bool(inverse), TAILS[tails][0],
+        *_arguments.constants(*box, *knot_map.numbers()),
     )  # fmt: skip
     return _arguments.unflatten(y, logabsdet, batch)
 
@@ -79,8 +79,8 @@ def bins_of(per_feature, tails, name="params"):
     if tails not in tuple(TAILS):
         raise ValueError(f"tails: expected one of {', '.join(TAILS)}, got {tails!r}")
     extra = TAILS[tails][1]
-    bins, rest = divmod(per_feature - extra, 3)
-    if rest or bins < 1:
+    bins = (per_feature - extra) // 3  # divmod of dynamic sizes does not compile
+    if 3 * bins + extra != per_feature or bins < 1:
         raise ValueError(
             f"{name}: tails {tails!r} needs 3K{extra:+d} parameters per feature for some number of "
             f"bins K >= 1, got {per_feature}".replace("+0 ", " ")
@@ -106,7 +106,7 @@ def box_of(bound, tails):
         box = tuple(map(float, bound if isinstance(bound, (tuple, list)) else (-bound, bound) * 2))
     except (TypeError, ValueError):
         box = ()
-    if len(box) != 4 or not all(map(math.isfinite, box)) or box[0] >= box[1] or box[2] >= box[3]:
+    if len(box) != 4 or not all(-math.inf < end < math.inf for end in box) or box[0] >= box[1] or box[2] >= box[3]:
         raise ValueError(
             "bound: expected B > 0 or (left, right, bottom, top) with left < right and "
             f"bottom < top, all finite, got {bound}"
