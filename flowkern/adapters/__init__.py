@@ -29,8 +29,8 @@ def accelerate(model, ode=None):
     """Let fused kernels compute the layers of `model` that flowkern knows, with the same numbers.
 
     In place and at any depth. Each layer is first compared with its own formulas on a few points,
-    and left as it is if they differ. Call it again after adding layers, or with other steps. A model with nothing to
-    accelerate stays as it is, with a warning. `explain(model)` tells what was done.
+    and left as it is if they differ. Call it again after adding layers, or with other steps. A model
+    with nothing to accelerate stays as it is, with a warning. `explain(model)` tells what was done.
 
     Args:
         model: any `torch.nn.Module`.

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from flowkern.ops import Activation, Degrees
+from flowkern.ops._arguments import version
 from flowkern.ops.masked_autoregressive import masks as masks_of
 
 _FUNCTIONS = {
@@ -215,8 +216,8 @@ class Inspection:
         return found if isinstance(found, str) else found.busy()
 
 
-def _version(tensor):
-    return None if tensor is None or tensor.is_inference() else tensor._version
+def _version(mask):
+    return None if mask is None else version(mask)
 
 
 def has_own_forward(module):

@@ -18,6 +18,7 @@ from flowkern.nn._arguments import (
 )
 from flowkern.nn.mlp import InputLayer, zero
 from flowkern.ops import ContextTerm, Degrees, MaskedLayer
+from flowkern.ops._arguments import version
 from flowkern.ops.masked_autoregressive import folded, masks
 
 _ACTIVATIONS = {
@@ -125,8 +126,8 @@ class MADE(nn.Module):
         return self._degrees
 
     def _has_seen(self, order):
-        seen, version = self._seen
-        return order is seen and version is not None and order._version == version
+        seen, known = self._seen
+        return order is seen and known is not None and order._version == known
 
     def _read(self, order):
         """Make the degrees anew if the order has other values than those they were made of."""
@@ -171,9 +172,8 @@ def _checked_order(order, features):
 
 
 def _version(order):
-    """How often order was written to; None if that is not counted."""
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(order)
-    return None if wrapped or order.is_inference() else order._version
+    """That of `version`, or None of a wrapper that torch.func makes anew."""
+    return None if torch._C._functorch.is_functorch_wrapped_tensor(order) else version(order)
 
 
 def _is_abstract(order):

@@ -7,6 +7,7 @@ import torch
 
 from flowkern.ode.problem import number, real_dtype, unflattened
 
+
 class Control(NamedTuple):
     """Options of adaptive methods, with torchdiffeq's names and values.
 

@@ -131,7 +131,8 @@ def _check_index(index, width):
     if torch._C._functorch.is_functorch_wrapped_tensor(index) or index.numel() == 0:
         return
     # A layer passes the same index in every call: once checked, it is known by its version.
-    state = None if index.is_inference() else (width, index._version)
+    written = version(index)
+    state = None if written is None else (width, written)
     if state is not None and getattr(index, "_flowkern_checked", None) == state:
         return
     if int(index.min()) < 0 or int(index.max()) >= width:
@@ -139,6 +140,11 @@ def _check_index(index, width):
     if index.unique().numel() != index.numel():
         raise ValueError(f"index: names a feature twice: {index.tolist()}")
     index._flowkern_checked = state
+
+
+def version(tensor):
+    """How often a tensor was written to; None if that is not counted, as in inference mode."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def constants(*numbers):

@@ -179,7 +179,8 @@ def test_states_in_any_layout():
     y0 = torch.rand(2, 3, 4, 4, dtype=torch.float64)
     options = {"per_sample": True}
     want = flowkern.odeint(lambda t, y: t - y, y0, [0.0, 1.0], options=options)
-    for layout in (y0.to(memory_format=torch.channels_last), y0.permute(0, 3, 2, 1).contiguous().permute(0, 3, 2, 1)):
+    permuted = y0.permute(0, 3, 2, 1).contiguous().permute(0, 3, 2, 1)
+    for layout in (y0.to(memory_format=torch.channels_last), permuted):
         torch.testing.assert_close(flowkern.odeint(lambda t, y: t - y, layout, [0.0, 1.0], options=options), want)
 
 
