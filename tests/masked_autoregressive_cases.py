@@ -144,6 +144,7 @@ CASES = {
             Case(kind, element=AffineElement(kind), per_feature=1 if kind == "additive" else 2)
             for kind in SCALE_MAPS
         ),
+        Case("additive_scale_first", element=AffineElement("additive", True), per_feature=1),
         Case("constants", element=AffineElement(ScaleMap("tanh", a=1.5, prefactor=0.5))),
         _spline("k8"),
         _spline("k10", bins=10, activation="relu"),

@@ -30,11 +30,17 @@ template <class S> AffineSettings<S> affine_settings(const MaskedProblem<S>& p) 
   return {S(c[0]), S(c[1]), S(c[2]), S(c[3])};
 }
 
+// Which of the two parameters is the shift; an additive map has no other.
+template <int kind, class S> bool shift_is_second(const MaskedProblem<S>& p) {
+  return kind != kAdditive && p.scale_first;
+}
+
 template <int kind, bool inverse, class S>
 void affine_element(const MaskedProblem<S>& p, const Samples<S>& in, S* out, S* l) {
   const auto set = affine_settings(p);
-  const S* shift = in.params + (p.scale_first ? in.row() : 0);
-  const S* raw = in.params + (p.scale_first ? 0 : in.row());
+  const bool second = shift_is_second<kind>(p);
+  const S* shift = in.params + (second ? in.row() : 0);
+  const S* raw = in.params + (second ? 0 : in.row());
   each_vector(in, [&](int i) FLOWKERN_INLINE {
     const Vec<S> x = load(in.x + i), b = load(shift + i);
     const auto mapped = affine<kind, inverse>(x, b, kind == kAdditive ? b : Vec<S>(load(raw + i)), set);
@@ -46,7 +52,8 @@ void affine_element(const MaskedProblem<S>& p, const Samples<S>& in, S* out, S* 
 template <int kind, bool inverse, class S>
 void affine_element_vjp(const MaskedProblem<S>& p, const Samples<S>& in, const Cotangents<S>& g) {
   const auto set = affine_settings(p);
-  const int shift = p.scale_first ? in.row() : 0, raw = p.scale_first ? 0 : in.row();
+  const bool second = shift_is_second<kind>(p);
+  const int shift = second ? in.row() : 0, raw = second ? 0 : in.row();
   each_vector(in, [&](int i) FLOWKERN_INLINE {
     const Vec<S> x = load(in.x + i), b = load(in.params + shift + i);
     const Vec<S> u = kind == kAdditive ? b : Vec<S>(load(in.params + raw + i));
