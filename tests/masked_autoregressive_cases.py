@@ -41,7 +41,7 @@ class Case:
     rows: biases per sample; gate, norm: gates (per sample) and gains with offsets on hidden layers.
     residual: every second hidden layer adds the z of two layers before; or (layer, earlier layer whose
     z it adds) of each that does.
-    inputs: of a context, of which every layer has a term, with that activation.
+    inputs: of a context, of which every layer has a term, with that activation; None for no context.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Case:
     gate: bool = False
     norm: bool = False
     bias: bool = True
-    inputs: int = 0
+    inputs: int | None = None
     of_context: object = "tanh"
     batch: int = 17
     spread: float = 1.0
@@ -87,7 +87,7 @@ class Case:
                 draw(units) if self.norm and hidden else None,
             ]
             inputs = units
-        if self.inputs:
+        if self.inputs is not None:
             weights = [draw(w.shape[0], self.inputs, scale=0.5) for w in tensors[::5]]
             biases = [draw(len(w)) if k % 2 == 0 else None for k, w in enumerate(weights)]
             tensors += [draw(self.batch, self.inputs), *weights, *biases]
@@ -157,6 +157,7 @@ CASES = {
         Case("one_pass", order=1),
         Case("context", rows=True),
         Case("inputs", inputs=3),
+        Case("inputs_none", inputs=0),  # of which the biases are left
         Case("inputs_of_all", features=7, order="random", inputs=21, of_context="silu", batch=33),
         Case("inputs_of_outputs", hidden=(), inputs=2, of_context="identity", bias=False),
         Case("residual", residual=True, hidden=(10, 10, 10, 10, 10), activation="elu"),
@@ -198,7 +199,7 @@ def raw_arguments(case, dtype=torch.float32, inverse=False):
 def raw_terms(case, dtype=torch.float32):
     """What the forward op takes besides."""
     terms = [layer.context for layer in case.layers(case.tensors(dtype)[1])]
-    return Terms.of(terms) if case.inputs else NO_TERMS
+    return Terms.of(terms) if case.inputs is not None else NO_TERMS
 
 
 class Result(NamedTuple):
@@ -219,7 +220,7 @@ def evaluate(case, x, tensors, *, backend, inverse=False, grads=None):
         grad_y, grad_l = cotangents(y, logabsdet) if grads is None else grads
         total = (grad_y * y).sum() + (grad_l * logabsdet).sum()
         grad_x, *some = torch.autograd.grad(total, (x, *given))
-        if getattr(case, "inputs", 0):  # whose terms kernels take where no gradient is wanted
+        if getattr(case, "inputs", None) is not None:  # whose terms kernels take where no gradient is wanted
             with torch.no_grad():
                 y, logabsdet = case(x, tensors, inverse=inverse)
     some = iter(some)

@@ -29,8 +29,8 @@ enum VectorOf { kBias = 0, kGate = 1, kGain = 2, kOffset = 3 };
 
 // What a context adds to a layer's bias: activation(C c + d). The rows of C are sorted and in panels.
 template <class S> struct ContextTerm {
-  Elements<const S> context;  // base null: none
-  int inputs;
+  Elements<const S> context;
+  int inputs = -1;  // −1: no term; a context of 0 features has one, its bias
   const S *weight, *bias;
   int activation;
   S slope;

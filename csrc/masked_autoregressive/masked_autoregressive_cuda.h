@@ -13,8 +13,9 @@ namespace flowkern {
 
 // What a context adds to a layer's bias: activation(C c + d).
 template <class S> struct ContextTerm {
-  Elements<const S> context, weight, bias;  // context.base null: none
-  int inputs, activation;
+  Elements<const S> context, weight, bias;
+  int inputs = -1;  // −1: no term; a context of 0 features has one, its bias
+  int activation;
   S slope;
 };
 

@@ -274,14 +274,14 @@ template <class S> class MaskedPlan {
       units[k].into = into;
       for (int b = 0; b < blocks(); to += size(into[b++]))
         into[b].values = to, shape.panel == 8 ? pack_block<8>(k, into[b], to) : pack_block<4>(k, into[b], to);
-      if (units[k].term.context.base) pack_term(k, to), to += term_size(units[k]);
+      if (units[k].term.inputs >= 0) pack_term(k, to), to += term_size(units[k]);
     }
   }
 
   // Panels of C, then d; rows that fill the last panel are not read.
   std::int64_t term_rows(const MaskedUnits<S>& layer) const { return (layer.used + shape.panel - 1) / shape.panel * shape.panel; }
   std::int64_t term_size(const MaskedUnits<S>& layer) const {
-    return layer.term.context.base ? term_rows(layer) * (layer.term.inputs + 1) : 0;
+    return layer.term.inputs >= 0 ? term_rows(layer) * (layer.term.inputs + 1) : 0;
   }
   void pack_term(int k, S* to) {
     const auto* given = call.term(k - 1);

@@ -23,7 +23,7 @@ template <class S, int V> struct Transform : MaskedTile<S, V> {
     const MaskedUnits<S>& layer = p.units[k];
     if (layer.bias.base) read_layer(k, layer.bias, layer.z);
     else for (int r = 0; r < layer.used; ++r) fill(at(layer.z + r), S(0));
-    if (layer.term.context.base) add_term(layer);
+    if (layer.term.inputs >= 0) add_term(layer);
   }
 
   void add_term(const MaskedUnits<S>& layer) const {

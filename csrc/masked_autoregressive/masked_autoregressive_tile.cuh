@@ -143,7 +143,7 @@ template <class S> struct Tile {
   // To which their contexts are added.
   __device__ __forceinline__ void add_terms() const {
     for (int k = 1; k <= p.outputs; ++k)
-      if (layer(k).term.context.base)
+      if (layer(k).term.inputs >= 0)
         each_row(all(k), [&](int r) FLOWKERN_INLINE { at(layer(k).u + r) += term_of(layer(k), unit_at(layer(k), r)); });
   }
   __device__ __forceinline__ S term_of(const MaskedLayer<S>& to, int64_t unit) const {

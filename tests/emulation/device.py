@@ -328,7 +328,7 @@ def _run_masked(x, tensors, order, ends, spec, terms, **more):
     of_terms, term_activations, term_slopes = (
         [*given, *[none] * (size - len(given))] for given, none, size in zip(terms, (None, 0, 1.0), sizes)
     )
-    inputs = [0 if context is None else context.shape[1] for context in of_terms[::3]]
+    inputs = [-1 if context is None else context.shape[1] for context in of_terms[::3]]
     whole = [len(w) for w in weights], activations, skips, inputs, term_activations
     *lists, inputs, term_activations = [(ctypes.c_int64 * len(v))(*v) for v in whole]
     call = _MaskedCall(

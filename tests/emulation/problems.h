@@ -191,7 +191,7 @@ template <class S> std::vector<flowkern::MaskedLayer<S>> masked_layers(const Mas
     flowkern::MaskedLayer<S> layer{tensor(0), tensor(1), tensor(2), tensor(3), tensor(4), S(c.slopes[k])};
     layer.units = int(c.units[k]), layer.activation = int(c.activations[k]);
     layer.skip = c.skips[k] < 0 ? -1 : int(c.skips[k]) + 1;
-    if (const Tensor* term = c.terms + 3 * k; term->data) {
+    if (const Tensor* term = c.terms + 3 * k; c.term_inputs[k] >= 0) {
       const auto of = [&](int i) { return term[i].elements<const S>(nullptr); };
       layer.term = {of(0), of(1), of(2), int(c.term_inputs[k]), int(c.term_activations[k]), S(c.term_slopes[k])};
     }
