@@ -11,6 +11,7 @@ is wanted (else None may come back). Second derivatives and forward mode go thro
 import torch
 from torch.autograd import forward_ad
 
+from flowkern.ops._batched import batched, one_by_one
 from flowkern.ops.masked_autoregressive import native, reference
 
 ROW_WISE = (False, True, True, False, False)  # weight, bias, gate, gain, offset of a layer
@@ -79,11 +80,12 @@ class MaskedAutoregressive(torch.autograd.Function):
         (x, y), arguments = _saved(ctx, 2)
         needs = ctx.needs_input_grad[6:]
         # Compiled code differentiates once only, and traces the plain kernel more easily.
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            grads = Vjp.apply(grad_y, grad_logabsdet, x, y, ctx.backend, needs, *arguments)
+        recorded = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        vjp, inputs = Vjp.apply if recorded else Vjp.forward, (x, y, ctx.backend, needs, *arguments)
+        if batched(grad_y, grad_logabsdet):
+            grads = one_by_one(vjp, grad_y, grad_logabsdet, *inputs)
         else:
-            vjp = backends(ctx.backend).backward
-            grads = vjp(grad_y, grad_logabsdet, x, y, needs, *arguments)
+            grads = vjp(grad_y, grad_logabsdet, *inputs)
         return grads[0], None, None, None, None, None, *grads[1:]
 
     @staticmethod

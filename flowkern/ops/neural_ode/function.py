@@ -10,6 +10,7 @@ differentiated again run the formulas.
 import torch
 from torch.autograd import forward_ad
 
+from flowkern.ops._batched import batched, one_by_one
 from flowkern.ops.neural_ode import native, reference
 
 
@@ -42,24 +43,28 @@ class NeuralOde(torch.autograd.Function):
             grad_ends = torch.zeros_like(ends)
         if grad_sums is None:
             grad_sums = y.new_zeros(len(ends), 3, len(y))
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            if ctx.adjoint:
-                raise RuntimeError("gradient: 'adjoint' has no second derivatives; 'discrete' has them")
-            grads = _differentiable_vjp((grad_ends, grad_sums), ctx.spec, y, *tensors)
+        recorded = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if recorded and ctx.adjoint:
+            raise RuntimeError("gradient: 'adjoint' has no second derivatives; 'discrete' has them")
+        if recorded:
+            vjp, inputs = _differentiable_vjp, (ctx.spec, y, *tensors)
         else:
-            vjp = backends(ctx.backend).backward
-            grads = vjp(grad_ends, grad_sums, ends, kept, y, ctx.adjoint, ctx.spec, *tensors)
+            vjp, inputs = backends(ctx.backend).backward, (ends, kept, y, ctx.adjoint, ctx.spec, *tensors)
+        if batched(grad_ends, grad_sums):
+            grads = one_by_one(vjp, grad_ends, grad_sums, *inputs)
+        else:
+            grads = vjp(grad_ends, grad_sums, *inputs)
         return grads[0], None, None, None, *grads[1:]
 
 
-def _differentiable_vjp(cotangents, spec, *inputs):
+def _differentiable_vjp(grad_ends, grad_sums, spec, *inputs):
     """The gradients of the inputs, as functions of them, where autograd can see how."""
     # Some inputs are functions of others; views tell their gradients apart.
     views = [t if t is None else t.view_as(t) for t in inputs]
     outputs = reference.forward(views[0], spec, *views[1:])[:2]
     wanted = [i for i, t in enumerate(views) if t is not None and t.requires_grad]
     some = torch.autograd.grad(
-        outputs, [views[i] for i in wanted], cotangents, create_graph=True, allow_unused=True
+        outputs, [views[i] for i in wanted], (grad_ends, grad_sums), create_graph=True, allow_unused=True
     )
     grads = [None] * len(inputs)
     for i, grad in zip(wanted, some):

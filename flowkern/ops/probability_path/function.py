@@ -11,6 +11,7 @@ grad_t is wanted. Second derivatives and forward mode go through the reference, 
 import torch
 from torch.autograd import forward_ad
 
+from flowkern.ops._batched import batched, one_by_one
 from flowkern.ops.probability_path import native, reference
 
 
@@ -42,9 +43,12 @@ class ProbabilityPath(torch.autograd.Function):
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             backend = "reference"
         given = (None if v is None else v.contiguous() for v in ctx.saved_tensors)
-        grads = backends(backend).backward(
-            grad_x.contiguous(), grad_u.contiguous(), ctx.needs_input_grad[2], *given, *plain
-        )
+
+        def vjp(grad_x, grad_u, *inputs):
+            return backends(backend).backward(grad_x.contiguous(), grad_u.contiguous(), *inputs)
+
+        inputs = grad_x, grad_u, ctx.needs_input_grad[2], *given, *plain
+        grads = one_by_one(vjp, *inputs) if batched(grad_x, grad_u) else vjp(*inputs)
         return *grads, None, None, None, None, None
 
     @staticmethod

@@ -1,0 +1,69 @@
+"""Backwards of batched gradients, one by one: kernels and adaptive solves cannot be traced by `vmap`.
+
+`torch.autograd.grad(…, is_grads_batched=True)` and `jacobian(vectorize=True)` call a backward with tensors of
+PyTorch's older vmap, `torch.func.vmap` around `torch.autograd.grad` with those of the newer one.
+"""
+
+import torch
+
+_batching = torch._C._functorch
+
+
+def batched(*tensors):
+    """Whether any of the tensors, None among them, stands for a batch."""
+    if torch.compiler.is_compiling():
+        return False
+    return any(
+        isinstance(t, torch.Tensor) and (_batching.is_legacy_batchedtensor(t) or _batching.is_batchedtensor(t))
+        for t in tensors
+    )
+
+
+def one_by_one(function, *inputs):
+    """function(*inputs), a tuple of tensors or None; of batches, the results for each element as batches."""
+    if any(isinstance(x, torch.Tensor) and _batching.is_legacy_batchedtensor(x) for x in inputs):
+        return _by_older_vmap(function, inputs, _older_level())
+    return _OneByOne.apply(function, *inputs) if batched(*inputs) else tuple(function(*inputs))
+
+
+def _older_level():
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    return level
+
+
+def _by_older_vmap(function, inputs, level):
+    dims = [0 if isinstance(x, torch.Tensor) and _batching.is_legacy_batchedtensor(x) else None for x in inputs]
+    plain = [x if dim is None else torch._remove_batch_dim(x, level, 1, 0) for x, dim in zip(inputs, dims)]
+    size = next(len(x) for x, dim in zip(plain, dims) if dim == 0)
+    outputs = _stacked(function, size, dims, plain)
+    return tuple(None if output is None else torch._add_batch_dim(output, 0, level) for output in outputs)
+
+
+def _stacked(function, size, dims, inputs):
+    """What function returns for each element of the batch, stacked."""
+    calls = []
+    for n in range(size):
+        # The dimensions of what is no tensor are None, or a tuple of such.
+        each = (x.select(dim, n) if isinstance(dim, int) else x for x, dim in zip(inputs, dims))
+        calls.append(one_by_one(function, *each))
+    return tuple(None if parts[0] is None else torch.stack(parts) for parts in zip(*calls))
+
+
+class _OneByOne(torch.autograd.Function):
+    @staticmethod
+    def forward(function, *inputs):
+        return tuple(function(*inputs))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, *grads):
+        raise RuntimeError("batched gradients: cannot be differentiated within torch.func.grad")
+
+    @staticmethod
+    def vmap(info, in_dims, function, *inputs):
+        outputs = _stacked(function, info.batch_size, in_dims[1:], inputs)
+        return outputs, tuple(None if output is None else 0 for output in outputs)
