@@ -5,12 +5,21 @@ put right at every output. It is the gradient of the exact solution, solved to a
 grid; that of `odeint` is the gradient of the steps that were made.
 """
 
-import torch
-from torch.autograd.function import once_differentiable
+import contextlib
+import functools
+from typing import NamedTuple
 
-from flowkern.ode.control import rms, state_norm
-from flowkern.ode.odeint import Solver, odeint
+import torch
+from torch.nn.utils import parametrize
+
+from flowkern.ode.control import control, rms, state_norm
+from flowkern.ode.odeint import Solver, check_tolerance, known_options, odeint, tolerance
 from flowkern.ode.problem import CALLBACKS, real_dtype, unflattened
+from flowkern.ode.tableau import tableau
+from flowkern.ode.weights import Weights, check_used
+from flowkern.ops._arguments import in_dtype
+from flowkern.ops._batched import one_by_one
+from flowkern.ops._modules import trainable
 
 
 def odeint_adjoint(
@@ -24,18 +33,22 @@ def odeint_adjoint(
         func, y0, t, rtol, atol, method, options, event_fn: as `odeint` takes them; func is a module, or
             adjoint_params are given.
         adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options: those of the backward solve;
-            default those of the forward one, without its norm, and steps for the whole batch. For
-            times (T, N) of each sample sizes of steps are those of the longest way between two outputs.
+            default those of the forward one, without its norm, and steps for the whole batch. Tolerances of
+            parts, or like y0, are those of y and a; t and the parameters have the smallest. For times (T, N) of each sample sizes of steps are those of the longest way between two outputs.
             The norm of the options takes the tuple (of t, y, a, and each parameter), or is
             "seminorm", which leaves out the parameters.
-        adjoint_params: tensors that func uses and that get gradients; default func.parameters().
+        adjoint_params: tensors that func uses and that get gradients; default the parameters of func, and its
+            buffers that require gradients.
 
     Returns:
-        As `odeint`. Gradients reach y0, t and the parameters, and can be taken once.
+        As `odeint`. Gradients reach y0, t and the parameters; second derivatives too, by backpropagation through
+        the backward solve. func is evaluated with the weights and the autocast of the call.
 
     Raises:
         As `odeint`; ValueError: func is no module and adjoint_params are not given, or method and
-        adjoint_method differ and options are given without adjoint_options.
+        adjoint_method differ and options are given without adjoint_options. RuntimeError: in the backward, func
+        does not use adjoint_params any more, or a third derivative is asked for; at the call, within
+        `parametrize.cached()`. NotImplementedError: within transforms of torch.func.
 
     Source: Chen et al., Neural Ordinary Differential Equations (2018), appendix B; torchdiffeq 0.2.5.
     """
@@ -45,22 +58,67 @@ def odeint_adjoint(
         raise ValueError("adjoint_params: needed, as func is not an nn.Module; () where there are none")
     if adjoint_method not in (None, method) and options is not None and adjoint_options is None:
         raise ValueError("adjoint_options: needed, as options are those of another method")
-    params = func.parameters() if adjoint_params is None else adjoint_params
+    _check_surroundings()
     solver = Solver.of(func, y0, t, rtol, atol, method, options)
+    params = trainable(func) if adjoint_params is None else _tensors(adjoint_params)
+    params = tuple(p for p in params if p.requires_grad)
     if adjoint_options is None:
-        inherited = {**(options or {})}
-        adjoint_options = {k: v for k, v in inherited.items() if k not in ("norm", "per_sample")}
-    if solver.task.t.dim() == 2 and (at := {"step_t", "jump_t", "grid_constructor"} & {*adjoint_options}):
-        raise ValueError(f"adjoint_options: {', '.join(sorted(at))}: not with times of each sample")
-    backward = dict(
-        rtol=rtol if adjoint_rtol is None else adjoint_rtol,
-        atol=atol if adjoint_atol is None else adjoint_atol,
-        method=adjoint_method or method, options=_with_norm(adjoint_options, solver),
-    )  # fmt: skip
+        adjoint_options = {name: value for name, value in solver.options.items() if name != "norm"}
+    tolerances = {
+        name: _tolerance(f"adjoint_{name}", forward if own is None else own, solver.task, len(params))
+        for name, forward, own in (("rtol", rtol, adjoint_rtol), ("atol", atol, adjoint_atol))
+    }
+    table = tableau(adjoint_method, "adjoint_method") if adjoint_method else solver.method
+    backward = dict(method=table.name, options=_options(adjoint_options, table, solver), **tolerances)
     callbacks = {name: getattr(func, f"{name}_adjoint", None) for name in CALLBACKS}
-    task, params = solver.task, [p for p in params if p.requires_grad]
-    states = _Adjoint.apply(solver, backward, callbacks, task.y0, task.t, *params)
-    return unflattened(states, task.shapes, states.shape[:1])
+    autocast = _autocast(solver.task.y0.device.type)
+    call = _Call(solver, backward, callbacks, Weights(func), params, autocast)
+    states = _Adjoint.apply(call, solver.task.y0, solver.task.t, *params)
+    return unflattened(states, solver.task.shapes, states.shape[:1])
+
+
+def _tensors(params):
+    params = None if isinstance(params, torch.Tensor) else tuple(params)
+    if params is None or not all(isinstance(p, torch.Tensor) for p in params):
+        raise TypeError("adjoint_params: expected a sequence of tensors")
+    return params
+
+
+def _check_surroundings():
+    if torch._C._are_functorch_transforms_active():
+        raise NotImplementedError("odeint_adjoint: torch.func's transforms do not see it; use odeint")
+    if parametrize._cache_enabled:
+        raise RuntimeError(
+            "odeint_adjoint: not within parametrize.cached(): the solve has no graph, and the weights that are "
+            "kept would have none either; use odeint, or leave cached()"
+        )
+
+
+def _tolerance(name, value, task, params):
+    """A tolerance of (t, y, a, *params): of a forward one with parts, those for y and a, else the smallest."""
+    value = tolerance(name, value, task)
+    if isinstance(value, float):
+        return value
+    check_tolerance(name, value)
+    least = value.amin() if value.numel() else value.new_zeros(())
+    return least, value, value, *(least,) * params
+
+
+def _options(options, method, solver):
+    """Those of the backward solves, checked."""
+    options = known_options("adjoint_options", options, method, 4)
+    if options.pop("per_sample", False):
+        raise ValueError("adjoint_options: per_sample: backwards the steps are those of the whole batch")
+    if solver.task.t.dim() == 2 and (at := {"step_t", "jump_t", "grid_constructor"} & {*options}):
+        raise ValueError(f"adjoint_options: {', '.join(sorted(at))}: not with times of each sample")
+    if method.b_error is None:
+        return options
+    norm = options.get("norm")
+    if norm is not None and norm != "seminorm" and not callable(norm):
+        raise TypeError(f"adjoint_options: norm: expected a function or 'seminorm', got {norm!r}")
+    options = _with_norm(options, solver)
+    control(options, "adjoint_options")
+    return options
 
 
 def _with_norm(options, solver):
@@ -79,40 +137,68 @@ def _with_norm(options, solver):
     return options | {"norm": norm}
 
 
+class _Call(NamedTuple):
+    """What the backward needs beside tensors: arguments of its solves, and what is around func."""
+
+    solver: Solver
+    options: dict
+    callbacks: dict
+    weights: Weights
+    params: tuple
+    autocast: object
+
+
 class _Adjoint(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, solver, backward, callbacks, y0, t, *params):
-        task = solver.task._replace(y0=y0.detach(), t=t.detach())
-        states = solver._replace(task=task).states()
-        ctx.func = _by_row(task.func) if solver.per_sample else task.func
-        ctx.options, ctx.callbacks = backward, callbacks
+    def forward(ctx, call, y0, t, *params):
+        task = call.solver.task._replace(y0=y0.detach(), t=t.detach())
+        states = call.solver._replace(task=task).states()
+        ctx.call = call
         ctx.save_for_backward(states, t, *params)
         return states
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         states, t, *params = ctx.saved_tensors
-        own = t.dim() == 2  # times of each sample
-        through_time = ctx.needs_input_grad[4] and not own
-        seen = [_as_seen(time, states[0]) for time in t]
-        grad_t = torch.zeros_like(t)
-        sums = (states.new_zeros((), dtype=real_dtype(states)), *map(torch.zeros_like, params))
-        a, carried = grad[-1], torch.zeros_like(grad[-1])
-        for i in range(len(t) - 1, 0, -1):
-            if ctx.needs_input_grad[4]:  # a later output moves along the solution
-                grad_t[i] = _dot(ctx.func(seen[i], states[i]), grad[i], own)
-            if through_time:
-                sums = (sums[0] - grad_t[i].to(sums[0]), *sums[1:])
-            way = _in_step(ctx.func, t[i - 1], t[i]) if own else (ctx.func, t[i - 1 : i + 1].flip(0))
-            dynamics = _dynamics(way[0], params, through_time, ctx.callbacks)
-            start = (sums[0], states[i], a, *sums[1:])
-            first, _, carried, *rest = (part[1] for part in odeint(dynamics, start, way[1], **ctx.options))
-            sums, a = (first, *rest), carried + grad[i - 1]
-        grad_t[0] = sums[0]
-        if own and ctx.needs_input_grad[4]:  # a later beginning moves all that follows
-            grad_t[0] = -_dot(ctx.func(seen[0], states[0]), carried, own)
-        return None, None, None, a, grad_t if ctx.needs_input_grad[4] else None, *sums[1:]
+        weights = ctx.call.weights
+        inner = weights.leaves(ctx.call.params, params)
+        gradients = functools.partial(_gradients, ctx.call, ctx.needs_input_grad[2], inner)
+        with ctx.call.autocast(), weights.restored(ctx.call.params, inner):
+            return None, *one_by_one(gradients, grad, states, t, *params)
+
+
+def _autocast(device_type):
+    """A function of contexts in which autocast is as it is here."""
+    if device_type == "meta":
+        return contextlib.nullcontext
+    here = torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type)
+    return functools.partial(torch.autocast, device_type, *here)
+
+
+def _gradients(call, of_t, inner, grad, states, t, *params):
+    """Those of y0, t and the parameters, which func has as the tensors `inner`."""
+    func = _by_row(call.solver.task.func) if call.solver.per_sample else call.solver.task.func
+    own = t.dim() == 2  # times of each sample
+    through_time = of_t and not own
+    seen = [_as_seen(time, states[0]) for time in t]
+    grad_t = [torch.zeros_like(time) for time in t]
+    sums = (states.new_zeros((), dtype=real_dtype(states)), *map(torch.zeros_like, params))
+    a, carried = grad[-1], torch.zeros_like(grad[-1])
+    for i in range(len(t) - 1, 0, -1):
+        if of_t:  # a later output moves along the solution
+            grad_t[i] = _dot(func(seen[i], states[i]), grad[i], own).to(t.dtype)
+        if through_time:
+            sums = (sums[0] - grad_t[i].to(sums[0]), *sums[1:])
+        start = (sums[0], states[i], a, *sums[1:])
+        field, way = _in_step(func, t[i - 1], t[i]) if own else (func, t[i - 1 : i + 1].flip(0))
+        dynamics = _dynamics(_Vjp(field, inner, through_time), start, params, call.callbacks)
+        ends = (part[1] for part in odeint(dynamics, start, way, **call.options))
+        first, _, carried, *rest = map(_like, ends, start)
+        sums, a = (first, *rest), carried + grad[i - 1]
+    grad_t[0] = sums[0].to(t.dtype).expand(t.shape[1:])
+    if own and of_t:  # a later beginning moves all that follows
+        grad_t[0] = -_dot(func(seen[0], states[0]), carried, own).to(t.dtype)
+    return a, torch.stack(grad_t) if of_t else None, *sums[1:]
 
 
 def _by_row(func):
@@ -137,24 +223,71 @@ def _as_seen(t, y):
     return t.to(real_dtype(y)).view(t.shape + (1,) * (y.dim() - 1) if t.dim() else ())
 
 
-def _dynamics(func, params, through_time, callbacks):
-    """The derivative of (∫ aᵀ ∂f/∂t, y, a, ∫ aᵀ ∂f/∂θ)."""
+def _like(part, tensor):
+    """A part of a state in the dtype it had: side by side all have that of the widest."""
+    part = part.real if part.is_complex() and not tensor.is_complex() else part
+    return in_dtype(part, tensor.dtype)
+
+
+def _dynamics(vjp, start, params, callbacks):
+    """The derivative of (∫ aᵀ ∂f/∂t, y, a, ∫ aᵀ ∂f/∂θ), a state like start."""
 
     def dynamics(t, state):
-        _, y, a, *_ = state
+        _, y, a, *_ = map(_like, state, start)
+        if torch.is_grad_enabled():
+            return _Recorded.apply(vjp, t, y, a, *params)
         with torch.enable_grad():
-            t = t.detach().requires_grad_(through_time)
-            y = y.detach().requires_grad_()
-            f = func(t, y)
-            inputs = (*((t,) if through_time else ()), y, *params)
-            grads = torch.autograd.grad(f, inputs, -a, allow_unused=True, materialize_grads=True)
-        grad_t, *grads = grads if through_time else (torch.zeros_like(t), *grads)
-        return grad_t, f.detach(), *grads
+            parts = vjp(t.detach().requires_grad_(vjp.through_time), y.detach().requires_grad_(), a)
+        return [part.detach() for part in parts]
 
     for name, callback in callbacks.items():
         if callback is not None:
             setattr(dynamics, name, callback)
     return dynamics
+
+
+class _Vjp(NamedTuple):
+    """(t, y, a) → (−aᵀ ∂f/∂t, f, −aᵀ ∂f/∂y, −aᵀ ∂f/∂θ) for leaves t and y of the graph."""
+
+    func: object
+    params: list
+    through_time: bool
+
+    def __call__(self, t, y, a, recorded=False):
+        inputs = (*((t,) if self.through_time else ()), y, *self.params)
+        f = self.func(t, y)
+        if f.requires_grad:
+            grads = torch.autograd.grad(f, inputs, -a, create_graph=recorded, allow_unused=True)
+        else:  # a field of time alone, or a constant one
+            grads = [None] * len(inputs)
+        if any(grad is None for grad in grads):
+            check_used(f, self.params, grads[-len(self.params) :], (t, y))
+            grads = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, grads)]
+        grad_t, *grads = grads if self.through_time else (torch.zeros_like(t), *grads)
+        return grad_t, f, *grads
+
+
+class _Recorded(torch.autograd.Function):
+    """A `_Vjp` that can be differentiated. Its partial derivatives have a graph of their own: in the one around
+    it y depends on the parameters."""
+
+    @staticmethod
+    def forward(ctx, vjp, t, y, a, *params):
+        with torch.enable_grad():
+            leaves = [x.detach().requires_grad_() for x in (t, y, a)]
+            outputs = vjp(*leaves, recorded=True)
+        ctx.inputs, ctx.outputs = (*leaves, *vjp.params), outputs
+        return tuple(output.detach() for output in outputs)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        if torch.is_grad_enabled():
+            raise RuntimeError("odeint_adjoint: has first and second derivatives; odeint has more")
+        pairs = [(output, grad) for output, grad in zip(ctx.outputs, grads) if output.requires_grad]
+        if not pairs:
+            return (None,) * (len(ctx.inputs) + 1)
+        outputs, grads = zip(*pairs)
+        return None, *torch.autograd.grad(outputs, ctx.inputs, grads, retain_graph=True, allow_unused=True)
 
 
 def _dot(f, a, by_row):

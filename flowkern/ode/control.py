@@ -28,38 +28,44 @@ class Control(NamedTuple):
     safety: float = 0.9
     ifactor: float = 10.0
     dfactor: float = 0.2
-    max_num_steps: int = 10_000
+    max_num_steps: int = 2**31 - 1
     norm: object = None
     step_t: object = None
     jump_t: object = None
     on_failure: str = "raise"
 
 
-def control(options):
-    """A `Control` from the options of a call."""
+def control(options, argument="options"):
+    """A `Control` from the options of a call, which errors name as that argument."""
     numbers = ("first_step", "min_step", "max_step", "safety", "ifactor", "dfactor", "max_num_steps")
     values = {
-        name: number(f"options: {name}", v) if name in numbers and v is not None else v
+        name: number(f"{argument}: {name}", v) if name in numbers and v is not None else v
         for name, v in options.items()
     }
     made = Control(**values)
+    _check(made, argument)
+    return made
+
+
+def _check(made, argument):
     if made.on_failure not in ("raise", "warn"):
-        raise ValueError(f"options: on_failure: expected 'raise' or 'warn', got {made.on_failure!r}")
+        raise ValueError(f"{argument}: on_failure: expected 'raise' or 'warn', got {made.on_failure!r}")
     if not (0 <= made.min_step <= made.max_step and made.max_step > 0):
         raise ValueError(
-            "options: min_step, max_step: expected 0 <= min_step <= max_step and max_step > 0, "
+            f"{argument}: min_step, max_step: expected 0 <= min_step <= max_step and max_step > 0, "
             f"got {made.min_step} and {made.max_step}"
         )
-    if not (made.safety > 0 and 0 < made.dfactor <= 1 <= made.ifactor):
+    if not (0 < made.safety < math.inf and 0 < made.dfactor <= 1 <= made.ifactor < math.inf):
         raise ValueError(
-            "options: safety, dfactor, ifactor: expected safety > 0 and 0 < dfactor <= 1 <= ifactor, "
+            f"{argument}: safety, dfactor, ifactor: expected finite safety > 0 and 0 < dfactor <= 1 <= ifactor, "
             f"got {made.safety}, {made.dfactor} and {made.ifactor}"
         )
-    if made.first_step is not None and made.first_step <= 0:
-        raise ValueError(f"options: first_step: expected a positive number, got {made.first_step}")
+    if made.first_step is not None and not 0 < made.first_step < math.inf:
+        raise ValueError(f"{argument}: first_step: expected a finite number above 0, got {made.first_step}")
+    if not made.max_num_steps >= 1:
+        raise ValueError(f"{argument}: max_num_steps: expected 1 or more, got {made.max_num_steps}")
     if not (made.norm is None or callable(made.norm)):
-        raise TypeError(f"options: norm: expected a function, got {made.norm!r}")
-    return made
+        raise TypeError(f"{argument}: norm: expected a function, got {made.norm!r}")
 
 
 def rms(tensor):

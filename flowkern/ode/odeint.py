@@ -1,5 +1,6 @@
 """`odeint`: torchdiffeq's call, on fused stages."""
 
+import math
 import warnings
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from flowkern.ode.problem import (
 from flowkern.ode.tableau import Tableau, tableau
 
 _FIXED = ("step_size", "grid_constructor", "interp", "perturb", "on_failure", "per_sample")
-_ADAPTIVE = (*Control._fields, "per_sample")
+_ADAPTIVE = (*Control._fields, "per_sample", "dtype")
 
 
 def odeint(func, y0, t, *, rtol=1e-7, atol=1e-9, method=None, options=None, event_fn=None):
@@ -68,15 +69,13 @@ class Solver(NamedTuple):
         method = tableau("dopri5" if method is None else method)
         if not callable(func):
             raise TypeError(f"func: expected a function (t, y) → dy/dt, got {type(func).__name__}")
-        if not isinstance(options, (dict, type(None))):
-            raise TypeError(f"options: expected a dict, got {type(options).__name__}")
-        options = _known(dict(options or {}), method)
+        options = known_options("options", options, method, 4)
         by_sample = bool(options.pop("per_sample", False))
         task = problem(func, y0, t, by_sample)
         known = () if by_sample else ("callback_step",) if method.b_error is None else CALLBACKS
         if ignored := [name for name in task.callbacks if name not in known]:
             warnings.warn(f"func: {', '.join(ignored)} is not called by {method.name} here", stacklevel=3)
-        tolerances = _tolerance("rtol", rtol, task), _tolerance("atol", atol, task)
+        tolerances = tolerance("rtol", rtol, task), tolerance("atol", atol, task)
         return cls(task, method, options, *tolerances, by_sample)
 
     def states(self):
@@ -97,9 +96,7 @@ def _adapted(solver):
     if task.y0.is_meta:
         raise ValueError("y0: adaptive steps depend on values, which the meta device has not")
     for name in ("rtol", "atol"):
-        values = getattr(solver, name)
-        if isinstance(values, torch.Tensor) and not (values >= 0).all():
-            raise ValueError(f"{name}: expected 0 or more, got {values.min().item()}")
+        check_tolerance(name, getattr(solver, name))
     if not solver.per_sample and task.times is None:
         task = task._replace(times=tuple(task.t.tolist()))
         check_monotonic(task.times)
@@ -107,30 +104,47 @@ def _adapted(solver):
     return solve(task, solver.method, solver.rtol, solver.atol, solver.options)
 
 
-def _known(options, method):
-    """The options that the method has; others are named in a warning, as torchdiffeq does."""
+def known_options(argument, options, method, level):
+    """The options that the method has; others are named in a warning at that level of the stack."""
+    if not isinstance(options, (dict, type(None))):
+        raise TypeError(f"{argument}: expected a dict, got {type(options).__name__}")
+    options = dict(options or {})
     known = _FIXED if method.b_error is None else _ADAPTIVE
-    others = [name for name in options if name not in known]
-    harmless = ("norm", "dtype")  # torchdiffeq's own, which need no warning
-    if strange := [name for name in others if name not in harmless]:
-        warnings.warn(f"options: {method.name} has none called {', '.join(strange)}", stacklevel=4)
-    return {name: value for name, value in options.items() if name in known}
+    if strange := [str(name) for name in options if name not in known]:
+        warnings.warn(f"{argument}: {method.name} has none called {', '.join(strange)}", stacklevel=level)
+    options = {name: value for name, value in options.items() if name in known}
+    if options.pop("dtype", torch.float64) != torch.float64:  # torchdiffeq's, of the times
+        warnings.warn(f"{argument}: dtype: times are kept in torch.float64", stacklevel=level)
+    return options
 
 
-def _tolerance(name, value, task):
+def tolerance(name, value, task):
     """A number, or a tensor like the flat state."""
     if isinstance(value, (tuple, list)):
         if task.shapes is None or len(value) != len(task.shapes):
             raise ValueError(f"{name}: expected a number or one for each part of y0, got {value}")
-        parts = [torch.as_tensor(v).expand(shape) for v, shape in zip(value, task.shapes)]
+        try:
+            parts = [torch.as_tensor(v).expand(shape) for v, shape in zip(value, task.shapes)]
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"{name}: expected a number for each part of y0, or a tensor like it, got {value}") from None
         value = flattened(parts, per_sample=task.y0.dim() == 2)
     if isinstance(value, torch.Tensor) and value.requires_grad:
         raise ValueError(f"{name}: cannot require gradients")
     if not isinstance(value, torch.Tensor) or value.numel() == 1:
-        if not number(name, value) >= 0:
-            raise ValueError(f"{name}: expected 0 or more, got {float(value)}")
-        return float(value)
+        value = number(name, value)
+        check_tolerance(name, value)
+        return value
     if not broadcasts(value.shape, task.y0.shape):
         wanted = "one for each part of y0" if task.shapes else f"a tensor like y0, {tuple(task.y0.shape)}"
         raise ValueError(f"{name}: expected a number or {wanted}, got shape {tuple(value.shape)}")
     return value.to(task.y0.device, task.dtype).expand(task.y0.shape)
+
+
+def check_tolerance(name, values):
+    """Raise unless a tolerance is finite, 0 or more; a tensor is read from its device."""
+    if isinstance(values, torch.Tensor):
+        bad = values[~((values >= 0) & values.isfinite())][:1].tolist()
+    else:
+        bad = [] if 0 <= values < math.inf else [values]
+    if bad:
+        raise ValueError(f"{name}: expected a finite number, 0 or more, got {bad[0]}")

@@ -36,12 +36,12 @@ class Tableau(NamedTuple):
     dense: tuple | None = None
 
 
-def tableau(name):
-    """The tableau called `name`; an error that names `method` where there is none."""
+def tableau(name, argument="method"):
+    """The tableau called `name`; an error that names the argument where there is none."""
     if name in _NO_TABLEAU:
-        raise NotImplementedError(f"method: {name!r} is no Runge-Kutta method; use torchdiffeq.odeint")
+        raise NotImplementedError(f"{argument}: {name!r} is no Runge-Kutta method; use torchdiffeq.odeint")
     if not isinstance(name, str) or name not in TABLEAUX:
-        raise ValueError(f"method: expected one of {', '.join(TABLEAUX)}, got {name!r}")
+        raise ValueError(f"{argument}: expected one of {', '.join(TABLEAUX)}, got {name!r}")
     return TABLEAUX[name]
 
 
