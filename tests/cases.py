@@ -283,3 +283,22 @@ def check_at(case, backend, x, params, *, inverse=False):
     units = roundings(case, x, params, want, inverse=inverse, grads=grads)
     label = f"{case.op} {case.name} on {backend}, {x.dtype}, {params.dtype}, inverse={inverse}"
     tolerances.assert_result(got, want, units, case.op, label)
+
+
+_EXTREMES = (1e-30, 20.0, -20.0, 100.0, -100.0, 1e4, -1e4, 1e12, 1e20, -1e20, 1e30, -1e30)
+
+
+def check_gradients_fit(case, backend, inverse):
+    """Raise AssertionError unless a feature's gradients are finite wherever float32 holds all of them, of
+    raw parameters a quarter of which are extreme and of large cotangents."""
+    extremes = torch.tensor(_EXTREMES)
+    for seed, size in enumerate((1e10, 1e20, 1e30)):
+        x, params = case.tensors(torch.float32, seed=seed, inverse=inverse)
+        at = torch.randint(0, 4 * len(extremes), params.shape, generator=generator_of(seed))
+        params = torch.where(at < len(extremes), extremes[at % len(extremes)], params)
+        grads = [size * g for g in cotangents(x, x[:, 0])]
+        got = evaluate(case, x, params, backend=backend, inverse=inverse, grads=grads)
+        want = expected(case, x, params, inverse=inverse, grads=grads)
+        fits = want.grad_params.abs().amax(-1).maximum(want.grad_x.abs()) < 1e36
+        assert got.grad_x[fits].isfinite().all(), f"{case.name}: grad_x, cotangents of {size}"
+        assert got.grad_params[fits].isfinite().all(), f"{case.name}: grad_params, cotangents of {size}"

@@ -122,8 +122,9 @@ FLOWKERN_HD AffineCotangent<T> affine_vjp(T x, T shift, T raw, T g_out, T g_loga
     const T centred = inverse ? x - by_shift * shift : x;
     const T g_x = g_out * f.q;
     // q·centred is y − b (inverse: x): finite wherever the output is, even where g_x overflows.
-    const T g_log_q = fma(g_out, f.q * centred, g_logabsdet);
-    return {g_x, (inverse ? zero - g_x : g_out) * by_shift, g_log_q * f.rate * T(set.prefactor)};
+    // The rate, which goes to 0 where a map saturates, multiplies g before y does: neither product is too large.
+    const T g_raw = fma(g_out * f.rate, f.q * centred, g_logabsdet * f.rate) * T(set.prefactor);
+    return {g_x, (inverse ? zero - g_x : g_out) * by_shift, g_raw};
   }
 }
 

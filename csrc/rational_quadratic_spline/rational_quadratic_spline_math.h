@@ -46,6 +46,7 @@ template <class T> FLOWKERN_HD Position<T> position_of_y(T y, const Bin<T>& bin,
   T a = bin.p * co_eta - bin.r * eta;
   T two_s = at.s + at.s;
   T root = sqrt(fma(a, a, two_s * two_s * eta * co_eta));
+  root = select(root == T(S(__builtin_inff())), abs(a), root);  // a² overflows, and is all there is beside s²
   // From the left where a ≥ 0: θ = 2sη/(2sη + root + a); else 1 − θ likewise from the right.
   auto left = a >= zero;
   T near = two_s * select(left, eta, co_eta);
@@ -67,7 +68,7 @@ FLOWKERN_HD T place(T low, T size, const Bin<T>& bin, Axis<T> axis, T from_left,
 // y and log dy/dx at a position: D = s(θ² + (1−θ)²) + (p+r)θ(1−θ), M = rθ² + 2sθ(1−θ) + p(1−θ)².
 template <class T> struct Value {
   T y, log_slope;
-  T beta, inverse_d, n, co_n, m, slope;  // θ(1−θ), 1/D, N = sθ² + pθ(1−θ), D − N, M, dy/dx
+  T beta, inverse_d, n, co_n, m, slope;  // θ(1−θ), 1/D, N/D with N = sθ² + pθ(1−θ), 1 − N/D, M, dy/dx
 };
 
 template <class T> FLOWKERN_HD Value<T> evaluate(const Bin<T>& bin, const Position<T>& at, Axis<T> up) {
@@ -75,11 +76,12 @@ template <class T> FLOWKERN_HD Value<T> evaluate(const Bin<T>& bin, const Positi
   Value<T> v;
   T theta2 = at.theta * at.theta, rest2 = at.rest * at.rest;
   v.beta = at.theta * at.rest;
-  v.n = fma(at.s, theta2, bin.p * v.beta);
-  v.co_n = fma(at.s, rest2, bin.r * v.beta);
-  v.inverse_d = T(S(1)) / (v.n + v.co_n);
+  T n = fma(at.s, theta2, bin.p * v.beta);
+  T co_n = fma(at.s, rest2, bin.r * v.beta);
+  v.inverse_d = T(S(1)) / (n + co_n);
+  v.n = n * v.inverse_d, v.co_n = co_n * v.inverse_d;
   v.m = fma(bin.r, theta2, fma(at.s + at.s, v.beta, bin.p * rest2));
-  v.y = place(bin.y_k, bin.h, bin, up, v.n * v.inverse_d, v.co_n * v.inverse_d);
+  v.y = place(bin.y_k, bin.h, bin, up, v.n, v.co_n);
   T ratio = at.s * v.inverse_d;
   v.slope = ratio * (ratio * v.m);  // in this order nothing over- or underflows early
   v.log_slope = log(v.slope);
@@ -106,19 +108,19 @@ FLOWKERN_HD Cotangent<T> vjp(const Bin<T>& bin, const Position<T>& at, const Val
   const T one = T(S(1)), two = T(S(2));
   T theta2 = at.theta * at.theta, rest2 = at.rest * at.rest;
   T inverse_m = one / v.m;
-  T y_scale = g_y * bin.h * v.inverse_d * v.inverse_d;
+  // D grows with the slopes: what is divided by it is so before a cotangent multiplies it.
+  T by_share = g_y * bin.h * (v.beta * v.inverse_d), tilt = (bin.r * theta2 - bin.p * rest2) * v.inverse_d;
   T l_d = two * g_l * v.inverse_d, l_m = g_l * inverse_m;
-  T g_s = fma(y_scale * v.beta, bin.r * theta2 - bin.p * rest2,
-              fma(two * l_m, v.beta, two * g_l / at.s - l_d * (theta2 + rest2)));
+  T g_s = fma(by_share, tilt, fma(two * l_m, v.beta, two * g_l / at.s - l_d * (theta2 + rest2)));
   Cotangent<T> g;
-  g.p = fma(y_scale * v.beta, v.co_n, l_m * rest2 - l_d * v.beta);
-  g.r = l_m * theta2 - l_d * v.beta - y_scale * v.n * v.beta;
+  g.p = fma(by_share, v.co_n, l_m * rest2 - l_d * v.beta);
+  g.r = l_m * theta2 - l_d * v.beta - by_share * v.n;
   g.x = g_theta * at.inverse_w;
   // In the last bin, measured from its right end, the left knot plays no part.
   const T zero = T(S(0));
   g.x_k = select(bin.last, zero, zero - g.x);
   g.w = zero - fma(g_theta, select(bin.last, zero - at.rest, at.theta), g_s * at.s) * at.inverse_w;
-  g.h = fma(g_y * select(bin.last, zero - v.co_n, v.n), v.inverse_d, g_s * at.inverse_w);
+  g.h = fma(g_y, select(bin.last, zero - v.co_n, v.n), g_s * at.inverse_w);
   g.y_k = select(bin.last, zero, g_y);
   return g;
 }
@@ -168,8 +170,8 @@ FLOWKERN_HD T transform_vjp(T x, const U& u, const Set& set, Axis<T> across, Axi
   if (inverse) {
     // With λ = ∂L/∂x: the input's cotangent is λ/f', the parameters' those of f at (−λ/f', −g_l).
     // There g_θ = −λw + g_l·∂ℓ/∂θ, in which all but the first term of λ cancels.
-    T lambda = g_out - g_logabsdet * by_theta * at.inverse_w;
-    g_y = zero - lambda / v.slope;
+    const T inverse_slope = T(S(1)) / v.slope;
+    g_y = g_logabsdet * (by_theta * at.inverse_w * inverse_slope) - g_out * inverse_slope;
     g_l = zero - g_logabsdet;
     g_theta = zero - g_out * bin.w;
   }

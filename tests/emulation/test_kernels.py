@@ -104,6 +104,12 @@ def test_agrees_with_the_reference(name, dtype):
         cases.check((CASES | EDGES)[name], "cpu", dtype, inverse=inverse)
 
 
+@pytest.mark.parametrize("name", ["spline-k8", "spline-softclip", "affine-tanh"])
+def test_gradients_are_finite_wherever_they_fit(name):
+    for inverse in (False, True):
+        cases.check_gradients_fit(CASES[name], "cpu", inverse)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", PATHS)
 def test_path_agrees_with_the_reference(name, dtype):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import flowkern
 from flowkern.ops import ScaleMap, affine_coupling
-from tests.cases import AFFINES, SPLINES, check_at, cotangents, evaluate
+from tests.cases import AFFINES, SPLINES, check_at, check_gradients_fit, cotangents, evaluate, expected
 from tests.conftest import RUNNABLE
 
 SPLINE_NAMES = ("k1", "k2", "k8", "k33", "circular", "none", "softclip", "bounds")
@@ -79,6 +79,45 @@ def test_spline_rises_in_float32(backend, name, spread, seed, places):
         assert (y.diff(dim=0) >= -4e-7 * bound).all()
         inside = x.abs() <= bound
         assert (torch.where(inside, y, 0.0).abs() <= bound).all()
+
+
+# What autograd makes of the reference overflows earlier.
+KERNELS = [name for name in RUNNABLE if name != "reference"]
+SATURATING = [SPLINES[name] for name in SPLINE_NAMES] + [AFFINES[name] for name in AFFINE_NAMES]
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("case", SATURATING, ids=[f"{c.op}-{c.name}" for c in SATURATING])
+def test_gradients_are_finite_wherever_they_fit(kernels, case, inverse):
+    """No product on the way to a feature's gradients is larger than they are, however large the cotangents."""
+    check_gradients_fit(replace(case, batch=(400,)), kernels, inverse)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_steep_knot_takes_a_large_cotangent(backend, dtype):
+    """A slope of 1e12, where products with the cotangent before the division by it overflow in float32."""
+    params = torch.zeros(1, 1, 23, dtype=dtype)
+    params[..., 1] = params[..., 9] = 400.0
+    params[..., 16] = 1e12
+    x, grads = torch.full((1, 1), -1.1, dtype=dtype), (torch.full((1, 1), 1e30), torch.ones(1))
+    got = evaluate(SPLINES["k8"], x, params, backend=backend, grads=[g.to(dtype) for g in grads])
+    want = torch.tensor(-2.979000012183673e18, dtype=dtype)
+    torch.testing.assert_close(got.grad_params[0, 0, 17], want, rtol=1e-5, atol=0)
+    assert got.grad_params.isfinite().all()
+    assert (got.grad_params[0, 0].abs() <= 1.001 * want.abs()).all()
+
+
+@pytest.mark.parametrize("slope", [1e18, 1e22, 1e30])
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_the_inverse_of_a_steep_knot(kernels, slope):
+    """Of a slope whose square overflows in float32."""
+    case = replace(SPLINES["k8"], bins=2)
+    y, params = torch.tensor([[-0.5], [0.5]]), torch.zeros(2, 1, 5)
+    params[..., 4] = slope
+    grads = torch.ones(2, 1), torch.ones(2)
+    got = evaluate(case, y, params, backend=kernels, inverse=True, grads=grads)
+    want = expected(case, y, params, inverse=True, grads=grads)
+    torch.testing.assert_close([*got], [w.float() for w in want], rtol=1e-5, atol=1e-6)
 
 
 # --- NaN and infinity ----------------------------------------------------------------------------

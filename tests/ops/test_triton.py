@@ -15,7 +15,7 @@ import flowkern
 from flowkern.ops import KnotMap, ScaleMap, affine_coupling, rational_quadratic_spline
 from flowkern.ops.affine_coupling import SCALE_MAPS
 from flowkern.ops.rational_quadratic_spline import TAILS
-from tests.cases import AFFINES, SPLINES, TYPICAL, check, cotangents, evaluate, laid_out
+from tests.cases import AFFINES, SPLINES, TYPICAL, check, check_gradients_fit, cotangents, evaluate, laid_out
 from tests.conftest import INTERPRETED
 from tests.ops import branches
 
@@ -229,6 +229,11 @@ def test_extreme_parameters(inverse):
         for g, w in zip(got, want):
             assert g.isfinite().all()
             torch.testing.assert_close(g, w, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", [SPLINES["k8"], SPLINES["softclip"], AFFINES["atan"]], ids=lambda c: c.name)
+def test_gradients_are_finite_wherever_they_fit(case, inverse):
+    check_gradients_fit(case, "triton", inverse)
 
 
 def test_an_index_out_of_range_touches_nothing(case, inverse):

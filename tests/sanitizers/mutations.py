@@ -98,7 +98,7 @@ MUTATIONS = (
     _affine("no barrier after the columns are copied", f"int(p.width), rows);\n  {_SYNC}", "int(p.width), rows);"),
     _affine("no barrier before the log-dets are summed", f"{_SYNC}\n      total +=", "total +="),
     _affine("no barrier after the log-dets are summed", f"plan.lanes);\n      {_SYNC}", "plan.lanes);"),
-    _affine("backward: g_logabsdet with the wrong sign", "f.q * centred, g_logabsdet)", "f.q * centred, -g_logabsdet)", "affine_coupling_math.h"),
+    _affine("backward: g_logabsdet with the wrong sign", "f.q * centred, g_logabsdet * f.rate)", "f.q * centred, -g_logabsdet * f.rate)", "affine_coupling_math.h"),
     _affine("backward: g_shift with the wrong sign", "{g_x, (inverse ? zero - g_x : g_out)", "{g_x, (inverse ? g_x : g_out)", "affine_coupling_math.h"),
     _spline("y written one column on", "at.row * p.width + at.column] = out.y", "at.row * p.width + at.column + 1] = out.y"),
     _spline("log-dets begin inside the stage", "? int(blockDim.x) * stage.stride : 0)", "? int(blockDim.x - 1) * stage.stride : 0)"),

@@ -126,16 +126,14 @@ def transform_vjp(
     value, slope = tl.zeros(z.shape, z.dtype), 0.0
     if KIND != 0:
         value, slope = log_scale(PREFACTOR * raw, KIND, A, B)
-    # With g the cotangent of x, that of log s is g·x + gl, and −g·(y − b) − gl for the inverse.
     if INVERSE:
-        g = gy * tl.exp(-value)
+        value, slope, z = -value, -slope, z - SHIFT_PREFACTOR * shift
+    scale = tl.exp(value)
+    g, grad_shift = gy * scale, SHIFT_PREFACTOR * gy
+    if INVERSE:
         grad_shift = -SHIFT_PREFACTOR * g
-        grad_log_scale = -g * (z - SHIFT_PREFACTOR * shift) - gl
-    else:
-        g = gy * tl.exp(value)
-        grad_shift = SHIFT_PREFACTOR * gy
-        grad_log_scale = g * z + gl
-    return g, grad_shift, grad_log_scale * slope * PREFACTOR
+    # In this order no product is larger than its result, save where y or the cotangent of z is too large.
+    return g, grad_shift, (gy * slope * (scale * z) + gl * slope) * PREFACTOR
 
 
 # Moves per transformed element, in float32: reads x, shift and raw scale, writes y: 16 bytes

@@ -92,13 +92,13 @@ def _forward(x, x_k, w, y_k, h, p, r):
     theta = (x - x_k) / w
     s, beta = h / w, theta * (1 - theta)
     denominator = s + (p + r - 2 * s) * beta
-    y = y_k + h * (s * theta**2 + p * beta) / denominator
-    return y, _log_slope(theta, s, p, r)
+    y = y_k + h * ((s * theta**2 + p * beta) / denominator)
+    return y, _log_slope(theta, 1 - theta, s, p, r)
 
 
-def _log_slope(theta, s, p, r):
-    beta = theta * (1 - theta)
-    numerator = r * theta**2 + 2 * s * beta + p * (1 - theta) ** 2
+def _log_slope(theta, rest, s, p, r):
+    beta = theta * rest
+    numerator = r * theta**2 + 2 * s * beta + p * rest**2
     denominator = s + (p + r - 2 * s) * beta
     return 2 * torch.log(s) + torch.log(numerator) - 2 * torch.log(denominator)
 
@@ -107,11 +107,13 @@ def _inverse(y, x_k, w, y_k, h, p, r):
     """Solve the quadratic in θ by the form of the README, in which nothing cancels."""
     s, eta = h / w, (y - y_k) / h
     a = p * (1 - eta) - r * eta
-    root = torch.sqrt(a**2 + 4 * s**2 * eta * (1 - eta))
+    size = (a.abs() + 2 * s).detach()  # its square may overflow
+    root = size * torch.sqrt((a / size) ** 2 + (2 * s / size) ** 2 * eta * (1 - eta))
     from_left = 2 * s * eta / _nonzero(root + 2 * s * eta + a, a >= 0)
     from_right = 2 * s * (1 - eta) / _nonzero(root + 2 * s * (1 - eta) - a, ~(a >= 0))
     theta = torch.where(a >= 0, from_left, 1 - from_right)
-    return x_k + theta * w, -_log_slope(theta, s, p, r)
+    rest = torch.where(a >= 0, 1 - from_left, from_right)  # 1 − θ, which a steep slope multiplies
+    return x_k + theta * w, -_log_slope(theta, rest, s, p, r)
 
 
 def _nonzero(value, used):

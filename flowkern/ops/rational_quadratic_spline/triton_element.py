@@ -157,6 +157,7 @@ def _solve(eta, rest, s, p, r):
     """θ and ω at which the spline has risen by η = 1 − rest of its bin; nothing cancels."""
     a = p * rest - r * eta
     root = tl.sqrt(a * a + 4 * (s * eta) * (s * rest))
+    root = tl.where(root == float("inf"), tl.abs(a), root)  # a² overflows, and is all there is beside s²
     nearer = 2 * s * tl.where(a >= 0, eta, rest)
     distance = _triton.unit(nearer / (root + nearer + tl.abs(a)))
     return tl.where(a >= 0, distance, 1 - distance), tl.where(a >= 0, 1 - distance, distance)
@@ -254,19 +255,20 @@ def _vjp(gy, gl, place, p, r, INVERSE: tl.constexpr):
     )
     if INVERSE:
         gtheta = -gy * w
-        gz = (gy - gl * log_slope_theta / w) / slope
+        gz = gy / slope - gl * (log_slope_theta / w / slope)
         gy, gl = -gz, -gl
     else:
         gtheta = gy * slope * w + gl * log_slope_theta
         gz = gtheta / w
-    scaled = gy * h * beta / base / base
-    both = 2 * gl * beta / base
-    gs = scaled * (r * q - p * omega * omega)
+    # D grows with the slopes: what is divided by it is so before a cotangent multiplies it.
+    rise, rest, share = rise / base, rest / base, beta / base
+    by_share, both = gy * h * share, 2 * gl * share
+    gs = by_share * ((r * q - p * omega * omega) / base)
     gs += 2 * gl * (1 / s + beta / steep - (q + omega * omega) / base)
-    gp = scaled * rest + gl * omega * omega / steep - both
-    gr = gl * q / steep - both - scaled * rise
+    gp = by_share * rest + gl * omega * omega / steep - both
+    gr = gl * q / steep - both - by_share * rise
     gw = -(gtheta * theta + gs * s) / w
-    return gz, -gtheta / w, gw, gy, gy * rise / base + gs / w, gp, gr
+    return gz, -gtheta / w, gw, gy, gy * rise + gs / w, gp, gr
 
 
 @triton.jit
