@@ -11,6 +11,7 @@ import torch
 
 import flowkern
 from flowkern import backends
+from tests import times
 
 # Triton decides on interpretation when its own library and our kernels are imported, so the variable is
 # set around these imports, and again around each test (the backend's availability reads it), but not in
@@ -69,3 +70,12 @@ def interpreted():
     with mock.patch.dict(os.environ, INTERPRETED), flowkern.backend("triton"):
         with numpy.errstate(all="ignore"), triton_memory.checked():
             yield
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Where the times of a whole run are collected (see times.py), they are printed with those of the tests."""
+    if collected := times.collected():
+        reports = [r for some in terminalreporter.stats.values() for r in some if hasattr(r, "duration")]
+        lines = [f"{seconds:6.0f} s  {name}\n" for name, seconds in times.of_tests(reports)]
+        terminalreporter.section("time of each part")
+        terminalreporter.write("".join([collected, "tests, on all their processes:\n", *lines]))

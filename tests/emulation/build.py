@@ -39,21 +39,14 @@ def preloaded():
     return ADDRESS if "libasan" in os.environ.get("LD_PRELOAD", "") else CHECKED
 
 
-def kernels(csrc=ROOT / "csrc", ops=None):
+def kernels(csrc=ROOT / "csrc"):
     """The sources of all ops, and the entry points to them."""
-    return (*sources("*_cuda.cu", csrc, ops), HERE / "kernels.cpp")
+    return (*sources("*_cuda.cu", csrc), HERE / "kernels.cpp")
 
 
-def sources(pattern, csrc=ROOT / "csrc", ops=None):
-    """The files of all ops in `csrc`; if only `ops` matter there, those of others from this tree, built already.
-
-    The others come last: of an inline function that several have, the linker takes the first.
-    """
-    found = sorted(csrc.glob(f"*/{pattern}"))
-    if ops is None:
-        return found
-    own = [path for path in found if path.parent.name in ops]
-    return own + [ROOT / "csrc" / path.relative_to(csrc) for path in found if path not in own]
+def sources(pattern, csrc=ROOT / "csrc"):
+    """The files of all ops."""
+    return sorted(csrc.glob(f"*/{pattern}"))
 
 
 def built(flags, sources=kernels(), csrc=ROOT / "csrc"):

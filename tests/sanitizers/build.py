@@ -29,17 +29,17 @@ def runnable():
     return [*ISAS][: _RUNNABLE.get(torch.backends.cpu.get_cpu_capability(), 1)]
 
 
-def library(sanitizer, isa, csrc=ROOT / "csrc", ops=None):
+def library(sanitizer, isa, csrc=ROOT / "csrc", more=()):
     """libflowkern_cpu.so of one instruction set, whose calls run on four threads (threads.cpp).
 
-    csrc, ops: see `sources`.
+    more: sources that are linked as well.
     """
     import torch.utils.cpp_extension as torch
 
     common = (*COMMON, *FLAGS[sanitizer], *_QUIET, "-DFLOWKERN_SANITIZED", "-DFLOWKERN_PORTABLE_ONLY")
     of_torch = [f"-isystem{path}" for path in torch.include_paths()]
-    jobs = [(source, (*common, *ISAS[isa]), csrc) for source in sources("*_simd.cpp", csrc, ops)]
-    sides = (*sources("*_cpu.cpp", csrc, ops), HERE / "threads.cpp")
+    jobs = [(source, (*common, *ISAS[isa]), csrc) for source in sources("*_simd.cpp", csrc)]
+    sides = (*sources("*_cpu.cpp", csrc), HERE / "threads.cpp", *more)
     jobs += [(source, (*common, "-DTORCH_TARGET_VERSION=0x020b000000000000", *of_torch), csrc) for source in sides]
     code = translated(jobs)
     folders = [f"-L{path}" for path in torch.library_paths()]

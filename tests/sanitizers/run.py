@@ -13,7 +13,9 @@ import torch
 
 
 def context(kind, library):
-    """Within it, the ops run on the kernels that are meant."""
+    """Within it, the ops run on the kernels that are meant, and what nobody has written is NaN."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
     if kind == "cpu":
         load = torch.ops.load_library
         torch.ops.load_library = lambda path: load(library)  # when flowkern is imported
@@ -41,8 +43,9 @@ def named(kind):
     return every
 
 
-def check(case, backend):
+def check(case, kind):
     """By the module that the case is of, in both directions where it has two."""
+    backend = "triton" if kind == "triton" else "cpu"
     module = sys.modules[type(case).__module__]
     both = "inverse" in inspect.signature(module.check).parameters
     for dtype in (torch.float32, torch.float64):
@@ -51,13 +54,11 @@ def check(case, backend):
 
 
 def main(kind, library, *names):
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
     with context(kind, library):
         every = named(kind)
         chosen = names or [*every]
         for name in chosen:
-            check(every[name], "triton" if kind == "triton" else "cpu")
+            check(every[name], kind)
     print(f"{len(chosen)} cases")
 
 
