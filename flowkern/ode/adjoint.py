@@ -10,6 +10,7 @@ import functools
 from typing import NamedTuple
 
 import torch
+from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 
 from flowkern.ode.control import control, rms, state_norm
@@ -52,6 +53,12 @@ def odeint_adjoint(
 
     Source: Chen et al., Neural Ordinary Differential Equations (2018), appendix B; torchdiffeq 0.2.5.
     """
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        return _interrupted(
+            func, y0, t, rtol=rtol, atol=atol, method=method, options=options, event_fn=event_fn,
+            adjoint_rtol=adjoint_rtol, adjoint_atol=adjoint_atol, adjoint_method=adjoint_method,
+            adjoint_options=adjoint_options, adjoint_params=adjoint_params,
+        )  # fmt: skip
     if event_fn is not None:
         raise NotImplementedError("event_fn: events are not supported; use torchdiffeq.odeint_adjoint")
     if adjoint_params is None and not isinstance(func, torch.nn.Module):
@@ -72,9 +79,16 @@ def odeint_adjoint(
     backward = dict(method=table.name, options=_options(adjoint_options, table, solver), **tolerances)
     callbacks = {name: getattr(func, f"{name}_adjoint", None) for name in CALLBACKS}
     autocast = _autocast(solver.task.y0.device.type)
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        return solver.parts(solver.states())  # of which no backward is kept
     call = _Call(solver, backward, callbacks, Weights(func), params, autocast)
-    states = _Adjoint.apply(call, solver.task.y0, solver.task.t, *params)
-    return unflattened(states, solver.task.shapes, states.shape[:1])
+    return solver.parts(_Adjoint.apply(call, solver.task.y0, solver.task.t, *params))
+
+
+@torch.compiler.disable
+def _interrupted(*arguments, **options):
+    """A call outside of the graph that is compiled: a solve backwards is no part of one."""
+    return odeint_adjoint(*arguments, **options)
 
 
 def _tensors(params):
@@ -85,8 +99,10 @@ def _tensors(params):
 
 
 def _check_surroundings():
-    if torch._C._are_functorch_transforms_active():
-        raise NotImplementedError("odeint_adjoint: torch.func's transforms do not see it; use odeint")
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        raise NotImplementedError(
+            "odeint_adjoint: torch.func's transforms and forward mode do not see it; use odeint"
+        )
     if parametrize._cache_enabled:
         raise RuntimeError(
             "odeint_adjoint: not within parametrize.cached(): the solve has no graph, and the weights that are "

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import torch
 
-from flowkern.ode.problem import number, real_dtype, unflattened
+from flowkern.ode.problem import number, unflattened
+from flowkern.ops._arguments import in_dtype
 
 
 class Control(NamedTuple):
@@ -70,9 +71,13 @@ def _check(made, argument):
 
 def rms(tensor):
     """Root mean square of all elements; 0 of none."""
-    if tensor.numel() == 0:
-        return tensor.new_zeros((), dtype=real_dtype(tensor))
-    return tensor.abs().square().mean().sqrt()
+    size = wide(tensor.abs())
+    return size.square().mean().sqrt() if size.numel() else size.sum()
+
+
+def wide(tensor):
+    """Half precision as float32: squares, and what is divided by a small step, leave its range."""
+    return in_dtype(tensor, torch.promote_types(tensor.dtype, torch.float32))
 
 
 def state_norm(norm, shapes):
@@ -91,10 +96,10 @@ def state_norm(norm, shapes):
 def first_step(func, t0, y0, f0, order, rtol, atol, norm, sign):
     """A first step size, of norm's shape (Hairer, Nørsett, Wanner, II.4)."""
     scale = atol + y0.abs() * rtol
-    d0, d1 = norm(y0 / scale), norm(f0 / scale)
+    d0, d1 = wide(norm(y0 / scale)), wide(norm(f0 / scale))
     h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
-    f1 = func(t0 + sign * h0, y0 + (sign * h0).to(y0.dtype) * f0)
-    d2 = norm((f1 - f0) / scale) / h0
+    f1 = func((t0 + sign * h0).to(t0.dtype), y0 + (sign * h0).to(y0.dtype) * f0)
+    d2 = wide(norm((f1 - f0) / scale)) / h0
     flat = (d1 <= 1e-15) & (d2 <= 1e-15)
     h1 = (0.01 / torch.maximum(d1, d2)) ** (1 / order)
     h1 = torch.where(flat, (h0 * 1e-3).clamp(min=1e-6), h1)

@@ -4,10 +4,12 @@ The loop over the steps has no control flow that depends on data. Where `t` is t
 read back from the device at all; a step size needs the times on the host, once.
 """
 
+import contextlib
 import math
 from itertools import pairwise
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from flowkern.ode import stages as _stages
 from flowkern.ode.problem import check_rows, number, real_dtype
@@ -148,10 +150,11 @@ def _step(step_size, length):
 
 def _plan(times, step, dtype, differentiable):
     """The number of steps of one size, the last one shorter, and which outputs each reaches."""
-    t = torch.tensor(times, dtype=dtype)
-    steps = math.ceil((t[-1] - t[0]) / step + 1) - 1 if step else 1  # rounded as torchdiffeq does
-    points = torch.arange(steps, dtype=dtype) * step + t[0]
-    return steps, _outputs([*points.tolist(), times[-1]], times, differentiable)
+    with _disable_current_modes() if torch.compiler.is_exporting() else contextlib.nullcontext():
+        t = torch.tensor(times, dtype=dtype)
+        steps = math.ceil((t[-1] - t[0]) / step + 1) - 1 if step else 1  # rounded as torchdiffeq does
+        points = (torch.arange(steps, dtype=dtype) * step + t[0]).tolist()
+    return steps, _outputs([*points, times[-1]], times, differentiable)
 
 
 # What torch.compiler.assume_constant_result does, without its import of the compiler.

@@ -50,8 +50,7 @@ def odeint(func, y0, t, *, rtol=1e-7, atol=1e-9, method=None, options=None, even
     if event_fn is not None:
         raise NotImplementedError("event_fn: events are not supported; use torchdiffeq.odeint")
     solver = Solver.of(func, y0, t, rtol, atol, method, options)
-    states = solver.states()
-    return unflattened(states, solver.task.shapes, states.shape[:1])
+    return solver.parts(solver.states())
 
 
 class Solver(NamedTuple):
@@ -85,9 +84,18 @@ class Solver(NamedTuple):
             return fixed.solve(task, self.method, self.per_sample, **self.options)
         if task.y0.numel() == 0:  # nothing to control; the graph reaches what func uses all the same
             return fixed.solve(task, self.method, self.per_sample)
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+            raise NotImplementedError(
+                f"method: the steps of {self.method.name} depend on values, and would be kept for all others in a "
+                "trace or an exported program; use a fixed grid, such as method='rk4' with a step_size"
+            )
         # Steps depend on numbers: there is no graph of them.
         adapted = torch.compiler.disable(_adapted) if torch.compiler.is_compiling() else _adapted
         return adapted(self)
+
+    def parts(self, states):
+        """The states as the caller has them."""
+        return unflattened(states, self.task.shapes, states.shape[:1])
 
 
 def _adapted(solver):

@@ -74,7 +74,7 @@ class _Solve:
             return
         h = _control.first_step(
             self.problem.func, self._wide(self.t0.to(self.problem.dtype)), self.y, self.f,
-            self.method.order, self.rtol, self.atol, _row_rms, self._wide(self.sign),
+            self.method.order, self.rtol, self.atol, _row_rms, self._wide(self.sign.to(self.problem.dtype)),
         )  # fmt: skip
         self.h = h.flatten().double().nan_to_num(0.0)
 
@@ -174,5 +174,5 @@ class _Solve:
 
 def _row_rms(tensor):
     """Root mean square of each row, (N, 1, …)."""
-    squares = tensor.abs().square().reshape(len(tensor), -1)
+    squares = _control.wide(tensor.abs()).square().reshape(len(tensor), -1)
     return squares.mean(1).sqrt().view(-1, *(1,) * (tensor.dim() - 1))

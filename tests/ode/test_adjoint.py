@@ -334,7 +334,7 @@ def test_the_backward_runs_under_the_autocast_of_the_forward(method):
 
 
 def test_transforms_are_refused():
-    with pytest.raises(NotImplementedError, match="odeint_adjoint: torch.func's transforms do not see it"):
+    with pytest.raises(NotImplementedError, match="odeint_adjoint: torch.func's transforms and forward mode do not see it"):
         torch.func.grad(lambda y0: solved(Growth(), y0))(torch.ones(1).double())
 
 

@@ -70,9 +70,10 @@ def _few(weights, *k):
 
 
 def _plain(y):
-    """Where PyTorch has to see plain operations: a compiler, transforms, forward mode, other dtypes."""
+    """Where PyTorch has to see plain operations: compilers, traces, transforms, forward mode, other dtypes."""
     return (
         torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
         or y.dtype not in _KERNEL_DTYPES
         or forward_ad._current_level >= 0
         or torch._C._are_functorch_transforms_active()
