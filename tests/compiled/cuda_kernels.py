@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.compiled.resources import Resources, occupancy
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted(ROOT.glob("csrc/*/*_cuda.cu"))
+SOURCES = {source.parent.name: source for source in sorted(ROOT.glob("csrc/*/*_cuda.cu"))}
 ARCHITECTURES = ("80", "90a", "100")
 _LAUNCHES = Path(__file__).with_name("launches.cpp")
 _FLAGS = (
@@ -32,19 +32,19 @@ _ENTRY = re.compile(
 )
 
 
-def tables(architectures):
-    """(folder, architecture, {"forward_kernel<float, 8, false, true>": Resources, …}) of every op."""
+def tables(architectures, ops):
+    """(folder, architecture, {"forward_kernel<float, 8, false, true>": Resources, …}) of each op."""
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(_object, SOURCES))
-    launched = _launched(objects)
-    for source, object_ in zip(SOURCES, objects):
+        objects = list(pool.map(_object, (SOURCES[op] for op in ops)))
+    for op, object_ in zip(ops, objects):
+        launched = _launched(op, object_)
         report = object_.with_suffix(".txt").read_text()
         kernels = [_ENTRY.search(part) for part in re.split("(?=Compiling entry)", report)[1:]]
         for architecture in architectures:
             of_it = [kernel for kernel in kernels if kernel["architecture"] == architecture]
             names = _demangled([kernel["name"] for kernel in of_it])
             table = {n: _resources(k, architecture, launched[n]) for n, k in zip(names, of_it)}
-            yield source.parent, architecture, dict(sorted(table.items()))
+            yield SOURCES[op].parent, architecture, dict(sorted(table.items()))
 
 
 def _resources(kernel, architecture, launch):
@@ -73,13 +73,13 @@ def _object(source):
     return kept
 
 
-def _launched(objects):
+def _launched(op, object_):
     """{kernel: (threads, bytes of shared memory)}, of several launches the one with most memory."""
     with tempfile.TemporaryDirectory() as folder:
         program = f"{folder}/launches"
         compiler = os.environ.get("CXX") or shutil.which("g++") or "c++"
-        flags = ("-std=c++20", "-Wall", "-Wextra", "-DFLOWKERN_ISA=cuda")
-        subprocess.run([compiler, *flags, _LAUNCHES, *objects, "-o", program], check=True)
+        flags = ("-std=c++20", "-Wall", "-Wextra", "-DFLOWKERN_ISA=cuda", f"-DOP={op}")
+        subprocess.run([compiler, *flags, _LAUNCHES, object_, "-o", program], check=True)
         lines = subprocess.run(program, check=True, capture_output=True, text=True).stdout.split()
     names = _demangled(lines[::3])
     launches = sorted(zip(map(int, lines[1::3]), map(int, lines[2::3]), names))

@@ -1,5 +1,5 @@
 // Stands in for the CUDA runtime, linked to the ops' own host code: prints what is launched instead
-// of launching it, one line "kernel threads dynamic-shared-memory" for each kernel and typical sizes.
+// of launching it, one line "kernel threads dynamic-shared-memory" for each kernel of OP and typical sizes.
 #include <cstdint>
 #include <cstdio>
 #include <map>
@@ -60,7 +60,7 @@ namespace {
 
 constexpr std::int64_t kRows = 4096, kFeatures = 32;
 
-template <class S> void affine() {
+template <class S> void affine_coupling() {
   for (int kind = 0; kind < 8; ++kind)
     for (bool inverse : {false, true}) {
       flowkern::AffineProblem<S> p{};
@@ -70,7 +70,7 @@ template <class S> void affine() {
     }
 }
 
-template <class S> void spline() {
+template <class S> void rational_quadratic_spline() {
   for (int bins : {4, 8, 10, 16, 32})
     for (double softclip : {0.0, 1.0})
       for (bool inverse : {false, true}) {
@@ -82,7 +82,7 @@ template <class S> void spline() {
       }
 }
 
-template <class S> void path() {
+template <class S> void probability_path() {
   for (int kind = 0; kind < 4; ++kind)
     for (bool given : {false, true}) {
       const S some{};
@@ -94,7 +94,7 @@ template <class S> void path() {
     }
 }
 
-template <class S> void stage() {
+template <class S> void runge_kutta_stage() {
   for (int stages = 1; stages <= flowkern::kMostStages; ++stages) {
     flowkern::StageProblem<S> step{};
     flowkern::ErrorProblem<S> error{};
@@ -104,7 +104,7 @@ template <class S> void stage() {
   }
 }
 
-template <class S> void solve() {
+template <class S> void neural_ode() {
   for (bool backward : {false, true}) {
     flowkern::cuda::OdeSolve<S> p{};
     p.rows = kRows, p.features = 8, p.layers = 3, p.stages = 4, p.intervals = 1, p.steps = 16, p.every = 1;
@@ -117,7 +117,7 @@ template <class S> void solve() {
 }
 
 // Two hidden layers of 128; with bins, a spline of so many.
-template <class S> void masked() {
+template <class S> void masked_autoregressive() {
   for (int bins : {0, 8})
     for (double softclip : {0.0, 1.0})
       for (bool inverse : {false, true})
@@ -135,8 +135,6 @@ template <class S> void masked() {
         }
 }
 
-template <class S> void all() { affine<S>(), spline<S>(), path<S>(), masked<S>(), solve<S>(), stage<S>(); }
-
 }  // namespace
 
-int main() { all<float>(), all<double>(); }
+int main() { OP<float>(), OP<double>(); }

@@ -17,6 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
+import flowkern
 from flowkern.ops import AffineElement, KnotMap, ScaleMap, SplineElement
 from flowkern.ops.affine_coupling import SCALE_MAPS
 from flowkern.ops.affine_coupling import triton as affine
@@ -284,21 +285,21 @@ def _paths():
 
 
 LAUNCHES = {
-    affine: _affines,
-    spline: _splines,
-    masked: _masked,
-    solver: _solves,
-    stage: _stages,
-    path: _paths,
+    "affine_coupling": _affines,
+    "rational_quadratic_spline": _splines,
+    "masked_autoregressive": _masked,
+    "neural_ode": _solves,
+    "runge_kutta_stage": _stages,
+    "probability_path": _paths,
 }
 
 
-def tables(architectures):
-    """(folder, architecture, {name: Resources}) of every op's kernels."""
-    for module, launches in LAUNCHES.items():
+def tables(architectures, ops):
+    """(folder, architecture, {name: Resources}) of these ops' kernels."""
+    for op in ops:
         for architecture in architectures:
             table = {
                 name: resources(compiled(launch, arguments, architecture), architecture)
-                for name, launch, arguments in launches()
+                for name, launch, arguments in LAUNCHES[op]()
             }
-            yield Path(module.__file__).parent, architecture, table
+            yield Path(flowkern.__file__).parent / "ops" / op, architecture, table
