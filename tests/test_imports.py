@@ -43,7 +43,7 @@ OP_MODULES = {
     "function": {"_function", "reference", "native", "triton"},
     "scale_map": set(),
     "knot_map": set(),
-    "__init__": {"backends", "_arguments", "function", "native", "scale_map", "knot_map"},
+    "__init__": {"backends", "_arguments", "_plain", "function", "native", "scale_map", "knot_map"},
 }
 
 # The masked autoregressive op has other rooms, and applies the formulas of the couplings.
@@ -57,7 +57,7 @@ OP_MODULES_OF = {
         "__init__": {"backends", "_arguments", "function", "native"},
     },
     "masked_autoregressive": {
-        "conditioner": set(),
+        "conditioner": {"_plain"},
         "element": {f"{_AFFINE}.scale_map", _SPLINE},
         "reference": {
             *("_arguments", "conditioner", "element", f"{_AFFINE}.reference", f"{_SPLINE}.reference"),
@@ -140,7 +140,7 @@ def test_op_modules_import_downwards(op):
 
 
 def test_others_use_the_public_ops():
-    public = {"flowkern.ops", *(f"flowkern.ops._{name}" for name in ("arguments", "batched", "modules", "status"))}
+    public = {"flowkern.ops", *(f"flowkern.ops._{name}" for name in ("arguments", "plain", "batched", "modules", "status"))}
     public |= {f"flowkern.ops.{op}" for op in OPS}
     for module, path in MODULES.items():
         if room(module) != "ops":

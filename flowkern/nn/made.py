@@ -1,12 +1,8 @@
 """The conditioner of autoregressive layers: a masked network."""
 
-from contextlib import contextmanager
-
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-from torch._subclasses import FakeTensor
 
 from flowkern.nn._arguments import (
     check_context,
@@ -19,6 +15,7 @@ from flowkern.nn._arguments import (
 from flowkern.nn.mlp import InputLayer, zero
 from flowkern.ops import ContextTerm, Degrees, MaskedLayer
 from flowkern.ops._arguments import version
+from flowkern.ops._plain import common, is_abstract, plainly
 from flowkern.ops.masked_autoregressive import folded, masks
 
 _ACTIVATIONS = {
@@ -131,9 +128,9 @@ class MADE(nn.Module):
 
     def _read(self, order):
         """Make the degrees anew if the order has other values than those they were made of."""
-        if _is_abstract(order):
+        if is_abstract(order):
             return
-        with _plainly():
+        with plainly():
             values = _common(order)
             if not torch.equal(values, self._values):
                 self._degrees, self._values = self._degrees_of(values), values
@@ -176,36 +173,15 @@ def _version(order):
     return None if torch._C._functorch.is_functorch_wrapped_tensor(order) else version(order)
 
 
-def _is_abstract(order):
-    """Whether it has no values, as on meta and in `torch.export`."""
-    return order.is_meta or isinstance(order, FakeTensor)
-
-
-@contextmanager
-def _plainly():
-    """What is made here is of use outside of a torch.func transform and of inference mode, too."""
-    with temporarily_clear_interpreter_stack(), torch.inference_mode(False):
-        yield
-
-
 def _common(order):
     """A copy on the CPU; ValueError if torch.func.vmap maps over modules of several orders."""
-    dims = []
-    while torch._C._functorch.is_functorch_wrapped_tensor(order):
-        dims.insert(0, torch._C._functorch.maybe_get_bdim(order))
-        order = torch._C._functorch.get_unwrapped(order)
-    for level, dim in enumerate(dim for dim in dims if dim >= 0):
-        order = order.movedim(dim + level, level)
-    orders = order.to("cpu", copy=True).reshape(-1, order.shape[-1])
-    if not torch.equal(orders, orders[:1].expand_as(orders)):
-        raise ValueError("order: expected the same in all modules that vmap maps over")
-    return orders[0]
+    return common("order", order).to("cpu", copy=True)
 
 
 def _check_unchanged(order, known):
     """Raise where a graph would be made of another order than the module's at its last call."""
-    with _plainly():
-        if not _is_abstract(order) and not torch.equal(_common(order), known):
+    with plainly():
+        if not is_abstract(order) and not torch.equal(_common(order), known):
             raise ValueError(
                 "order: was changed or replaced since the last call outside of torch.compile, which takes "
                 "it for a constant"

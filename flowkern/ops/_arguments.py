@@ -5,6 +5,8 @@ import math
 
 import torch
 
+from flowkern.ops._plain import is_abstract, plainly, unmapped
+
 _HALVES = (torch.bfloat16, torch.float16)
 _FLOATS = (torch.float64, torch.float32, *_HALVES)
 
@@ -84,6 +86,7 @@ def resolve_index(index, mask, x, features):
     `mask` (D,) is True at the transformed features; it is sorted rather than searched, so that no
     shape depends on data (no host synchronisation, one graph under `torch.compile`).
     """
+    index, mask = unmapped("index", index), unmapped("mask", mask)
     if index is not None and mask is not None:
         raise ValueError("mask: give either index or mask, not both")
     if mask is not None:
@@ -135,11 +138,18 @@ def _check_index(index, width):
     state = None if written is None else (width, written)
     if state is not None and getattr(index, "_flowkern_checked", None) == state:
         return
+    if is_abstract(index):
+        return
+    with plainly():
+        _check_entries(index, width)
+    index._flowkern_checked = state
+
+
+def _check_entries(index, width):
     if int(index.min()) < 0 or int(index.max()) >= width:
         raise ValueError(f"index: expected entries in [0, {width}), got {index.tolist()}")
     if index.unique().numel() != index.numel():
         raise ValueError(f"index: names a feature twice: {index.tolist()}")
-    index._flowkern_checked = state
 
 
 def version(tensor):

@@ -202,6 +202,35 @@ def test_a_flow_made_on_meta_takes_loaded_numbers(name, features):
         assert other().sample((2,)).shape == (2, features)
 
 
+class LogProb(torch.nn.Module):
+    """A flow's log-density as a module, which `functional_call` can call."""
+
+    def __init__(self, flow):
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, x):
+        return self.flow().log_prob(x)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_an_ensemble_by_vmap_over_stacked_states(name):
+    """PyTorch's recipe stacks buffers, too, such as the indices of coupling layers."""
+    members = [LogProb(build(name, 3, spread=0.1 * (i + 1))) for i in range(3)]
+    states, x = torch.func.stack_module_state(members), normal(5, 3)
+    base = copy.deepcopy(members[0])
+
+    def log_prob(*state):
+        return torch.func.functional_call(base, state, (x,))
+
+    got = torch.vmap(log_prob)(*states)
+    torch.testing.assert_close(got, torch.stack([member(x) for member in members]))
+    grads = torch.vmap(torch.func.grad(lambda *state: log_prob(*state).sum()))(*states)
+    for i, member in enumerate(members):
+        wanted = torch.autograd.grad(member(x).sum(), list(member.parameters()))
+        torch.testing.assert_close([grad[i] for grad in grads.values()], list(wanted))
+
+
 def test_averaged_models_are_the_flow():
     """The average is of a flow before ActNorm's first batch, or of another order."""
     torch.manual_seed(0)

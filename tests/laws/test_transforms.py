@@ -339,7 +339,7 @@ def test_vmap_over_masks_is_refused_and_over_permutations_is_not(name):
         got = torch.func.vmap(call)(*state)
         assert torch.equal(got, torch.stack([transform(x)[0] for transform in transforms]))
     else:
-        with pytest.raises(ValueError, match="index, mask, bound: vmap over them is not supported"):
+        with pytest.raises(ValueError, match="index: expected the same in all modules that vmap maps over"):
             torch.func.vmap(call)(*state)
 
 

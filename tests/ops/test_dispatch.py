@@ -177,12 +177,17 @@ def test_per_sample_gradients(case, on_backend):
     torch.testing.assert_close(each, torch.autograd.grad(total, params)[0])
 
 
-def test_vmap_over_an_index_is_refused(case):
+def test_vmap_takes_one_index_and_refuses_several(case):
     x, params = case.tensors()
-    index = case.selection()["index"].expand(4, -1)
-    op = getattr(flowkern.ops, case.op)
-    with pytest.raises(ValueError, match="^index"):
-        vmap(lambda index: op(x, params, index=index))(index)
+    index, op = case.selection()["index"], getattr(flowkern.ops, case.op)
+
+    def call(index):
+        return op(x, params, index=index)[0]
+
+    got = vmap(call)(index.expand(4, -1))
+    torch.testing.assert_close(got, call(index).expand(4, *x.shape))
+    with pytest.raises(ValueError, match="^index: expected the same in all modules that vmap maps over"):
+        vmap(call)(torch.stack((index, index.flip(0))))
 
 
 # --- autograd ------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from flowkern.ops._plain import common, plainly
+
 # kind: code, shared with csrc/common/activation.h and triton.py
 _ACTIVATIONS = {
     "identity": 0,
@@ -121,6 +123,10 @@ class Degrees:
     """
 
     def __init__(self, features, hidden=()):
+        with plainly():  # they are kept, also for calls that need gradients
+            self._rank(features, hidden)
+
+    def _rank(self, features, hidden):
         features = _vector("features", features)
         if features.numel() == 0:
             raise ValueError("features: expected at least one")
@@ -144,12 +150,16 @@ class Degrees:
         """
         key = str(device)
         if key not in self._on:
-            order = torch.cat([torch.argsort(r, stable=True) for r in self._ranks])
-            rank = torch.arange(self.levels + 1, device="cpu")
-            ends = [torch.searchsorted(r.sort().values, rank, right=True) for r in self._ranks]
-            tensors = order, torch.stack(ends), torch.cat(self._ranks)
-            self._on[key] = tuple(t.to(device) for t in tensors)
+            with plainly():
+                self._on[key] = self._tables(device)
         return self._on[key]
+
+    def _tables(self, device):
+        order = torch.cat([torch.argsort(r, stable=True) for r in self._ranks])
+        rank = torch.arange(self.levels + 1, device="cpu")
+        ends = [torch.searchsorted(r.sort().values, rank, right=True) for r in self._ranks]
+        tensors = order, torch.stack(ends), torch.cat(self._ranks)
+        return tuple(t.to(device) for t in tensors)
 
     def may_skip(self, layer, to):
         """Whether no unit of hidden layer `layer` has a higher degree than the same one of `to`."""
@@ -177,6 +187,7 @@ def _skips(ranks):
 
 
 def _vector(name, values):
+    values = common(name, values) if isinstance(values, torch.Tensor) else values
     values = torch.as_tensor(values, device="cpu")
     if values.dim() != 1 or values.is_floating_point():
         raise ValueError(f"{name}: expected a vector of integers, got {values.dtype} {tuple(values.shape)}")

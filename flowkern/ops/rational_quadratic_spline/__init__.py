@@ -6,6 +6,7 @@ import torch
 
 from flowkern import backends
 from flowkern.ops import _arguments
+from flowkern.ops._plain import unmapped
 from flowkern.ops.rational_quadratic_spline.function import apply
 from flowkern.ops.rational_quadratic_spline.knot_map import KnotMap
 from flowkern.ops.rational_quadratic_spline.native import KERNELS
@@ -94,6 +95,7 @@ def _interval(bound, tails, x, params):
     """Four numbers (left, right, bottom, top), and the per-feature bounds (T,) or None."""
     if isinstance(bound, torch.Tensor) and bound.requires_grad:
         raise ValueError("bound: gradients with respect to the bound are not supported")
+    bound = unmapped("bound", bound)
     if isinstance(bound, torch.Tensor) and bound.dim() > 0:
         _check_bounds(bound, x, params.shape[-2])
         return (0.0, 1.0, 0.0, 1.0), bound.to(_arguments.compute_dtype(x, params)).contiguous()
