@@ -52,7 +52,10 @@ def accelerate(model, ode=None):
     if ode is not None:
         restore(model)  # layers that are solved by other steps already
     for module in model.modules():
-        methods = {} if _replaced(module) else _methods(module, ode)
+        replaced = _replaced(module)
+        if replaced:
+            _note(module, replaced)  # looks at its masks again
+        methods = {} if replaced else _methods(module, ode)
         if methods:
             _replace(module, methods)
     if not any(_replaced(module) for module in model.modules()):
@@ -112,8 +115,9 @@ def _note(module, methods):
     parts = [", ".join(name for name in methods if name != _REPLICATE)]
     if hasattr(known, "note"):
         parts.append(known.note)
-    if known and known.left(module):
-        parts.append(f"at present left to its own code: {known.left(module)}")
+    left = known.left(module) if known else nflows.left(module)
+    if left:
+        parts.append(f"at present left to its own code: {left}")
     return "; ".join(parts)
 
 

@@ -22,19 +22,15 @@ from flowkern.adapters._masked import (
     network,
     normalisation,
     parameter,
+    plain_masks,
     takes,
 )
 from flowkern.adapters._plan import Plan, disagreement, interval, overridden, points, stranger
 from flowkern.ops import ContextTerm, KnotMap, MaskedLayer, SplineElement
+from flowkern.ops._arguments import in_dtype
 from flowkern.ops.masked_autoregressive import evaluate
 
-_RELIES_ON = (
-    "forward",
-    "inverse",
-    "_elementwise_forward",
-    "_elementwise_inverse",
-    "_output_dim_multiplier",
-)
+_FORMULAS = ("_elementwise_forward", "_elementwise_inverse", "_output_dim_multiplier")
 _MASKED = frozenset(("MaskedLinear",))
 _KNOWN = {  # what a submodule of that name may be: classes, and names of the peer's
     "": frozenset(("MADE",)),
@@ -93,7 +89,8 @@ def _call(style, kind, inspection, inverse, module, inputs, context=None):
     if kind.check is not None:
         kind.check(module, inputs)
     layers = _layers(style, net, linears, found.exact, _one_row(context))
-    return evaluate(inputs, layers, found.degrees, kind.element(module), inverse)
+    y, logabsdet = evaluate(inputs, layers, found.degrees, kind.element(module), inverse)
+    return y, in_dtype(logabsdet, inputs.dtype)
 
 
 def _fits(net, linears, inputs, context):
@@ -214,13 +211,13 @@ def _spline(tails, bound, width, height, slope, scale):
 
 def plan(style, kind, module):
     """The `Plan` for an autoregressive layer of this kind."""
-    inspection = _inspection(style)
+    inspection = _inspection(style, kind)
     methods = {
         "forward": functools.partial(_call, style, kind, inspection, False),
         "inverse": functools.partial(_call, style, kind, inspection, True),
     }
     reason = (
-        overridden(module, (*_RELIES_ON, *kind.relies_on), style.name)
+        overridden(module, ("forward", "inverse", *inspection.formulas), style.name)
         or (kind.unsuitable and kind.unsuitable(module))
         or _why_not(inspection(module)[1])
         or disagreement(functools.partial(_comparisons, style, kind, module))
@@ -228,8 +225,9 @@ def plan(style, kind, module):
     return Plan({}, reason) if reason else Plan(methods)
 
 
-def _inspection(style):
-    return Inspection(_linears, functools.partial(_inspect, style), functools.partial(_unfit, style))
+def _inspection(style, kind):
+    inspect, unfit = functools.partial(_inspect, style), functools.partial(_unfit, style)
+    return Inspection(_linears, inspect, unfit, (*_FORMULAS, *kind.relies_on))
 
 
 def _why_not(found):
@@ -258,7 +256,7 @@ def _inspect(style, module):
     linears = _linears(module)
     residual = _is_residual(linears, net.blocks)
     skips = [k - 2 if residual and k and k % 2 == 0 else None for k in range(len(linears))]
-    found = network(net, [linear.mask for linear in linears], skips)
+    found = network(net, plain_masks(linears), skips)
     if isinstance(found, str) or residual:
         return found
     normed = [False, *(block.batch_norm is not None for block in net.blocks), False]
@@ -306,7 +304,7 @@ def _comparisons(style, kind, module):
     enough, because the op's inverse undoes the op's forward.
     """
     copied = stranger(module)
-    inspection = _inspection(style)
+    inspection = _inspection(style, kind)
     x = points(copied.autoregressive_net.initial_layer.in_features, **interval(copied))
     contexts = [None]
     if hasattr(copied.autoregressive_net, "context_layer"):

@@ -6,9 +6,12 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook as has_global_hooks
 
+from flowkern.adapters._plan import changed
 from flowkern.ops import Activation, Degrees
 from flowkern.ops._arguments import version
+from flowkern.ops._plain import common, is_abstract, plainly
 from flowkern.ops.masked_autoregressive import masks as masks_of
 
 _FUNCTIONS = {
@@ -52,14 +55,16 @@ class Network(NamedTuple):
     """What is known of a masked network as long as its modules and masks stay.
 
     degrees: its `Degrees`.
-    exact: for each layer, whether the degrees say all that its mask does; if not, its weight must
-        be multiplied by the mask.
+    exact: for each layer, whether its mask is 1 where the degrees let it read, and 0 elsewhere; if not, its
+        weight must be multiplied by the mask.
+    modules: all its modules.
     hooks: the dictionaries of hooks of all its modules.
     dropouts, norms, activations: its modules of these kinds.
     """
 
     degrees: Degrees
     exact: tuple
+    modules: tuple
     hooks: tuple
     dropouts: tuple
     norms: tuple
@@ -69,6 +74,11 @@ class Network(NamedTuple):
         """Why the peer must compute, as the network's modules are now; None if it need not."""
         if any(self.hooks):
             return "its network has hooks"
+        if has_global_hooks():
+            return "there are hooks of all modules"
+        for module in self.modules:
+            if "forward" in module.__dict__ and has_own_forward(module):
+                return f"its network holds a {type(module).__name__} with a forward of its own"
         if any(module.training and module.p > 0 for module in self.dropouts):
             return "its dropout is active"
         if any(norm.training or norm.running_mean is None for norm in self.norms):
@@ -78,6 +88,11 @@ class Network(NamedTuple):
         return None
 
 
+def plain_masks(linears):
+    """Their masks, as they are outside of transforms of torch.func."""
+    return [common("mask", linear.mask) for linear in linears]
+
+
 def network(net, masks, skips):
     """The `Network` of net with such masks, or why they are not those of an autoregressive one.
 
@@ -85,19 +100,20 @@ def network(net, masks, skips):
         other.
     skips: for each layer the number of the earlier one that is added to it, or None.
     """
-    if any(mask.is_meta for mask in masks):
-        return "it is on the meta device"
-    masks = [mask.detach().cpu().bool() for mask in masks]
-    degrees = _degrees(masks, skips)
+    if any(map(is_abstract, masks)):
+        return "it is on the meta device" if masks[0].is_meta else "its masks are fake tensors"
+    masks = [mask.detach().cpu() for mask in masks]
+    degrees = _degrees([mask != 0 for mask in masks], skips)
     if degrees is None:
         return "its masks are not autoregressive"
     said = masks_of(masks[0].shape[1], degrees.on("cpu")[2], masks)
-    exact = tuple(torch.equal(mask, by_degrees) for mask, by_degrees in zip(masks, said))
-    modules = list(net.modules())
+    exact = tuple(torch.equal(mask, by_degrees.to(mask.dtype)) for mask, by_degrees in zip(masks, said))
+    modules = tuple(net.modules())
     hooks = [getattr(module, name) for module in modules for name in _HOOKS]
     return Network(
         degrees,
         exact,
+        modules,
         tuple(hooks),
         tuple(m for m in modules if isinstance(m, nn.Dropout)),
         tuple(m for m in modules if isinstance(m, nn.BatchNorm1d)),
@@ -178,10 +194,12 @@ class Inspection:
         linears: linears(module) gives the masked linear modules in order.
         inspect: inspect(module) gives a `Network`, or why the module is left to the peer.
         unfit: unfit(module) gives why a setting that is read at every call has no kernel, or None.
+        formulas: names of the methods of the layer's class whose formulas the kernel has.
     """
 
-    def __init__(self, linears, inspect, unfit):
+    def __init__(self, linears, inspect, unfit, formulas):
         self.linears, self.inspect, self.unfit = linears, inspect, unfit
+        self.formulas = formulas
         self.seen = _Seen()
 
     def __call__(self, module):
@@ -189,11 +207,8 @@ class Inspection:
         found = self._found(module)
         if isinstance(found, str):
             return None, found
-        linears = self.linears(module)
-        if not torch.compiler.is_compiling() and any(map(has_own_forward, linears)):
-            return None, "a layer of its network has a forward of its own"
-        reason = self.unfit(module)
-        return (None, reason) if reason else (linears, found)
+        reason = changed(module, self.formulas) or self.unfit(module)
+        return (None, reason) if reason else (self.linears(module), found)
 
     def _found(self, module):
         seen = self.seen
@@ -203,7 +218,8 @@ class Inspection:
         if torch._C._are_functorch_transforms_active() and _is_mapped(module):
             return "torch.func.vmap maps over its weights"
         if not (seen.has_modules_of(module) and seen.has_masks()):
-            seen = self.seen = _Seen.now(module, self.inspect(module))
+            with plainly():
+                seen = self.seen = _Seen.now(module, self.inspect(module))
         return seen.found
 
     def __getstate__(self):
@@ -211,7 +227,11 @@ class Inspection:
         return self.__dict__ | {"seen": self.seen._replace(masks=masks)}
 
     def left(self, module):
-        """Why the peer computes the module as it is now; None if it does not."""
+        """Why the peer computes the module as it is now; None if it does not.
+
+        Its masks are looked at again: a change through `.data` or numpy is not counted as one.
+        """
+        self.seen = _Seen()
         found = self(module)[1]
         return found if isinstance(found, str) else found.busy()
 
@@ -240,10 +260,10 @@ def takes(width, dtype, inputs):
 
 
 def _is_mapped(module):
-    return any(map(_is_batched, itertools.chain(module.parameters(), module.buffers())))
+    return any(map(is_batched, itertools.chain(module.parameters(), module.buffers())))
 
 
-def _is_batched(tensor):
+def is_batched(tensor):
     """Whether any of the transforms that wrap the tensor is a vmap."""
     functorch = torch._C._functorch
     while functorch.is_functorch_wrapped_tensor(tensor):

@@ -7,6 +7,7 @@ from typing import Callable, NamedTuple
 import torch
 
 from flowkern.backends import backend
+from flowkern.ops._plain import plainly
 
 
 class Plan(NamedTuple):
@@ -43,6 +44,14 @@ def overridden(module, relies_on, name):
     return f"{type(module).__name__} overrides {', '.join(changed)}" if changed else None
 
 
+def changed(module, formulas):
+    """Why a peer computes its layer: methods of these names were put on it after `accelerate`; or None."""
+    for name in formulas:
+        if name in module.__dict__:
+            return f"it has {name} of its own"
+    return None
+
+
 def disagreement(comparisons):
     """Why fused methods are not known to give a layer's own numbers, or None if they do.
 
@@ -53,7 +62,7 @@ def disagreement(comparisons):
             again, of copies of the layer in float64 on the CPU.
     """
     try:
-        with torch.no_grad(), backend("reference"):
+        with torch.no_grad(), plainly(), backend("reference"):
             for name, wanted, got in comparisons():
                 if not all(torch.allclose(w, g, 1e-6, 1e-6) for w, g in zip(wanted, got)):
                     return f"its {name} gives other numbers than the fused one"

@@ -15,6 +15,7 @@ from flowkern.adapters._ode import ADAPTIVE, OdeError, described, known_of, larg
 from flowkern.adapters._plan import Plan, disagreement, overridden, points, qualified_name, stranger
 from flowkern.nn.vector_field import columns, dense_layers, field_layers
 from flowkern.ops import TimeEmbedding, neural_ode
+from flowkern.ops._arguments import in_dtype
 
 LAYER = "flows.continuous.FFJTransform"
 _PACKAGE = re.compile(r"(?:.*\.)?zuko\.")
@@ -70,7 +71,7 @@ def _solve(solver, module, c, x, t0, t1, trace):
         trace = torch.randn_like(x)
     t = torch.stack((t0, t1))
     y, logabsdet, *_ = neural_ode(x, layers, t, time=time, trace=trace, **solver.options)
-    return y[-1], None if trace is None else logabsdet[-1]
+    return y[-1], None if trace is None else in_dtype(logabsdet[-1], x.dtype)
 
 
 class _Constant(NamedTuple):

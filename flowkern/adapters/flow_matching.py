@@ -23,6 +23,7 @@ from flowkern.adapters._ode import (
 from flowkern.adapters._plan import Plan, overridden, qualified_name
 from flowkern.ode import fixed
 from flowkern.ode.problem import problem
+from flowkern.ops._arguments import in_dtype
 from flowkern.ops.neural_ode import Solution
 
 __all__ = ["HANDLES", "ode_error", "plan"]
@@ -112,7 +113,7 @@ def _compute_likelihood(sampler, module, *args, **kwargs):
         trace = "exact" if call["exact_divergence"] else (torch.randn_like(x) < 0) * 2.0 - 1.0
         found = sampler.solve(module, call, x, trace)
     y = found.y if call["return_intermediates"] else found.y[-1]
-    return y, call["log_p0"](found.y[-1]) + found.logabsdet[-1]
+    return y, call["log_p0"](found.y[-1]) + in_dtype(found.logabsdet[-1], x.dtype)
 
 
 def _arguments(function, module, args, kwargs):

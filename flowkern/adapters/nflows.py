@@ -19,8 +19,10 @@ from typing import Callable, NamedTuple
 import torch
 
 from flowkern.adapters import _made
+from flowkern.adapters._masked import is_batched
 from flowkern.adapters._plan import (
     Plan,
+    changed,
     disagreement,
     interval,
     overridden,
@@ -35,6 +37,7 @@ from flowkern.ops import (
     affine_coupling,
     rational_quadratic_spline,
 )
+from flowkern.ops._arguments import in_dtype
 
 HANDLES = (
     "nflows (and forks of it): AdditiveCouplingTransform, AffineCouplingTransform, "
@@ -54,6 +57,15 @@ _COUPLING_METHODS = (
     "_coupling_transform_inverse",
     "_transform_dim_multiplier",
 )
+_FORMULAS = (
+    *_COUPLING_METHODS[2:],
+    "_scale_and_shift",
+    "_coupling_transform",
+    "_piecewise_cdf",
+    "_spline",
+    "_create_lower_upper",
+    "logabsdet",
+)
 _NET_WIDTHS = ("hidden_features", "hidden_channels")
 _SIGMOID = ScaleMap("sigmoid", a=2.0, b=1e-3)
 
@@ -63,6 +75,8 @@ _SIGMOID = ScaleMap("sigmoid", a=2.0, b=1e-3)
 
 def _coupling_forward(transform, module, inputs, context=None):
     """y and Σ log|dy/dx| of a coupling layer; `transform` acts on the transformed half."""
+    if left(module):
+        return type(module).forward(module, inputs, context)
     identity = _identity_half(module, inputs)
     params = module.transform_net(identity, context)
     y, logabsdet = transform(module, inputs, params, False)
@@ -75,6 +89,8 @@ def _coupling_forward(transform, module, inputs, context=None):
 
 def _coupling_inverse(transform, module, inputs, context=None):
     """The inverse of `_coupling_forward`: the conditioner sees the identity half already undone."""
+    if left(module):
+        return type(module).inverse(module, inputs, context)
     identity = _identity_half(module, inputs)
     if module.unconditional_transform is None:
         return transform(module, inputs, module.transform_net(identity, context), True)
@@ -83,6 +99,11 @@ def _coupling_inverse(transform, module, inputs, context=None):
     x, logabsdet = transform(module, inputs, params, True)
     x = x.index_copy(1, module.identity_features, identity)
     return _in_format_of(inputs, x), logabsdet + more
+
+
+def left(module):
+    """Why nflows computes a coupling layer or an LULinear as it is now; None if it does not."""
+    return changed(module, _FORMULAS)
 
 
 def _identity_half(module, inputs):
@@ -129,15 +150,22 @@ def _on_half(op, module, inputs, params, **options):
     """op on the transformed features of inputs (B, D, …) by params (B, T, P, …)."""
     index = module.transform_features
     if inputs.dim() == 2:
-        return op(inputs, params, index=index, **options)
+        y, logabsdet = op(inputs, params, index=index, **options)
+        return y, _in_dtype_of(inputs, params, logabsdet)
     pixels = inputs.permute(0, 2, 3, 1)
     y, logabsdet = op(pixels, params.permute(0, 3, 4, 1, 2), index=index, **options)
-    return _in_format_of(inputs, y.permute(0, 3, 1, 2)), logabsdet.sum((1, 2))
+    return _in_format_of(inputs, y.permute(0, 3, 1, 2)), _in_dtype_of(inputs, params, logabsdet.sum((1, 2)))
+
+
+def _in_dtype_of(inputs, params, logabsdet):
+    """The log-det in the dtype of inputs and params, where that is one."""
+    return in_dtype(logabsdet, inputs.dtype) if inputs.dtype == params.dtype else logabsdet
 
 
 def _in_format_of(inputs, y):
-    """y in the memory format of inputs, as nflows has it: callers may take views of y."""
-    last = inputs.dim() == 4 and inputs.is_contiguous(memory_format=torch.channels_last)
+    """y in the memory format of inputs, as nflows has it: callers may take views of y. vmap cannot tell it."""
+    known = inputs.dim() == 4 and (torch.compiler.is_compiling() or not is_batched(inputs))
+    last = known and inputs.is_contiguous(memory_format=torch.channels_last)
     return y.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
@@ -169,9 +197,10 @@ def _softmax_scale(net):
 def _check_domain(module, inputs):
     """Raise the peer's InputOutsideDomain unless all inputs are in [0, 1].
 
-    A compiled graph cannot raise on data: there, the op answers an input outside with NaN.
+    A compiled or traced graph, and torch.func.vmap, cannot raise on data: there, the op answers an input
+    outside with NaN.
     """
-    if torch.compiler.is_compiling() or inputs.numel() == 0:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_batched(inputs) or inputs.numel() == 0:
         return
     if inputs.min() < 0 or inputs.max() > 1:
         raise _input_outside_domain(module)
@@ -179,6 +208,8 @@ def _check_domain(module, inputs):
 
 def _cdf(inverse, module, inputs, context=None):
     """One spline per feature for the whole batch (nflows PiecewiseRationalQuadraticCDF)."""
+    if left(module):
+        return (type(module).inverse if inverse else type(module).forward)(module, inputs, context)
     raw = (
         module.unnormalized_widths,
         module.unnormalized_heights,
@@ -197,11 +228,16 @@ def _cdf(inverse, module, inputs, context=None):
         inverse=inverse,
         **_spline_options(module, 1.0),
     )
-    return _in_format_of(inputs, y.reshape(inputs.shape)), logabsdet
+    return _in_format_of(inputs, y.reshape(inputs.shape)), _in_dtype_of(inputs, raw[0], logabsdet)
 
 
 def _lu_inverse(module, inputs):
-    """x = U⁻¹L⁻¹(y − b) by rows, without the transposed copies of `torch.triangular_solve`."""
+    """x = U⁻¹L⁻¹(y − b) by rows, without the transposed copies of `torch.triangular_solve`.
+
+    nflows raises its errors at what is no (N, D) of the layer's dtype.
+    """
+    if left(module) or inputs.dim() != 2 or inputs.dtype != module.bias.dtype:
+        return type(module).inverse_no_cache(module, inputs)
     lower, upper = module._create_lower_upper()
     x = torch.linalg.solve_triangular(
         lower.mT, inputs - module.bias, upper=True, left=False, unitriangular=True

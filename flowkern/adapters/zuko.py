@@ -12,7 +12,15 @@ import re
 from torch import nn
 
 from flowkern.adapters import _zuko_ode
-from flowkern.adapters._masked import Inspection, activation_of, has_own_forward, network, parameter, takes
+from flowkern.adapters._masked import (
+    Inspection,
+    activation_of,
+    has_own_forward,
+    network,
+    parameter,
+    plain_masks,
+    takes,
+)
 from flowkern.adapters._plan import Plan, disagreement, overridden, points, stranger
 from flowkern.adapters._zuko_ode import name as _name
 from flowkern.adapters._zuko_ode import ode_error
@@ -24,6 +32,7 @@ from flowkern.ops import (
     ScaleMap,
     SplineElement,
 )
+from flowkern.ops._arguments import in_dtype
 from flowkern.ops.masked_autoregressive import evaluate
 
 __all__ = ["HANDLES", "ode_error", "plan"]
@@ -62,7 +71,8 @@ def _evaluate(inspection, module, c, x, inverse):
     if c is not None and not takes(_context(module), dtype, c):
         return None
     layers = _layers(module.hyper, features, linears, found.exact, c)
-    return evaluate(x, layers, found.degrees, _element(module), inverse)
+    y, logabsdet = evaluate(x, layers, found.degrees, _element(module), inverse)
+    return y, in_dtype(logabsdet, dtype)
 
 
 def _features(module):
@@ -142,7 +152,7 @@ def plan(module):
         return _zuko_ode.plan(module)
     if next(filter(None, names)) != _LAYER:
         return Plan({}, "there is no fused kernel for this layer")
-    inspection = Inspection(_linears, _inspect, _unfit)
+    inspection = Inspection(_linears, _inspect, _unfit, ("meta",))
     reason = (
         overridden(module, ("forward", "meta"), _name)
         or inspection.left(module)
@@ -172,23 +182,23 @@ def _inspect(module):
             skips += (None, len(skips) - 1)
         elif isinstance(part, nn.Linear):
             skips.append(None)
-    first, *others = (linear.mask for linear in _linears(module))
+    first, *others = plain_masks(_linears(module))
     found = network(module.hyper, [first[:, :features], *others], skips)
     if isinstance(found, str):
         return found
     if found.degrees.levels > module.passes:
         return f"its {module.passes} passes do not reach all of {found.degrees.levels} levels"
-    exact = found.exact[0] and bool(first[:, features:].all())
+    exact = found.exact[0] and bool((first[:, features:] == 1).all())
     return found._replace(exact=(exact, *found.exact[1:]))
 
 
 def _unfamiliar(module):
     """Why the layer has another network than can be fused, or None."""
     hyper = module.hyper
-    if _name(type(hyper)) != "nn.MaskedMLP" or has_own_forward(hyper):
+    if _name(type(hyper)) != "nn.MaskedMLP":
         return f"its network is no MaskedMLP but {type(hyper).__name__}"
-    for part in list(hyper.modules())[1:]:
-        known = _name(type(part)) in ("nn.MaskedLinear", "nn.Residual")
+    for part in hyper.modules():
+        known = _name(type(part)) in ("nn.MaskedMLP", "nn.MaskedLinear", "nn.Residual")
         if not known and activation_of(part) is None:
             return f"its network holds {type(part).__name__}"
         if has_own_forward(part):
@@ -219,7 +229,7 @@ def _comparisons(module):
     zuko's inverse takes a pass for each level; that its last pass undoes the forward is enough,
     because the op's inverse undoes the op's forward.
     """
-    copied, inspection = stranger(module), Inspection(_linears, _inspect, _unfit)
+    copied, inspection = stranger(module), Inspection(_linears, _inspect, _unfit, ())
     x, width = points(_features(module), low=-6.0, high=6.0), _context(module)
     c = points(width) if width else None
     wanted = type(module).forward(copied, c).call_and_ladj(x)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook as has_global_hooks
 
 from flowkern.nn._arguments import (
     check_broadcast,
@@ -228,4 +229,5 @@ def columns(weight, widths):
 
 def has_hooks(net):
     """Whether a module of the network would call a hook."""
-    return any(getattr(module, name) for module in net.modules() for name in _HOOKS)
+    own = (getattr(module, name) for module in net.modules() for name in _HOOKS)
+    return bool(has_global_hooks()) or any(own)
