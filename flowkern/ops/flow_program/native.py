@@ -1,0 +1,47 @@
+"""The kernels as dispatcher ops: schemas, fake kernels, calls."""
+
+import torch
+
+from flowkern import _library as libraries
+
+_PROGRAM = "Tensor? context, Tensor?[] tensors, Tensor code, Tensor numbers, bool inverse"
+
+
+def _fake(x, context, tensors, code, numbers, inverse, keep):
+    steps = torch.library.get_ctx().new_dynamic_size() if keep else 0
+    return x.new_empty(x.shape), x.new_empty(x.shape[0]), x.new_empty(steps, x.shape[1], x.shape[0])
+
+
+def _fake_gradients(grad_y, grad_l, x, y, states, context, tensors, code, numbers, inverse, needs, of_context):
+    grads = [t.new_empty(t.shape) for t, need in zip(tensors, needs) if need and t is not None]
+    return x.new_empty(x.shape), x.new_empty(context.shape if of_context else 0), grads
+
+
+_OPS = {
+    "flow_program": (f"(Tensor x, {_PROGRAM}, bool keep) -> (Tensor, Tensor, Tensor)", _fake),
+    "flow_program_gradients": (
+        f"(Tensor? grad_y, Tensor? grad_l, Tensor x, Tensor y, Tensor states, {_PROGRAM}, bool[] needs, bool of_context)"
+        " -> (Tensor, Tensor, Tensor[])",
+        _fake_gradients,
+    ),
+}
+_library = torch.library.Library("flowkern", "FRAGMENT")
+for _name, (_schema, _kernel) in _OPS.items():
+    _library.define(_name + _schema)
+    torch.library.register_fake(f"flowkern::{_name}", _kernel, lib=_library)
+KERNELS = libraries.compiled("flow_program")
+
+
+def forward(x, context, program, inverse, tensors, keep):
+    """y (N, D), l (N,), and where `keep` the features between steps (steps − 1, D, N)."""
+    return torch.ops.flowkern.flow_program(x, context, tensors, program.code, program.numbers, inverse, keep)
+
+
+def backward(grad_y, grad_l, x, y, states, context, needs, program, inverse, *tensors):
+    """Gradients of x, context and each tensor, those that `needs` asks for."""
+    grad_x, grad_context, some = torch.ops.flowkern.flow_program_gradients(
+        grad_y, grad_l, x, y, states, context, tensors, program.code, program.numbers, inverse, needs[2:], needs[1]
+    )
+    some = iter(some)
+    grads = [next(some) if need and t is not None else None for need, t in zip(needs[2:], tensors)]
+    return [grad_x, grad_context if needs[1] else None, *grads]
