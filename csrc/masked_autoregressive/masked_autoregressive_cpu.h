@@ -27,24 +27,29 @@ template <class S> struct VectorGradient {
 };
 enum VectorOf { kBias = 0, kGate = 1, kGain = 2, kOffset = 3 };
 
-// What a context adds to a layer's bias: activation(C c + d). The rows of C are sorted and in panels.
+// What a context adds to a layer's bias, or its gate: activation(C c + d). The rows of C are sorted and
+// in panels.
 template <class S> struct ContextTerm {
-  Elements<const S> context;
-  int inputs = -1;  // −1: no term; a context of 0 features has one, its bias
+  bool given;
+  Elements<const S> context;  // base null: the tile holds c already
+  int inputs;
   const S *weight, *bias;
   int activation;
   S slope;
+  int keeps;     // rows where the tile keeps C c + d; −1: nowhere
+  int cotangent; // rows that hold its cotangent, in the backward
+  std::int64_t weight_sums, bias_sums;  // as VectorGradient's; of the weight in groups of rows
 };
 
 template <class S> struct MaskedUnits {
-  const std::int64_t* order;  // number of the unit at each place; of features for the outputs
-  const int* place;           // where each unit stands; likewise
+  const std::int64_t* order;  // number of the unit at each place
+  const int* place;           // where each unit stands
   int units;                  // of the layer
   int used;                   // units that some output sees; the rest is at the end
   // Of the linear map into the layer (none for the features), and of what follows it.
   Elements<const S> bias, gate;  // base null: none; row 0: the same for all samples
   Elements<const S> gain, offset;
-  ContextTerm<S> term;
+  ContextTerm<S> term, gate_term;
   int skip;                      // layer whose z is added, unit by unit; −1: none
   int activation;
   S slope;
@@ -67,8 +72,8 @@ template <class S> struct MaskedProblem {
   int memory;         // rows of a tile's memory
   int other;          // where the tile keeps y: given in the inverse, computed in the forward
   int context;        // and the inputs of a layer's term
-  // Element transform.
-  int parameters, element, tails;
+  // Element transform, of all features but the first `passive`, which stay as they are.
+  int passive, parameters, element, tails;
   bool inverse, scale_first;
   double constants[9];
   // The features that the conditioner sees, those given, and those computed (or the cotangents).
@@ -79,8 +84,9 @@ template <class S> struct MaskedProblem {
   Elements<const S> grad_out, grad_logabsdet;
 };
 
-// The loops' memory: a tile's, and in the backward the sums of the tiles of a chunk.
-template <class S> struct MaskedMemory { S *tile, *chunk; };
+// The loops' memory: a tile's, and in the backward the sums of the tiles of a chunk; where the tile holds
+// a context's inputs, and gathers their cotangents (null: not wanted).
+template <class S> struct MaskedMemory { S *tile, *chunk, *context, *grad_context; };
 
 // How the loops want things: rows of a panel, lanes, samples of a wide and of a narrow tile. They may
 // read `lanes` or kColumns rows more of a tile's memory than there are.

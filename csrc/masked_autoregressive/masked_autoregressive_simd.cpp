@@ -1,107 +1,12 @@
-// The masked autoregressive transform on the samples of a tile, everything about them in cache.
-//
-// A tile keeps one row of R = V·lanes samples for each unit. Products with finished units go by
-// panels of rows with their sums in registers; the units of one block then follow rank by rank.
-#include "masked_autoregressive_tile.h"
-
-#include "../common/activation.h"
+// The masked autoregressive transform on tiles of tensors.
+#include "masked_autoregressive_transform.h"
 
 FLOWKERN_BEGIN
 namespace {
 
-template <class S, int V> struct Transform : MaskedTile<S, V> {
-  using Tile = MaskedTile<S, V>;
-  using T = typename Tile::T;
-  template <int n> using Rows = typename Tile::template Rows<n>;
-  using Tile::p, Tile::first, Tile::samples, Tile::memory, Tile::lanes, Tile::R, Tile::at, Tile::upto,
-      Tile::outputs, Tile::unit, Tile::place, Tile::each_vector, Tile::fill, Tile::read, Tile::read_columns, Tile::read_layer,
-      Tile::read_cotangents, Tile::clear_rest, Tile::write_features, Tile::each_group, Tile::multiply;
-
-  // Forward through the conditioner.
-
-  void start(int k) const {
-    const MaskedUnits<S>& layer = p.units[k];
-    if (layer.bias.base) read_layer(k, layer.bias, layer.z);
-    else for (int r = 0; r < layer.used; ++r) fill(at(layer.z + r), S(0));
-    if (layer.term.inputs >= 0) add_term(layer);
-  }
-
-  void add_term(const MaskedUnits<S>& layer) const {
-    const ContextTerm<S>& term = layer.term;
-    S *context = at(p.context), *z = at(layer.z);
-    read_columns(term.context, term.inputs, [=](int c) { return context + c * R; });
-    PanelProduct<S, V>::multiply(
-        term.weight, layer.used, term.inputs, context, [bias = term.bias](int r, int) FLOWKERN_INLINE { return T(bias[r]); },
-        [=, kind = term.activation, slope = term.slope](int r, int i, T sum) FLOWKERN_INLINE {
-          store(z + r * R + i, load(z + r * R + i) + activate(kind, slope, sum));
-        });
-  }
-
-  // From W u + b to u' in the rows [row, end) of a hidden layer.
-  void finish(int k, int row, int end) const {
-    const MaskedUnits<S>& layer = p.units[k];
-    alignas(64) S gate[R];
-    for (int r = row; r < end; ++r) {
-      const int unit = int(layer.order[r]);
-      S *z = at(layer.z + r), *u = at(layer.u + r);
-      const S* past = layer.skip < 0 ? nullptr : at(p.units[layer.skip].z + place(layer.skip, unit));
-      if (layer.gate.base) read(layer.gate, unit, gate);
-      const S gain = layer.gain.base ? layer.gain.base[unit * layer.gain.feature] : S(1);
-      const S offset = layer.offset.base ? layer.offset.base[unit * layer.offset.feature] : S(0);
-      each_vector([&](int i) FLOWKERN_INLINE {
-        T value = load(z + i);
-        if (layer.gate.base) {
-          store(at(layer.v + r) + i, value);
-          value = value * load(gate + i);
-        }
-        if (past) value = value + load(past + i);
-        store(z + i, value);
-        store(u + i, activate(layer.activation, layer.slope, fma(T(gain), value, T(offset))));
-      });
-    }
-  }
-
-  // The whole conditioner at known features.
-  void evaluate() const {
-    for (int k = 1; k < p.layers; ++k) {
-      const MaskedUnits<S>& layer = p.units[k];
-      start(k);
-      for (int b = 0; b < p.blocks; ++b) {
-        const Panels<S>& m = layer.into[b];
-        multiply(m, m.row, m.end, 0, m.columns, p.units[k - 1].u, layer.z);
-      }
-      if (k < outputs()) finish(k, 0, layer.used);
-    }
-  }
-
-  const S* parameters(int f) const { return at(p.units[outputs()].z + f * p.parameters); }
-
-  void elements(int from, int to, S* logabsdet) const {
-    for (int f = 0; f < p.units[0].used; ++f)
-      masked_element(p, at(from + f), parameters(f), V, at(to + f), logabsdet);
-  }
-
-  // Block after block: what its units receive from finished ones, then rank by rank.
-  void solve(S* logabsdet) const {
-    for (int k = 1; k < p.layers; ++k) start(k);
-    for (int b = 0; b < p.blocks; ++b) {
-      const int begin = p.first[b];
-      for (int k = 1; k < p.layers; ++k) {
-        const Panels<S>& m = p.units[k].into[b];
-        multiply(m, m.row, m.end, 0, upto(k - 1, begin - 1), p.units[k - 1].u, p.units[k].z);
-      }
-      for (int rank = begin; rank < p.first[b + 1]; ++rank) {
-        for (int k = 1; k < p.layers; ++k) {
-          const int row = upto(k, rank - 1), end = upto(k, rank);
-          multiply(p.units[k].into[b], row, end, upto(k - 1, begin - 1), upto(k - 1, rank), p.units[k - 1].u,
-                   p.units[k].z);
-          if (k < outputs()) finish(k, row, end);
-        }
-        for (int f = upto(0, rank); f < upto(0, rank + 1); ++f)
-          masked_element(p, at(p.other + f), parameters(f), V, at(p.units[0].u + f), logabsdet);
-      }
-    }
-  }
+template <class S, int V> struct MaskedCallOnTile : MaskedTransform<S, V> {
+  using Tile = MaskedTransform<S, V>;
+  using Tile::p, Tile::first, Tile::samples, Tile::R, Tile::at, Tile::fill, Tile::read, Tile::read_layer;
 
   void forward() const {
     alignas(64) S logabsdet[R];
@@ -109,176 +14,32 @@ template <class S, int V> struct Transform : MaskedTile<S, V> {
     const int u = p.units[0].u;
     if (p.inverse) {
       read_layer(0, p.y, p.other);
-      solve(logabsdet);
-      write_features(u);
+      Tile::solve(logabsdet);
+      Tile::write_features(u);
     } else {
       read_layer(0, p.x, u);
-      evaluate();
-      elements(u, p.other, logabsdet);
-      write_features(p.other);
+      Tile::evaluate();
+      Tile::elements(u, p.other, logabsdet);
+      Tile::write_features(p.other);
     }
     for (int n = 0; n < samples; ++n) p.logabsdet[first + n] = logabsdet[n];
-  }
-
-  // Backward. The rows `grad` of a layer first gather the cotangents of u, and then hold those of
-  // W u + b; the features' hold those of x, and then those of what was given.
-
-  // From the cotangents of u' to those of W u + b in the rows [row, end) of a hidden layer.
-  void finish_back(int k, int row, int end) const {
-    const MaskedUnits<S>& layer = p.units[k];
-    alignas(64) S gate[R], more[2][R];
-    for (int r = row; r < end; ++r) {
-      const int unit = int(layer.order[r]);
-      const S *z = at(layer.z + r), *skipped = layer.grad_skip < 0 ? nullptr : at(layer.grad_skip + r);
-      S* grad = at(layer.grad + r);
-      S* past = layer.skip < 0 ? nullptr : at(p.units[layer.skip].grad_skip + place(layer.skip, unit));
-      if (layer.gate.base) read(layer.gate, unit, gate);
-      const S gain = layer.gain.base ? layer.gain.base[unit * layer.gain.feature] : S(1);
-      const S offset = layer.offset.base ? layer.offset.base[unit * layer.offset.feature] : S(0);
-      each_vector([&](int i) FLOWKERN_INLINE {
-        const T z_i = load(z + i), a = fma(T(gain), z_i, T(offset));
-        const T g_a = load(grad + i) * activation_derivative(layer.activation, layer.slope, a);
-        store(more[0] + i, g_a * z_i);
-        store(more[1] + i, g_a);
-        T g_z = g_a * T(gain);
-        if (skipped) g_z = g_z + load(skipped + i);
-        if (past) store(past + i, load(past + i) + g_z);
-        store(grad + i, g_z);
-      });
-      add_vector(layer, kGain, r, unit, more[0]);
-      add_vector(layer, kOffset, r, unit, more[1]);
-      if (layer.gate.base) finish_gate(layer, r, gate);
-      add_vector(layer, kBias, r, unit, grad);
-    }
-  }
-
-  void finish_gate(const MaskedUnits<S>& layer, int r, const S* gate) const {
-    alignas(64) S of_gate[R];
-    S* grad = at(layer.grad + r);
-    each_vector([&](int i) FLOWKERN_INLINE {
-      const T g_z = load(grad + i);
-      store(of_gate + i, g_z * load(at(layer.v + r) + i));
-      store(grad + i, g_z * load(gate + i));
-    });
-    add_vector(layer, kGate, r, layer.order[r], of_gate);
-  }
-
-  // Passes on a unit's part of the gradient of one of its layer's vectors.
-  void add_vector(const MaskedUnits<S>& layer, int which, int r, int64_t unit, const S* grad) const {
-    const VectorGradient<S>& to = layer.vectors[which];
-    if (to.rows) for (int n = 0; n < samples; ++n) to.rows[unit * p.rows + first + n] = grad[n];
-    if (to.sums < 0) return;
-    T total = load(grad);
-    each<V, 1>(V, [&](int v) FLOWKERN_INLINE { total = total + load(grad + v * lanes); });
-    memory.chunk[to.sums + r] += sum_lanes(total);
-  }
-  static FLOWKERN_HD S sum_lanes(T total) {
-    if constexpr (lanes > 1) return sum(total);
-    else return total;
-  }
-
-  // Adds Σ_n v̄[row][n]·u[column][n] to the sums of a layer's weight, `lanes` rows at a time with the
-  // samples in turn.
-  void add_weight(int k) const {
-    const MaskedUnits<S>& layer = p.units[k];
-    if (!layer.groups) return;
-    for (int group = 0; group * lanes < layer.used; ++group) {
-      T v[R];
-      load_tile<R>(at(layer.grad + group * lanes), R, R, v);
-      S* sums = memory.chunk + layer.groups[group];
-      const int columns = int((layer.groups[group + 1] - layer.groups[group]) / lanes);
-      for (int c = 0; c < columns; c += kColumns) {
-        const S* u = at(p.units[k - 1].u + c);
-        T sum[kColumns];
-        each<kColumns>(kColumns, [&](int i) FLOWKERN_INLINE { sum[i] = load(sums + (c + i) * lanes); });
-        for (int n = 0; n < R; ++n)
-          each<kColumns>(kColumns, [&](int i) FLOWKERN_INLINE {
-            sum[i] = fma(T(u[i * R + n]), v[n], sum[i]);
-          });
-        each<kColumns>(kColumns, [&](int i) FLOWKERN_INLINE { store(sums + (c + i) * lanes, sum[i]); });
-      }
-    }
-  }
-
-  // Cotangents of a feature's input and parameters; the former takes the place of its output's.
-  void element_back(int f, const S* g_logabsdet) const {
-    const MaskedUnits<S>& last = p.units[outputs()];
-    const S* in = at((p.inverse ? p.other : p.units[0].u) + f);
-    S *grad = at(p.units[0].grad + f), *g_params = at(last.grad + f * p.parameters);
-    masked_element_vjp(p, in, parameters(f), V, grad, g_logabsdet, grad, g_params);
-    for (int i = f * p.parameters; i < (f + 1) * p.parameters; ++i)
-      add_vector(last, kBias, i, unit(outputs(), i), at(last.grad + i));
-  }
-
-  // Adds to units [begin, stop) of layer k what units [row, end) of block b behind them send back.
-  void send_back(int k, int b, int begin, int stop, int row, int end) const {
-    if (stop <= begin) return;
-    each_group(p.units[k + 1].into[b], row, end, [&]<int n>(Rows<n>, int row, const S* w) FLOWKERN_INLINE {
-      Tile::template multiply_back<n>(w + int64_t(begin) * kPanelRows, at(p.units[k + 1].grad + row),
-                                      stop - begin, at(p.units[k].grad + begin));
-    });
-  }
-
-  // Every element first, then layer by layer.
-  void back(const S* g_logabsdet) const {
-    for (int f = 0; f < p.units[0].used; ++f) element_back(f, g_logabsdet);
-    for (int k = outputs() - 1; k >= 0; --k) {
-      for (int b = 0; b < p.blocks; ++b) {
-        const Panels<S>& m = p.units[k + 1].into[b];
-        send_back(k, b, 0, m.columns, m.row, m.end);
-      }
-      if (k > 0) finish_back(k, 0, p.units[k].used);
-    }
-  }
-
-  // The transposed solve: block after block rank by rank, descending, and then what its units send to
-  // earlier ones.
-  void solve_back(const S* g_logabsdet) const {
-    for (int b = p.blocks - 1; b >= 0; --b) {
-      const int begin = p.first[b], last = p.first[b + 1] - 1;
-      for (int rank = last; rank >= begin; --rank) {
-        send_back(0, b, upto(0, rank), upto(0, rank + 1), upto(1, rank), upto(1, last));
-        for (int f = upto(0, rank); f < upto(0, rank + 1); ++f) element_back(f, g_logabsdet);
-        for (int k = outputs() - 1; k > 0; --k) {
-          const int row = upto(k, rank - 1), end = upto(k, rank);
-          send_back(k, b, row, end, upto(k + 1, rank - 1), upto(k + 1, last));
-          finish_back(k, row, end);
-        }
-      }
-      for (int k = outputs() - 1; k >= 0; --k)
-        send_back(k, b, 0, upto(k, begin - (k > 0)), upto(k + 1, begin - 1), upto(k + 1, last));
-    }
-  }
-
-  void clear_grads() const {
-    for (int k = 1; k < outputs(); ++k) {
-      const MaskedUnits<S>& layer = p.units[k];
-      for (int r = 0; r < layer.used; ++r) {
-        fill(at(layer.grad + r), S(0));
-        if (layer.grad_skip >= 0) fill(at(layer.grad_skip + r), S(0));
-      }
-    }
   }
 
   void backward() const {
     alignas(64) S g_logabsdet[R];
     read(p.grad_logabsdet, 0, g_logabsdet);
-    clear_rest(g_logabsdet);
+    Tile::clear_rest(g_logabsdet);
     read_layer(0, p.x, p.units[0].u);
     if (p.inverse) read_layer(0, p.y, p.other);
-    read_cotangents(p.grad_out, p.units[0].grad);
-    evaluate();
-    clear_grads();
-    if (p.inverse) solve_back(g_logabsdet);
-    else back(g_logabsdet);
-    write_features(p.units[0].grad);
-    for (int k = 1; k < p.layers; ++k) add_weight(k);
+    Tile::read_cotangents(p.grad_out, p.units[0].grad);
+    Tile::pull_back(g_logabsdet);
+    Tile::write_features(p.units[0].grad);
   }
 };
 
 template <class S, int V>
-Transform<S, V> on_tile(const MaskedProblem<S>& p, int64_t row, int samples, MaskedMemory<S> memory) {
-  return {{p, row, samples, memory}};
+MaskedCallOnTile<S, V> on_tile(const MaskedProblem<S>& p, int64_t row, int samples, MaskedMemory<S> memory) {
+  return {{{p, row, samples, memory}}};
 }
 
 }  // namespace

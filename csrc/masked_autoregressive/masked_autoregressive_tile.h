@@ -23,22 +23,15 @@ template <class S, int V> struct MaskedTile {
   FLOWKERN_HD S* at(int row) const { return memory.tile + int64_t(row) * R; }
   FLOWKERN_HD int upto(int layer, int rank) const { return p.counts[layer * (p.levels + 2) + rank + 1]; }
   FLOWKERN_HD int outputs() const { return p.layers - 1; }
-  FLOWKERN_HD int64_t unit(int layer, int place) const {
-    const int64_t* order = p.units[layer].order;
-    if (layer < outputs()) return order[place];
-    return order[place / p.parameters] * p.parameters + place % p.parameters;
-  }
-  FLOWKERN_HD int place(int layer, int unit) const {
-    const int* places = p.units[layer].place;
-    if (layer < outputs()) return places[unit];
-    return places[unit / p.parameters] * p.parameters + unit % p.parameters;
-  }
-
   template <class F> FLOWKERN_HD void each_vector(const F& body) const {
     each<V>(V, [&](int v) FLOWKERN_INLINE { body(v * lanes); });
   }
   void fill(S* row, S value) const {
     each_vector([&](int i) FLOWKERN_INLINE { store(row + i, T(value)); });
+  }
+
+  void copy(const S* from, S* to) const {
+    each_vector([&](int i) FLOWKERN_INLINE { store(to + i, T(load(from + i))); });
   }
 
   // Column `column` of a matrix with a row for each sample; lanes without one repeat the last.
@@ -79,7 +72,7 @@ template <class S, int V> struct MaskedTile {
   // The same for layer k, each to the row of its unit.
   void read_layer(int k, const Elements<const S>& from, int to) const {
     read_columns(from, p.units[k].units, [&](int u) -> S* {
-      const int r = place(k, u);
+      const int r = p.units[k].place[u];
       return r < p.units[k].used ? at(to + r) : nullptr;
     });
   }
@@ -92,14 +85,22 @@ template <class S, int V> struct MaskedTile {
     for (int n = samples; n < R; ++n) row[n] = S(0);
   }
 
+  // The features' rows between a tile's order, which is the features', and ours.
+  void gather(const S* from, int to) const {
+    for (int f = 0; f < p.units[0].used; ++f) copy(from + p.units[0].order[f] * R, at(to + f));
+  }
+  void scatter(int from, S* to) const {
+    for (int f = 0; f < p.units[0].used; ++f) copy(at(from + f), to + p.units[0].order[f] * R);
+  }
+
   void write_features(int from) const {
     if (!is_tiled(p.out.feature)) {
-      for (int f = 0; f < p.units[0].used; ++f) write(at(from + f), p.out, unit(0, f));
+      for (int f = 0; f < p.units[0].used; ++f) write(at(from + f), p.out, p.units[0].order[f]);
       return;
     }
     each_tile(p.units[0].used, [&](int f, int n, int v) {
       T columns[kTile];
-      for (int i = 0; i < n; ++i) columns[i] = load(at(from + place(0, f + i)) + v * lanes);
+      for (int i = 0; i < n; ++i) columns[i] = load(at(from + p.units[0].place[f + i]) + v * lanes);
       store_tile<0>(p.out.base + (first + v * lanes) * p.out.row + f, p.out.row, n, columns);
     });
   }
