@@ -4,8 +4,8 @@
 FLOWKERN_BEGIN
 namespace {
 
-template <class S, int V> struct MaskedCallOnTile : MaskedTransform<S, V> {
-  using Tile = MaskedTransform<S, V>;
+template <class S, int V> struct MaskedCallOnTile : ConditionedTransform<S, V> {
+  using Tile = ConditionedTransform<S, V>;
   using Tile::p, Tile::first, Tile::samples, Tile::R, Tile::at, Tile::fill, Tile::read, Tile::read_layer;
 
   void forward() const {

@@ -11,7 +11,7 @@
 FLOWKERN_BEGIN
 namespace {
 
-template <class S, int V> struct MaskedTransform : MaskedTile<S, V> {
+template <class S, int V> struct ConditionedTransform : MaskedTile<S, V> {
   using Tile = MaskedTile<S, V>;
   using T = typename Tile::T;
   template <int n> using Rows = typename Tile::template Rows<n>;

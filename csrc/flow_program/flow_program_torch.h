@@ -1,0 +1,292 @@
+// The torch side of a flow's program: what its numbers say, checked against its tensors.
+//
+// `code` and `numbers` are written by flowkern/ops/flow_program/steps.py, in the order in which they are read here.
+#pragma once
+
+#include "../common/checks.h"
+
+#include <vector>
+
+namespace flowkern {
+namespace {
+
+using Tensors = std::vector<std::optional<Tensor>>;
+
+constexpr int kLayerTensors = 8;  // weight, bias, gain, offset, term's weight and bias, gate's weight and bias
+enum FlowCode { kConditionedCode = 0, kLuCode = 1, kPermutationCode = 2, kScaleCode = 3 };
+constexpr int kSplineElement = 8, kActivations = 7;
+
+struct FlowActivation { int kind; double slope; };  // kind −1: none
+
+struct FlowLayer {
+  int units, skip;
+  FlowActivation activation, term, gate;
+};
+
+struct FlowStepCode {
+  int kind;
+  bool inverse;
+  const std::optional<Tensor>* tensors;
+  int first_tensor, count;  // which of the call's they are
+  // Conditioned.
+  int element, tails, levels, passive, parameters;
+  bool scale_first, joint;
+  double constants[9];
+  std::vector<FlowLayer> layers;
+  const std::int64_t *order, *columns, *outputs, *ends;  // order also of a permutation
+  double epsilon;    // of LU
+  bool logarithmic;  // of a scale
+};
+
+// The numbers in turn; past their end there are none.
+struct FlowReader {
+  const std::int64_t *at, *end;
+  const double *real, *real_end;
+
+  const std::int64_t* take(std::int64_t count) {
+    FLOWKERN_CHECK(count >= 0 && count <= end - at, "code: ends inside a step");
+    return (at += count) - count;
+  }
+  double number() {
+    FLOWKERN_CHECK(real < real_end, "numbers: end inside a step");
+    return *real++;
+  }
+  std::int64_t integer(const char* name, std::int64_t least, std::int64_t most) {
+    const std::int64_t value = *take(1);
+    FLOWKERN_CHECK(value >= least && value <= most, "code: ", name, ": expected ", least, " to ", most, ", got ", value);
+    return value;
+  }
+};
+
+class FlowCodeOf {
+ public:
+  FlowCodeOf(const Tensor& x, const std::optional<Tensor>& context, const Tensors& tensors, const Tensor& code, const Tensor& numbers)
+      : x(x), context(context), tensors(tensors) {
+    FLOWKERN_CHECK(x.dim() == 2, "x: expected shape (N, D)");
+    FLOWKERN_CHECK(x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::Double, "x: expected float32 or float64");
+    FLOWKERN_CHECK(code.scalar_type() == ScalarType::Long && code.dim() == 1 && code.is_contiguous() && !code.is_cuda(), "code: expected a contiguous int64 vector on the CPU");
+    FLOWKERN_CHECK(numbers.scalar_type() == ScalarType::Double && numbers.dim() == 1 && numbers.is_contiguous() && !numbers.is_cuda(), "numbers: expected a contiguous float64 vector on the CPU");
+    const auto* at = static_cast<const std::int64_t*>(code.const_data_ptr());
+    const auto* real = static_cast<const double*>(numbers.const_data_ptr());
+    FlowReader from{at, at + code.size(0), real, real + numbers.size(0)};
+    features = int(from.integer("features", 1, kMost));
+    contexts = int(from.integer("context", 0, kMost));
+    const auto count = from.integer("steps", 0, kMost);
+    normal = from.integer("base", 0, 1);
+    check_inputs();
+    for (std::int64_t k = 0; k < count; ++k) steps.push_back(step(from));
+    FLOWKERN_CHECK(taken == int(tensors.size()), "tensors: expected ", taken, ", got ", tensors.size());
+  }
+
+  int features, contexts;
+  bool normal;
+  std::vector<FlowStepCode> steps;
+
+ private:
+  static constexpr std::int64_t kMost = 1 << 24;
+  const Tensor& x;
+  const std::optional<Tensor>& context;
+  const Tensors& tensors;
+  int taken = 0;
+
+  void check_inputs() const {
+    FLOWKERN_CHECK(x.size(1) == features, "x: expected ", features, " features, got ", x.size(1));
+    FLOWKERN_CHECK(bool(context) == (contexts > 0), "context: expected ", contexts, " features");
+    if (!context) return;
+    FLOWKERN_CHECK(context->dim() == 2 && context->size(0) == x.size(0) && context->size(1) == contexts, "context: expected shape (", x.size(0), ", ", contexts, ")");
+    check_tensor("context", *context);
+  }
+  void check_tensor(const char* name, const Tensor& t) const {
+    FLOWKERN_CHECK(t.scalar_type() == x.scalar_type(), name, ": expected the dtype of x");
+    check_device(name, t, x);
+  }
+
+  FlowStepCode step(FlowReader& from) {
+    FlowStepCode to{};
+    to.kind = int(from.integer("step", kConditionedCode, kScaleCode));
+    to.inverse = from.integer("inverse", 0, 1);
+    if (to.kind == kConditionedCode) conditioned(from, to);
+    else if (to.kind == kLuCode) lu(from, to);
+    else if (to.kind == kPermutationCode) permutation(from, to);
+    else scale(from, to);
+    return to;
+  }
+
+  void take_tensors(FlowStepCode& to, int count) {
+    FLOWKERN_CHECK(taken + count <= int(tensors.size()), "tensors: expected more than ", tensors.size());
+    to.tensors = tensors.data() + taken, to.first_tensor = taken, to.count = count, taken += count;
+  }
+  void check_vector(const FlowStepCode& step, int i, std::int64_t size, bool needed) const {
+    const auto& t = step.tensors[i];
+    FLOWKERN_CHECK(t || !needed, "tensors: ", step.first_tensor + i, " is missing");
+    if (!t) return;
+    FLOWKERN_CHECK(t->dim() == 1 && t->size(0) == size, "tensors: ", step.first_tensor + i, ": expected shape (", size, ",)");
+    check_tensor("tensors", *t);
+  }
+  void check_matrix(const FlowStepCode& step, int i, std::int64_t rows, std::int64_t columns) const {
+    const auto& t = step.tensors[i];
+    FLOWKERN_CHECK(t && t->dim() == 2 && t->size(0) == rows && t->size(1) == columns, "tensors: ", step.first_tensor + i, ": expected shape (", rows, ", ", columns, ")");
+    check_tensor("tensors", *t);
+  }
+
+  FlowActivation activation(FlowReader& from, int least) const {
+    const int kind = int(from.integer("activation", least, kActivations - 1));
+    return {kind, from.number()};
+  }
+
+  void conditioned(FlowReader& from, FlowStepCode& to) {
+    to.element = int(from.integer("element", 0, kSplineElement));
+    to.scale_first = from.integer("scale_first", 0, 1);
+    to.tails = int(from.integer("tails", 0, 2));
+    const auto constants = from.integer("constants", 0, 9);
+    FLOWKERN_CHECK(constants == (to.element == kSplineElement ? 9 : 4), "code: constants: got ", constants);
+    for (int i = 0; i < int(constants); ++i) to.constants[i] = from.number();
+    const auto layers = from.integer("layers", 1, kMost);
+    to.levels = int(from.integer("levels", 1, kMost));
+    to.passive = int(from.integer("passive", 0, features - 1));
+    to.parameters = int(from.integer("parameters", 1, kMost));
+    to.joint = from.integer("joint", 0, 1);
+    take_tensors(to, int(layers) * kLayerTensors);
+    std::int64_t units = features, total = 0;
+    for (int k = 0; k < int(layers); ++k) {
+      total += units;
+      to.layers.push_back(layer(from, to, k, int(layers), k > 0 ? units : -1));
+      units = to.layers.back().units;
+    }
+    const std::int64_t thrice = to.parameters + 1 - to.tails, active = features - to.passive;
+    const bool fits = to.element == kSplineElement ? thrice >= 3 && thrice % 3 == 0 && thrice <= 3 * 256 : to.parameters == (to.element == 0 ? 1 : 2);
+    FLOWKERN_CHECK(fits && units == to.parameters * active, "code: the last layer's ", units, " outputs do not fit the element and ", active, " features");
+    to.order = from.take(total), to.columns = from.take(features), to.outputs = from.take(units);
+    to.ends = from.take(layers * (to.levels + 1));
+    check_columns(to);
+  }
+
+  FlowLayer layer(FlowReader& from, const FlowStepCode& step, int k, int layers, std::int64_t inputs) const {
+    FlowLayer to{};
+    to.units = int(from.integer("units", 0, kMost));
+    to.skip = int(from.integer("skip", -1, k - 1));
+    FLOWKERN_CHECK(to.skip < 0 || (k + 1 < layers && step.layers[to.skip].units == to.units), "code: skip: expected an earlier layer of the same width");
+    to.activation = activation(from, 0), to.term = activation(from, -1), to.gate = activation(from, -1);
+    const int i = k * kLayerTensors;
+    if (k == 0) {
+      FLOWKERN_CHECK(step.tensors[0], "tensors: ", step.first_tensor, " is missing");
+      inputs = step.tensors[0]->dim() == 2 ? step.tensors[0]->size(1) : 0;
+    }
+    check_matrix(step, i, to.units, inputs);
+    for (int j = 1; j < 4; ++j) check_vector(step, i + j, to.units, false);
+    const bool last = k + 1 == layers, apart = !(k == 0 && step.joint);
+    FLOWKERN_CHECK(!last || (to.activation.kind == 0 && to.gate.kind < 0 && !step.tensors[i + 2] && !step.tensors[i + 3]), "code: the last layer takes no activation, gate, gain or offset");
+    check_term(step, i + 4, to.term, to.units, apart), check_term(step, i + 6, to.gate, to.units, true);
+    return to;
+  }
+
+  void check_term(const FlowStepCode& step, int i, const FlowActivation& term, int units, bool apart) const {
+    if (term.kind < 0) return;
+    FLOWKERN_CHECK(contexts > 0, "code: a term without a context");
+    if (apart) check_matrix(step, i, units, contexts);
+    check_vector(step, i + 1, units, false);
+  }
+
+  // Of the features that some unit sees, each has a column of the first weight.
+  void check_columns(const FlowStepCode& step) const {
+    const std::int64_t width = step.tensors[0]->size(1) - (step.joint ? contexts : 0);
+    const std::int64_t seen = step.ends[step.levels - 1];
+    FLOWKERN_CHECK(seen <= features && (!step.joint || step.layers[0].term.kind >= 0), "code: joint, or ends, do not fit");
+    for (std::int64_t i = 0; i < seen; ++i)
+      FLOWKERN_CHECK(step.columns[i] >= 0 && step.columns[i] < width, "code: columns: expected entries in [0, ", width, "), got ", step.columns[i]);
+    FLOWKERN_CHECK(step.passive == 0 || step.ends[1] == step.passive, "code: passive: expected the features of rank 1, ", step.ends[1], ", got ", step.passive);
+  }
+
+  void lu(FlowReader& from, FlowStepCode& to) {
+    to.epsilon = from.number();
+    take_tensors(to, 4);
+    const std::int64_t triangle = std::int64_t(features) * (features - 1) / 2;
+    check_vector(to, 0, triangle, true), check_vector(to, 1, triangle, true);
+    check_vector(to, 2, features, true), check_vector(to, 3, features, false);
+  }
+
+  void permutation(FlowReader& from, FlowStepCode& to) {
+    to.order = from.take(features);
+    std::vector<bool> seen(features);
+    for (int f = 0; f < features; ++f) {
+      const std::int64_t i = to.order[f];
+      FLOWKERN_CHECK(i >= 0 && i < features && !seen[i], "code: order: expected a permutation, got ", i);
+      seen[i] = true;
+    }
+  }
+
+  void scale(FlowReader& from, FlowStepCode& to) {
+    to.logarithmic = from.integer("logarithmic", 0, 1);
+    take_tensors(to, 2);
+    check_vector(to, 0, features, true), check_vector(to, 1, features, false);
+  }
+};
+
+// One call: the forward has out and log, the backward also what follows.
+struct FlowCall {
+  const FlowCodeOf& program;
+  bool inverse;
+  const Tensor& x;
+  const std::optional<Tensor>& context;
+  Tensor& out;
+  Tensor* log;
+  Tensor* states;
+  const Tensor* y = nullptr;
+  const std::optional<Tensor>*grad_y = nullptr, *grad_l = nullptr;
+  Tensor* grad_context = nullptr;
+  Tensors* grads = nullptr;
+};
+
+template <class Device> struct FlowOp {
+  static std::tuple<Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tensor> context, Tensors tensors, Tensor code,
+                                                    Tensor numbers, bool inverse, bool keep) {
+    const FlowCodeOf program(x, context, tensors, code, numbers);
+    Tensor y = torch::stable::new_empty(x, {x.size(0), x.size(1)}), log = torch::stable::new_empty(x, {x.size(0)});
+    const std::int64_t between = keep && !program.steps.empty() ? std::int64_t(program.steps.size()) - 1 : 0;
+    Tensor states = torch::stable::new_empty(x, {between, x.size(1), x.size(0)});
+    Device::run(FlowCall{program, inverse, x, context, y, &log, between ? &states : nullptr});
+    return {y, log, states};
+  }
+
+  // The cotangents of x and the context, and the gradients of the tensors that need one, in order.
+  static std::tuple<Tensor, Tensor, std::vector<Tensor>> gradients(
+      std::optional<Tensor> grad_y, std::optional<Tensor> grad_l, Tensor x, Tensor y, Tensor states,
+      std::optional<Tensor> context, Tensors tensors, Tensor code, Tensor numbers, bool inverse, std::vector<bool> needs,
+      bool of_context) {
+    const FlowCodeOf program(x, context, tensors, code, numbers);
+    check_results(x, y, states, grad_y, grad_l, std::int64_t(program.steps.size()));
+    FLOWKERN_CHECK(needs.size() == tensors.size(), "needs: expected one for each of ", tensors.size(), " tensors");
+    FLOWKERN_CHECK(context || !of_context, "of_context: there is no context");
+    Tensor grad_x = torch::stable::new_empty(x, {x.size(0), x.size(1)});
+    Tensor grad_context = of_context ? torch::stable::new_empty(x, {x.size(0), context->size(1)}) : torch::stable::new_empty(x, {0});
+    Tensors grads(tensors.size());
+    std::vector<Tensor> needed;
+    for (std::size_t i = 0; i < needs.size(); ++i) {
+      if (!needs[i] || !tensors[i]) continue;
+      std::vector<std::int64_t> sizes;
+      for (std::int64_t d = 0; d < tensors[i]->dim(); ++d) sizes.push_back(tensors[i]->size(d));
+      grads[i] = torch::stable::new_empty(x, sizes);
+      needed.push_back(*grads[i]);
+    }
+    FlowCall call{program, inverse, x, context, grad_x, nullptr, &states, &y, &grad_y, &grad_l, of_context ? &grad_context : nullptr, &grads};
+    Device::run(call);
+    return {grad_x, grad_context, needed};
+  }
+
+ private:
+  static void check_results(const Tensor& x, const Tensor& y, const Tensor& states, const std::optional<Tensor>& grad_y,
+                            const std::optional<Tensor>& grad_l, std::int64_t steps) {
+    const auto like_x = [&](const char* name, const Tensor& t) {
+      FLOWKERN_CHECK(t.dim() == 2 && t.size(0) == x.size(0) && t.size(1) == x.size(1) && t.scalar_type() == x.scalar_type(), name, ": expected the shape and dtype of x");
+    };
+    like_x("y", y);
+    FLOWKERN_CHECK(y.is_contiguous() && states.is_contiguous(), "y, states: expected contiguous tensors");
+    FLOWKERN_CHECK(states.dim() == 3 && states.size(0) == (steps > 1 ? steps - 1 : 0) && states.size(1) == x.size(1) && states.size(2) == x.size(0) && states.scalar_type() == x.scalar_type(),
+                   "states: expected those of the forward");
+    if (grad_y) like_x("grad_y", *grad_y);
+    if (grad_l) FLOWKERN_CHECK(grad_l->dim() == 1 && grad_l->size(0) == x.size(0) && grad_l->scalar_type() == x.scalar_type(), "grad_l: expected shape (N,) and the dtype of x");
+  }
+};
+
+}  // namespace
+}  // namespace flowkern
