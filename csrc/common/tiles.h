@@ -28,7 +28,8 @@ template <class S> struct Tiles {
       S* own = memory();
       for (std::int64_t chunk = begin; chunk < end; ++chunk)
         for (std::int64_t tile = count * chunk / chunks; tile < count * (chunk + 1) / chunks; ++tile) {
-          const std::int64_t row = tile * width;
+          // The last tile may be small: it goes with the larger part, which is the first of single tiles.
+          const std::int64_t row = (chunks == count ? count - 1 - tile : tile) * width;
           body(own, sums + chunk * chunk_size, row, int(std::min(width, rows - row)));
         }
     });

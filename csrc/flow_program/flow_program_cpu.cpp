@@ -18,12 +18,12 @@ struct FlowOnCpu {
     S* packed = scratch<S, 0>(plan.packed);
     each_step(plan, plan.packed, [&](int i) { plan.pack(i, packed); });
     const FlowProblem<S>& p = plan.problem;
-    const bool wide = p.rows > shape.narrow;
-    const Tiles<S> tiles(p.rows, wide ? shape.wide : shape.narrow, plan.chunk_size);
+    const Tiles<S> tiles(p.rows, p.rows > shape.narrow ? shape.wide : shape.narrow, plan.chunk_size);
     const std::int64_t tiles_at_least = kMultiplications / (plan.packed * tiles.width + 1) + 1;
     const std::int64_t grain = tiles.count ? (tiles_at_least * tiles.chunks + tiles.count - 1) / tiles.count : 1;
     const auto memory = [&] { return scratch<S, 1>((flow_rows(p) + p.memory) * tiles.width); };
     tiles.each(grain, memory, [&](S* tile, S* chunk, std::int64_t row, int samples) {
+      const bool wide = samples > shape.narrow;
       if (call.grads) FLOWKERN_BY_ISA(flow_backward, p, row, samples, wide, tile, chunk);
       else FLOWKERN_BY_ISA(flow_forward, p, row, samples, wide, tile);
     });

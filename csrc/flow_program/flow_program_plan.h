@@ -70,13 +70,13 @@ template <class S> class FlowPlan {
 
   static const S* values(const Tensor& t) { return static_cast<const S*>(t.const_data_ptr()); }
   static Matrix<const S> matrix(const Tensor& t) { return {values(t), t.stride(0), t.stride(1)}; }
-  static Elements<const S> vector(const std::optional<Tensor>& t) {
+  Elements<const S> vector(int i) const {
+    const Tensor* t = call.tensor(i);
     return t ? Elements<const S>{values(*t), 0, t->stride(0), nullptr} : Elements<const S>{};
   }
   static Elements<const S> rows(const Tensor& t) { return {values(t), t.stride(0), t.dim() > 1 ? t.stride(1) : 0, nullptr}; }
-  S* grad(const FlowStepCode& step, int i) const {
-    if (!call.grads) return nullptr;
-    const auto& t = (*call.grads)[step.first_tensor + i];
+  S* grad(int i) const {
+    Tensor* t = call.grad(i);
     return t ? static_cast<S*>(t->mutable_data_ptr()) : nullptr;
   }
 
@@ -129,46 +129,36 @@ template <class S> class FlowPlan {
 
   typename MaskedNetwork<S>::Layer layer(const FlowStepCode& code, int k) const {
     const FlowLayer& from = code.layers[k];
-    const auto* t = code.tensors + k * kLayerTensors;
-    const int i = k * kLayerTensors;
+    const int* t = from.tensors;
     typename MaskedNetwork<S>::Layer to;
     to.units = from.units, to.skip = from.skip;
     to.activation = from.activation.kind, to.slope = S(from.activation.slope);
-    to.weight = matrix(*t[0]);
-    to.vectors[kBias] = vector(t[1]), to.vectors[kGain] = vector(t[2]), to.vectors[kOffset] = vector(t[3]);
-    if (S* values = grad(code, i)) {
-      std::fill_n(values, t[0]->numel(), S(0));  // entries that are not read
-      to.grad_weight = {values, t[0]->size(1), 1};
-    }
-    for (const auto& [which, j] : {std::pair{kBias, 1}, {kGain, 2}, {kOffset, 3}}) to.grad_sums[which] = zeros(grad(code, i + j), from.units);
-    const std::int64_t own = t[0]->size(1) - call.program.contexts;  // columns of a joint weight that are the features'
-    if (k == 0 && code.joint)
-      to.term = term(code, from.term, offset(to.weight, own), offset(to.grad_weight, own), i + 5, from.units);
-    else if (from.term.kind >= 0) to.term = term(code, from.term, matrix(*t[4]), gradient(code, i + 4), i + 5, from.units);
-    if (from.gate.kind >= 0) to.gate_term = term(code, from.gate, matrix(*t[6]), gradient(code, i + 6), i + 7, from.units);
+    to.weight = matrix(*call.tensor(t[kWeight])), to.grad_weight = gradient(t[kWeight]);
+    for (const auto& [which, i] : {std::pair{kBias, kBiasOf}, {kGain, kGainOf}, {kOffset, kOffsetOf}})
+      to.vectors[which] = vector(t[i]), to.grad_sums[which] = zeros(grad(t[i]), from.units);
+    const int joint = k == 0 && code.joint ? t[kWeight] : t[kTermWeight];
+    if (from.term.kind >= 0) to.term = term(from.term, joint, t[kTermBias], from.units, to.grad_weight.values);
+    if (from.gate.kind >= 0) to.gate_term = term(from.gate, t[kGateWeight], t[kGateBias], from.units, nullptr);
     return to;
   }
 
-  static S* zeros(S* values, int count) {
-    if (values) std::fill_n(values, count, S(0));  // units that no output sees
+  static S* zeros(S* values, std::int64_t count) {
+    if (values) std::fill_n(values, count, S(0));  // units that no output sees, entries that are not read
     return values;
   }
-  template <class U> static Matrix<U> offset(Matrix<U> m, std::int64_t columns) {
-    if (m.values) m.values += columns * m.column;
-    return m;
-  }
-  Matrix<S> gradient(const FlowStepCode& code, int i) const {
-    S* values = grad(code, i);
-    if (values) std::fill_n(values, code.tensors[i]->numel(), S(0));
-    return {values, call.program.contexts, 1};
+  Matrix<S> gradient(int i) const {
+    return {zeros(grad(i), call.tensor(i)->numel()), call.tensor(i)->size(1), 1};
   }
 
-  typename MaskedNetwork<S>::Term term(const FlowStepCode& code, const FlowActivation& activation, Matrix<const S> weight,
-                                       Matrix<S> grad_weight, int bias, int units) const {
+  // The context's columns are the last of the weight, or all. grad: of the weight, if it is there already.
+  typename MaskedNetwork<S>::Term term(const FlowActivation& activation, int weight, int bias, int units, S* grad_weight) const {
     typename MaskedNetwork<S>::Term to;
-    to.given = true, to.inputs = call.program.contexts, to.weight = weight, to.bias = vector(code.tensors[bias]);
-    to.activation = activation.kind, to.slope = S(activation.slope);
-    to.grad_weight = grad_weight, to.grad_bias = zeros(grad(code, bias), units);
+    const std::int64_t before = call.tensor(weight)->size(1) - call.program.contexts;
+    to.given = true, to.inputs = call.program.contexts, to.activation = activation.kind, to.slope = S(activation.slope);
+    to.weight = matrix(*call.tensor(weight)), to.weight.values += before * to.weight.column;
+    to.grad_weight = before > 0 ? Matrix<S>{grad_weight, call.tensor(weight)->size(1), 1} : gradient(weight);
+    if (to.grad_weight.values) to.grad_weight.values += before;
+    to.bias = vector(bias), to.grad_bias = zeros(grad(bias), units);
     return to;
   }
 
@@ -187,19 +177,25 @@ template <class S> class FlowPlan {
     if (call.grad_context) problem.grad_context = static_cast<S*>(call.grad_context->mutable_data_ptr());
   }
 
+  // The tensor that a step may do without.
+  static int last(const FlowStepCode& code, int i) { return i < code.count ? code.first_tensor + i : -1; }
+
   // LU.
 
   static S softplus(S u) { return (u > S(0) || u != u ? u : S(0)) + std::log1p(std::exp(-std::abs(u))); }
   S diagonal(const FlowStepCode& code, int f) const {
-    const auto& raw = *code.tensors[2];
-    return softplus(values(raw)[f * raw.stride(0)]) + S(code.epsilon);
+    return softplus(raw(code, f)) + S(code.epsilon);
+  }
+  S raw(const FlowStepCode& code, int f) const {
+    const auto of = vector(code.first_tensor + 2);
+    return of.base[f * of.feature];
   }
 
   void pack_lu(const FlowStepCode& code, FlowStep<S>& step, S* to) const {
     const int d = features();
     S *lower = to, *upper = lower + d * d, *lower_panels = upper + d * d, *upper_panels = lower_panels + panel_rows() * d;
     S* shift = upper_panels + panel_rows() * d;
-    const auto below = vector(code.tensors[0]), above = vector(code.tensors[1]), bias = vector(code.tensors[3]);
+    const auto below = vector(code.first_tensor), above = vector(code.first_tensor + 1), bias = vector(last(code, 3));
     S log = 0;
     for (int i = 0, l = 0, u = 0; i < d; ++i) {
       for (int j = 0; j < d; ++j) {
@@ -224,14 +220,14 @@ template <class S> class FlowPlan {
     const int d = features();
     const std::int64_t size = lu_sums(d, shape.lanes);
     const S sign = step.inverse ? S(-1) : S(1);
-    S *below = grad(code, 0), *above = grad(code, 1), *raw = grad(code, 2), *bias = grad(code, 3);
+    S *below = grad(code.first_tensor), *above = grad(code.first_tensor + 1), *of_raw = grad(code.first_tensor + 2);
+    S* bias = grad(last(code, 3));
     for (int i = 0; i < d; ++i) {
       for (int j = 0; j < i; ++j) if (below) *below++ = sign * entry(sums, step.sums, i, j);
       for (int j = i + 1; j < d; ++j) if (above) *above++ = sign * entry(sums, step.sums + size, i, j);
       if (bias) bias[i] = sign * sums.total(step.sums + 2 * size + i);
-      if (!raw) continue;
-      const S u = values(*code.tensors[2])[i * code.tensors[2]->stride(0)], of_diagonal = entry(sums, step.sums + size, i, i) + sums.total(0) / step.upper[i * (d + 1)];
-      raw[i] = sign * of_diagonal / (S(1) + std::exp(-u));
+      const S of_diagonal = entry(sums, step.sums + size, i, i) + sums.total(0) / step.upper[i * (d + 1)];
+      if (of_raw) of_raw[i] = sign * of_diagonal / (S(1) + std::exp(-raw(code, i)));
     }
   }
   S entry(const Sums& sums, std::int64_t at, int row, int column) const {
@@ -242,7 +238,7 @@ template <class S> class FlowPlan {
   // Scale.
 
   void pack_scale(const FlowStepCode& code, FlowStep<S>& step, S* to) const {
-    const auto scale = vector(code.tensors[0]), shift = vector(code.tensors[1]);
+    const auto scale = vector(code.first_tensor), shift = vector(last(code, 1));
     S log = 0;
     for (int f = 0; f < features(); ++f) {
       const S given = scale.base[f * scale.feature];
@@ -255,7 +251,7 @@ template <class S> class FlowPlan {
 
   void finish_scale(const FlowStepCode& code, const FlowStep<S>& step, const Sums& sums) const {
     const S sign = step.inverse ? S(-1) : S(1);
-    S *scale = grad(code, 0), *shift = grad(code, 1);
+    S *scale = grad(code.first_tensor), *shift = grad(last(code, 1));
     for (int f = 0; f < features(); ++f) {
       const S by = code.logarithmic ? step.scale[f] : S(1);
       if (scale) scale[f] = sums.total(step.sums + f) * by + sign * sums.total(0) * by / step.scale[f];

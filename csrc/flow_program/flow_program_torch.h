@@ -10,9 +10,10 @@
 namespace flowkern {
 namespace {
 
-using Tensors = std::vector<std::optional<Tensor>>;
+using Tensors = std::vector<Tensor>;
 
-constexpr int kLayerTensors = 8;  // weight, bias, gain, offset, term's weight and bias, gate's weight and bias
+// What a layer may take, in order; a bit of its code says whether it does.
+enum FlowTensor { kWeight, kBiasOf, kGainOf, kOffsetOf, kTermWeight, kTermBias, kGateWeight, kGateBias, kFlowTensors };
 enum FlowCode { kConditionedCode = 0, kLuCode = 1, kPermutationCode = 2, kScaleCode = 3 };
 constexpr int kSplineElement = 8, kActivations = 7;
 
@@ -21,13 +22,13 @@ struct FlowActivation { int kind; double slope; };  // kind −1: none
 struct FlowLayer {
   int units, skip;
   FlowActivation activation, term, gate;
+  int tensors[kFlowTensors];  // which of the call's they are; −1: none
 };
 
 struct FlowStepCode {
   int kind;
   bool inverse;
-  const std::optional<Tensor>* tensors;
-  int first_tensor, count;  // which of the call's they are
+  int first_tensor, count;  // which of the call's tensors are LU's or a scale's
   // Conditioned.
   int element, tails, levels, passive, parameters;
   bool scale_first, joint;
@@ -112,21 +113,18 @@ class FlowCodeOf {
     return to;
   }
 
-  void take_tensors(FlowStepCode& to, int count) {
-    FLOWKERN_CHECK(taken + count <= int(tensors.size()), "tensors: expected more than ", tensors.size());
-    to.tensors = tensors.data() + taken, to.first_tensor = taken, to.count = count, taken += count;
+  int take_tensor() {
+    FLOWKERN_CHECK(taken < int(tensors.size()), "tensors: expected more than ", tensors.size());
+    return taken++;
   }
-  void check_vector(const FlowStepCode& step, int i, std::int64_t size, bool needed) const {
-    const auto& t = step.tensors[i];
-    FLOWKERN_CHECK(t || !needed, "tensors: ", step.first_tensor + i, " is missing");
-    if (!t) return;
-    FLOWKERN_CHECK(t->dim() == 1 && t->size(0) == size, "tensors: ", step.first_tensor + i, ": expected shape (", size, ",)");
-    check_tensor("tensors", *t);
+  void check_vector(int i, std::int64_t size) const {
+    FLOWKERN_CHECK(tensors[i].dim() == 1 && tensors[i].size(0) == size, "tensors: ", i, ": expected shape (", size, ",)");
+    check_tensor("tensors", tensors[i]);
   }
-  void check_matrix(const FlowStepCode& step, int i, std::int64_t rows, std::int64_t columns) const {
-    const auto& t = step.tensors[i];
-    FLOWKERN_CHECK(t && t->dim() == 2 && t->size(0) == rows && t->size(1) == columns, "tensors: ", step.first_tensor + i, ": expected shape (", rows, ", ", columns, ")");
-    check_tensor("tensors", *t);
+  void check_matrix(int i, std::int64_t rows, std::int64_t columns) const {
+    const Tensor& t = tensors[i];
+    FLOWKERN_CHECK(t.dim() == 2 && t.size(0) == rows && t.size(1) == columns, "tensors: ", i, ": expected shape (", rows, ", ", columns, ")");
+    check_tensor("tensors", t);
   }
 
   FlowActivation activation(FlowReader& from, int least) const {
@@ -146,7 +144,6 @@ class FlowCodeOf {
     to.passive = int(from.integer("passive", 0, features - 1));
     to.parameters = int(from.integer("parameters", 1, kMost));
     to.joint = from.integer("joint", 0, 1);
-    take_tensors(to, int(layers) * kLayerTensors);
     std::int64_t units = features, total = 0;
     for (int k = 0; k < int(layers); ++k) {
       total += units;
@@ -161,35 +158,34 @@ class FlowCodeOf {
     check_columns(to);
   }
 
-  FlowLayer layer(FlowReader& from, const FlowStepCode& step, int k, int layers, std::int64_t inputs) const {
+  // inputs: of a layer behind the first.
+  FlowLayer layer(FlowReader& from, const FlowStepCode& step, int k, int layers, std::int64_t inputs) {
     FlowLayer to{};
     to.units = int(from.integer("units", 0, kMost));
+    const auto takes = from.integer("tensors", 0, (1 << kFlowTensors) - 1);
+    for (int i = 0; i < kFlowTensors; ++i) to.tensors[i] = takes >> i & 1 ? take_tensor() : -1;
     to.skip = int(from.integer("skip", -1, k - 1));
     FLOWKERN_CHECK(to.skip < 0 || (k + 1 < layers && step.layers[to.skip].units == to.units), "code: skip: expected an earlier layer of the same width");
     to.activation = activation(from, 0), to.term = activation(from, -1), to.gate = activation(from, -1);
-    const int i = k * kLayerTensors;
-    if (k == 0) {
-      FLOWKERN_CHECK(step.tensors[0], "tensors: ", step.first_tensor, " is missing");
-      inputs = step.tensors[0]->dim() == 2 ? step.tensors[0]->size(1) : 0;
-    }
-    check_matrix(step, i, to.units, inputs);
-    for (int j = 1; j < 4; ++j) check_vector(step, i + j, to.units, false);
-    const bool last = k + 1 == layers, apart = !(k == 0 && step.joint);
-    FLOWKERN_CHECK(!last || (to.activation.kind == 0 && to.gate.kind < 0 && !step.tensors[i + 2] && !step.tensors[i + 3]), "code: the last layer takes no activation, gate, gain or offset");
-    check_term(step, i + 4, to.term, to.units, apart), check_term(step, i + 6, to.gate, to.units, true);
+    FLOWKERN_CHECK(to.tensors[kWeight] >= 0, "code: a layer without a weight");
+    const Tensor& weight = tensors[to.tensors[kWeight]];
+    check_matrix(to.tensors[kWeight], to.units, k > 0 ? inputs : weight.dim() == 2 ? weight.size(1) : 0);
+    for (int i : {kBiasOf, kGainOf, kOffsetOf, kTermBias, kGateBias}) if (to.tensors[i] >= 0) check_vector(to.tensors[i], to.units);
+    const bool plain = to.activation.kind == 0 && to.gate.kind < 0 && to.tensors[kGainOf] < 0 && to.tensors[kOffsetOf] < 0;
+    FLOWKERN_CHECK(k + 1 < layers || plain, "code: the last layer takes no activation, gate, gain or offset");
+    check_term(to.term, to.tensors[kTermWeight], to.units, k == 0 && step.joint), check_term(to.gate, to.tensors[kGateWeight], to.units, false);
     return to;
   }
 
-  void check_term(const FlowStepCode& step, int i, const FlowActivation& term, int units, bool apart) const {
-    if (term.kind < 0) return;
-    FLOWKERN_CHECK(contexts > 0, "code: a term without a context");
-    if (apart) check_matrix(step, i, units, contexts);
-    check_vector(step, i + 1, units, false);
+  void check_term(const FlowActivation& term, int weight, int units, bool joint) const {
+    FLOWKERN_CHECK((term.kind >= 0 && !joint) == (weight >= 0), "code: a context's term and its weight");
+    FLOWKERN_CHECK(term.kind < 0 || contexts > 0, "code: a term without a context");
+    if (weight >= 0) check_matrix(weight, units, contexts);
   }
 
   // Of the features that some unit sees, each has a column of the first weight.
   void check_columns(const FlowStepCode& step) const {
-    const std::int64_t width = step.tensors[0]->size(1) - (step.joint ? contexts : 0);
+    const std::int64_t width = tensors[step.layers[0].tensors[kWeight]].size(1) - (step.joint ? contexts : 0);
     const std::int64_t seen = step.ends[step.levels - 1];
     FLOWKERN_CHECK(seen <= features && (!step.joint || step.layers[0].term.kind >= 0), "code: joint, or ends, do not fit");
     for (std::int64_t i = 0; i < seen; ++i)
@@ -198,11 +194,16 @@ class FlowCodeOf {
   }
 
   void lu(FlowReader& from, FlowStepCode& to) {
+    const bool bias = from.integer("bias", 0, 1);
     to.epsilon = from.number();
-    take_tensors(to, 4);
+    take_vectors(to, 3 + bias);
     const std::int64_t triangle = std::int64_t(features) * (features - 1) / 2;
-    check_vector(to, 0, triangle, true), check_vector(to, 1, triangle, true);
-    check_vector(to, 2, features, true), check_vector(to, 3, features, false);
+    check_vector(to.first_tensor, triangle), check_vector(to.first_tensor + 1, triangle);
+    for (int i = 2; i < to.count; ++i) check_vector(to.first_tensor + i, features);
+  }
+  void take_vectors(FlowStepCode& to, int count) {
+    to.first_tensor = taken, to.count = count;
+    for (int i = 0; i < count; ++i) take_tensor();
   }
 
   void permutation(FlowReader& from, FlowStepCode& to) {
@@ -217,8 +218,8 @@ class FlowCodeOf {
 
   void scale(FlowReader& from, FlowStepCode& to) {
     to.logarithmic = from.integer("logarithmic", 0, 1);
-    take_tensors(to, 2);
-    check_vector(to, 0, features, true), check_vector(to, 1, features, false);
+    take_vectors(to, 1 + int(from.integer("shift", 0, 1)));
+    for (int i = 0; i < to.count; ++i) check_vector(to.first_tensor + i, features);
   }
 };
 
@@ -228,14 +229,31 @@ struct FlowCall {
   bool inverse;
   const Tensor& x;
   const std::optional<Tensor>& context;
+  const Tensors& tensors;
   Tensor& out;
   Tensor* log;
   Tensor* states;
   const Tensor* y = nullptr;
   const std::optional<Tensor>*grad_y = nullptr, *grad_l = nullptr;
   Tensor* grad_context = nullptr;
-  Tensors* grads = nullptr;
+  std::vector<std::optional<Tensor>>* grads = nullptr;
+  // A tensor of the call, and the gradient of one that needs it; −1 for one that there is not.
+  const Tensor* tensor(int i) const { return i < 0 ? nullptr : &tensors[i]; }
+  Tensor* grad(int i) const { return i < 0 || !grads || !(*grads)[i] ? nullptr : &*(*grads)[i]; }
 };
+
+// What torch::stable::new_empty makes, without the dispatcher: there is one for every parameter.
+inline Tensor empty_like_shape(const Tensor& t) {
+  std::int64_t sizes[2] = {}, strides[2] = {1, 1};
+  for (std::int64_t d = 0; d < t.dim(); ++d) sizes[d] = t.size(d);
+  if (t.dim() == 2) strides[0] = sizes[1];
+  std::int32_t type, dtype;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
+  AtenTensorHandle made;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(t.dim(), sizes, strides, dtype, type, t.get_device_index(), &made));
+  return Tensor(made);
+}
 
 template <class Device> struct FlowOp {
   static std::tuple<Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tensor> context, Tensors tensors, Tensor code,
@@ -244,7 +262,7 @@ template <class Device> struct FlowOp {
     Tensor y = torch::stable::new_empty(x, {x.size(0), x.size(1)}), log = torch::stable::new_empty(x, {x.size(0)});
     const std::int64_t between = keep && !program.steps.empty() ? std::int64_t(program.steps.size()) - 1 : 0;
     Tensor states = torch::stable::new_empty(x, {between, x.size(1), x.size(0)});
-    Device::run(FlowCall{program, inverse, x, context, y, &log, between ? &states : nullptr});
+    Device::run(FlowCall{program, inverse, x, context, tensors, y, &log, between ? &states : nullptr});
     return {y, log, states};
   }
 
@@ -259,16 +277,11 @@ template <class Device> struct FlowOp {
     FLOWKERN_CHECK(context || !of_context, "of_context: there is no context");
     Tensor grad_x = torch::stable::new_empty(x, {x.size(0), x.size(1)});
     Tensor grad_context = of_context ? torch::stable::new_empty(x, {x.size(0), context->size(1)}) : torch::stable::new_empty(x, {0});
-    Tensors grads(tensors.size());
+    std::vector<std::optional<Tensor>> grads(tensors.size());
     std::vector<Tensor> needed;
-    for (std::size_t i = 0; i < needs.size(); ++i) {
-      if (!needs[i] || !tensors[i]) continue;
-      std::vector<std::int64_t> sizes;
-      for (std::int64_t d = 0; d < tensors[i]->dim(); ++d) sizes.push_back(tensors[i]->size(d));
-      grads[i] = torch::stable::new_empty(x, sizes);
-      needed.push_back(*grads[i]);
-    }
-    FlowCall call{program, inverse, x, context, grad_x, nullptr, &states, &y, &grad_y, &grad_l, of_context ? &grad_context : nullptr, &grads};
+    for (std::size_t i = 0; i < needs.size(); ++i)
+      if (needs[i]) needed.push_back(*(grads[i] = empty_like_shape(tensors[i])));
+    FlowCall call{program, inverse, x, context, tensors, grad_x, nullptr, &states, &y, &grad_y, &grad_l, of_context ? &grad_context : nullptr, &grads};
     Device::run(call);
     return {grad_x, grad_context, needed};
   }

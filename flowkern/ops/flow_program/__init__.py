@@ -26,7 +26,7 @@ def flow_program(x, program, tensors, context=None, inverse=False):
     Args:
         x: (…, D), float32/float64, or float16/bfloat16 (computed in float32).
         program: the flow's steps.
-        tensors: what the steps take, one after the other; None where a step does without.
+        tensors: what the steps take, one after the other.
         context: (…, C), or (C,) for all samples; None if the program has none.
         inverse: whether to run the steps backwards, each inverted.
 
@@ -47,8 +47,7 @@ def flow_program(x, program, tensors, context=None, inverse=False):
     if len(tensors) != program.tensors:
         raise ValueError(f"tensors: expected {program.tensors}, got {len(tensors)}")
     for i, tensor in enumerate(tensors):
-        if tensor is not None:
-            check_tensor(f"tensors[{i}]", tensor, x)
+        check_tensor(f"tensors[{i}]", tensor, x)
     if (context is None) != (program.context == 0):
         raise ValueError(f"context: expected {program.context or 'no'} features, got {context if context is None else tuple(context.shape)}")
     batch = x.shape[:-1]

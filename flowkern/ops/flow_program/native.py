@@ -4,7 +4,7 @@ import torch
 
 from flowkern import _library as libraries
 
-_PROGRAM = "Tensor? context, Tensor?[] tensors, Tensor code, Tensor numbers, bool inverse"
+_PROGRAM = "Tensor? context, Tensor[] tensors, Tensor code, Tensor numbers, bool inverse"
 
 
 def _fake(x, context, tensors, code, numbers, inverse, keep):
@@ -13,7 +13,7 @@ def _fake(x, context, tensors, code, numbers, inverse, keep):
 
 
 def _fake_gradients(grad_y, grad_l, x, y, states, context, tensors, code, numbers, inverse, needs, of_context):
-    grads = [t.new_empty(t.shape) for t, need in zip(tensors, needs) if need and t is not None]
+    grads = [t.new_empty(t.shape) for t, need in zip(tensors, needs) if need]
     return x.new_empty(x.shape), x.new_empty(context.shape if of_context else 0), grads
 
 
@@ -43,5 +43,5 @@ def backward(grad_y, grad_l, x, y, states, context, needs, program, inverse, *te
         grad_y, grad_l, x, y, states, context, tensors, program.code, program.numbers, inverse, needs[2:], needs[1]
     )
     some = iter(some)
-    grads = [next(some) if need and t is not None else None for need, t in zip(needs[2:], tensors)]
+    grads = [next(some) if need else None for need in needs[2:]]
     return [grad_x, grad_context if needs[1] else None, *grads]

@@ -21,7 +21,7 @@ def forward(x, context, program, inverse, *tensors):
     context = context if context is None else context.to(dtype)
     parts = program.slices()
     for step, begin, end in reversed(parts) if inverse else parts:
-        own = [t if t is None else t.to(dtype) for t in tensors[begin:end]]
+        own = [t.to(dtype) for t in tensors[begin:end]]
         y, more = _STEPS[type(step)](step, y, context, own, step.inverse != inverse)
         l = l + more
     if program.base == "normal" and not inverse:
@@ -44,8 +44,8 @@ def _conditioned(step, x, context, tensors, inverse):
 
 def _read(step, tensors, ranks):
     """The tensors of each layer as a dictionary, weights as the degrees have them."""
-    count, features = len(LAYER_TENSORS), step.degrees.sizes[0]
-    layers = [dict(zip(LAYER_TENSORS, tensors[i : i + count])) for i in range(0, len(tensors), count)]
+    features, given = step.degrees.sizes[0], iter(tensors)
+    layers = [dict.fromkeys(LAYER_TENSORS) | {name: next(given) for name in layer.tensors} for layer in step.layers]
     first, last = layers[0], layers[-1]
     columns = list(step.read())
     if step.layers[0].joint:
@@ -108,7 +108,8 @@ def _element(step, x, params, inverse):
 
 
 def _lu(step, x, context, tensors, inverse):
-    below, above, raw, bias = tensors
+    below, above, raw = tensors[:3]
+    bias = tensors[3] if step.bias else None
     width = x.shape[1]
     diagonal = F.softplus(raw) + step.epsilon
     row, column = torch.tril_indices(width, width, -1, device=x.device)
@@ -129,7 +130,7 @@ def _permutation(step, x, context, tensors, inverse):
 
 
 def _scale(step, x, context, tensors, inverse):
-    scale, shift = tensors
+    scale, shift = tensors[0], tensors[1] if step.shift else None
     log_scale = scale if step.logarithmic else scale.abs().log()
     scale = scale.exp() if step.logarithmic else scale
     logabsdet = log_scale.sum().expand(x.shape[0])
@@ -139,20 +140,3 @@ def _scale(step, x, context, tensors, inverse):
 
 
 _STEPS = {Conditioned: _conditioned, LU: _lu, Permutation: _permutation, Scale: _scale}
-
-
-def backward(grad_y, grad_l, x, y, states, context, needs, program, inverse, *tensors):
-    """The vector-Jacobian product of `forward` by autograd: gradients of x, context and each tensor."""
-    given = [i for i, t in enumerate((x, context, *tensors)) if t is not None]
-
-    def run(*some):
-        every = [None] * (2 + len(tensors))
-        for i, tensor in zip(given, some):
-            every[i] = tensor
-        return forward(*every[:2], program, inverse, *every[2:])
-
-    _, pull = torch.func.vjp(run, *(t for t in (x, context, *tensors) if t is not None))
-    grads = [None] * (2 + len(tensors))
-    for i, grad in zip(given, pull((grad_y.to(x.dtype), grad_l))):
-        grads[i] = grad
-    return grads

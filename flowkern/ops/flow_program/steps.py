@@ -20,10 +20,10 @@ LAYER_TENSORS = ("weight", "bias", "gain", "offset", "term_weight", "term_bias",
 class ConditionerLayer(NamedTuple):
     """One layer: z = gate·(W u + b + e(C c + d)) + z_skip, u' = activation(gain·z + offset).
 
-    u is what the layer before gives, or the features; c is the context. Its tensors are W (units, inputs),
-    b, gain and offset (units,), C (units, context), d (units,), C' and d', each None where it has none
-    (but W).
+    u is what the layer before gives, or the features; c is the context.
 
+    tensors: which of `LAYER_TENSORS` it takes, in their order: W (units, inputs), b, gain and offset
+        (units,), C (units, context), d (units,), C' and d'.
     activation: an `Activation`, or its name.
     skip: the number of an earlier layer of the same width, whose z is added; None for none.
     term: the activation e of the context's term; None: the layer has none.
@@ -31,6 +31,7 @@ class ConditionerLayer(NamedTuple):
     gate: the activation g of gate = g(C' c + d'); None: the gate is 1.
     """
 
+    tensors: tuple = ("weight", "bias")
     activation: Activation | str = "identity"
     skip: int | None = None
     term: Activation | str | None = None
@@ -41,7 +42,7 @@ class ConditionerLayer(NamedTuple):
 class Conditioned(NamedTuple):
     """y_i = h(x_i; p_i(what i may see, c)): an autoregressive transform, or a coupling, its case of two ranks.
 
-    Tensors: `LAYER_TENSORS` of each layer.
+    Tensors: those of each layer.
 
     layers: the conditioner's, each a `ConditionerLayer`; the last gives the parameters.
     degrees: `Degrees` of the features and of the hidden layers' units.
@@ -67,7 +68,7 @@ class Conditioned(NamedTuple):
     @property
     def tensors(self):
         """How many tensors the step takes."""
-        return len(LAYER_TENSORS) * len(self.layers)
+        return sum(len(layer.tensors) for layer in self.layers)
 
     def transformed(self):
         """The transformed features in the order of the network's outputs."""
@@ -88,12 +89,17 @@ class LU(NamedTuple):
     """y = L U x + b with L unit lower and U upper triangular, U_ii = softplus(u_i) + epsilon.
 
     Tensors: the strict lower triangle of L and the strict upper one of U, row by row (D(D − 1)/2,),
-    u (D,) and b (D,).
+    u (D,) and, with a bias, b (D,).
     """
 
     epsilon: float
+    bias: bool = True
     inverse: bool = False
-    tensors = 4
+
+    @property
+    def tensors(self):
+        """How many tensors the step takes."""
+        return 3 + self.bias
 
 
 class Permutation(NamedTuple):
@@ -105,11 +111,16 @@ class Permutation(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """y = s·x + b with s = scale, or exp(scale) if logarithmic. Tensors: scale and b (D,)."""
+    """y = s·x + b with s = scale, or exp(scale) if logarithmic. Tensors: scale and, with a shift, b (D,)."""
 
     logarithmic: bool = False
+    shift: bool = True
     inverse: bool = False
-    tensors = 2
+
+    @property
+    def tensors(self):
+        """How many tensors the step takes."""
+        return 1 + self.shift
 
 
 class Program:
@@ -169,6 +180,9 @@ def _unfit_network(step, features, context):
     if len(step.layers) != len(sizes):
         return f"layers: expected {len(sizes)}, one more than degrees has hidden layers, got {len(step.layers)}"
     for k, layer in enumerate(step.layers):
+        reason = _unfit_tensors(layer)
+        if reason:
+            return f"layers[{k}].tensors: {reason}"
         if not context and (layer.term is not None or layer.gate is not None):
             return f"layers[{k}]: it has a term of the context, but the program has no context"
         if layer.joint and (k > 0 or layer.term is None):
@@ -178,6 +192,21 @@ def _unfit_network(step, features, context):
     last = step.layers[-1]
     if last.skip is not None or last.gate is not None or Activation.of(last.activation).kind != "identity":
         return "layers: the last takes no activation, skip or gate"
+    return None
+
+
+def _unfit_tensors(layer):
+    if layer.tensors != tuple(name for name in LAYER_TENSORS if name in layer.tensors):
+        return f"expected some of {', '.join(LAYER_TENSORS)}, in this order, got {layer.tensors}"
+    needed = {"weight"}
+    needed |= {"gate_weight"} if layer.gate is not None else set()
+    needed |= {"term_weight"} if layer.term is not None and not layer.joint else set()
+    optional = {"bias", "gain", "offset"}
+    optional |= {"gate_bias"} if layer.gate is not None else set()
+    optional |= {"term_bias"} if layer.term is not None else set()
+    missing, unused = needed - set(layer.tensors), set(layer.tensors) - needed - optional
+    if missing or unused:
+        return f"missing: {sorted(missing)}; not used: {sorted(unused)}"
     return None
 
 
@@ -210,7 +239,8 @@ def _of_conditioned(step):
     sizes = (*step.degrees.sizes[1:], step.parameters * len(outputs))
     for layer, units in zip(step.layers, sizes):
         kinds = [_kind(layer.activation), _kind(layer.term), _kind(layer.gate)]
-        whole += [units, -1 if layer.skip is None else layer.skip, *(code for code, _ in kinds)]
+        takes = sum(1 << i for i, name in enumerate(LAYER_TENSORS) if name in layer.tensors)
+        whole += [units, takes, -1 if layer.skip is None else layer.skip, *(code for code, _ in kinds)]
         real += [slope for _, slope in kinds]
     place = {feature: number for number, feature in enumerate(outputs)}
     column = {feature: number for number, feature in enumerate(step.read())}
@@ -231,7 +261,7 @@ def _kind(activation):
 
 _ENCODE = {
     Conditioned: _of_conditioned,
-    LU: lambda step: ([LU_LINEAR, int(step.inverse)], [step.epsilon]),
+    LU: lambda step: ([LU_LINEAR, int(step.inverse), int(step.bias)], [step.epsilon]),
     Permutation: lambda step: ([PERMUTATION, int(step.inverse), *step.order], []),
-    Scale: lambda step: ([SCALE, int(step.inverse), int(step.logarithmic)], []),
+    Scale: lambda step: ([SCALE, int(step.inverse), int(step.logarithmic), int(step.shift)], []),
 }
