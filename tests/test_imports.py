@@ -13,7 +13,7 @@ MODULES = {
     for path in (ROOT / "flowkern").rglob("*.py")
 }
 OPS = (
-    *("affine_coupling", "masked_autoregressive", "neural_ode", "probability_path"),
+    *("affine_coupling", "flow_program", "masked_autoregressive", "neural_ode", "probability_path"),
     *("rational_quadratic_spline", "runge_kutta_stage"),
 )
 
@@ -47,7 +47,7 @@ OP_MODULES = {
 }
 
 # The masked autoregressive op has other rooms, and applies the formulas of the couplings.
-_AFFINE, _SPLINE = "affine_coupling", "rational_quadratic_spline"
+_AFFINE, _SPLINE, _MASKED = "affine_coupling", "rational_quadratic_spline", "masked_autoregressive"
 OP_MODULES_OF = {
     "probability_path": {
         "reference": {"_random"},
@@ -77,6 +77,16 @@ OP_MODULES_OF = {
             *("backends", "_arguments", "conditioner", "element", "function", "native"),
             "reference",
         },
+    },
+    "flow_program": {
+        "steps": {f"{_MASKED}.conditioner", f"{_MASKED}.element"},
+        "reference": {
+            *("_arguments", "steps", f"{_AFFINE}.reference", f"{_SPLINE}.reference"),
+            *(f"{_MASKED}.{name}" for name in ("conditioner", "element", "reference")),
+        },
+        "native": {"_library"},
+        "function": {"_arguments", "_batched", "native", "reference", f"{_MASKED}.reference"},
+        "__init__": {"backends", "_arguments", "function", "native", "steps"},
     },
     "neural_ode": {
         "tableau": set(),

@@ -108,6 +108,18 @@ template <class T, class S> FLOWKERN_HD T activation_derivative(int kind, S slop
   }
 }
 
+// The same where u = activate(z) is known, which spares some kinds a second one.
+template <class T, class S> FLOWKERN_HD T activation_derivative(int kind, S slope, T z, T u) {
+  const T one = T(S(1));
+  if (kind == kTanhActivation) return one - u * u;
+  if (kind == kSigmoidActivation) return u * (one - u);
+  return activation_derivative(kind, slope, z);
+}
+// Whether it needs u alone.
+constexpr bool differentiates_by_value(int kind) {
+  return kind == kIdentityActivation || kind == kTanhActivation || kind == kSigmoidActivation;
+}
+
 // An activation with its derivatives up to `order`; at a kink those from the left.
 template <class T> struct Jet { T u, d, e; };
 

@@ -15,6 +15,7 @@ struct FlowOnCpu {
   template <class S> static void run_as(const FlowCall& call) {
     const MaskedShape shape = FLOWKERN_BY_ISA(masked_shape, S());
     FlowPlan<S> plan(call, shape);
+    if (plan.problem.rows == 0) return plan.clear();
     S* packed = scratch<S, 0>(plan.packed);
     each_step(plan, plan.packed, [&](int i) { plan.pack(i, packed); });
     const FlowProblem<S>& p = plan.problem;

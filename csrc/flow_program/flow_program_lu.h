@@ -56,25 +56,30 @@ template <class S, int V> struct LuTile {
       multiply(step.upper_panels, x, nullptr, t);
       return multiply(step.lower_panels, t, step.shift, y);
     }
-    for (int f = 0; f < features; ++f)
-      each_vector([&](int i) FLOWKERN_INLINE {
-        store(y + int64_t(f) * R + i, load(x + int64_t(f) * R + i) - T(step.shift[f]));
-      });
+    subtract_shift(x, y);
     solve_lower(y);
     solve_upper(y);
   }
+  void subtract_shift(const S* y, S* to) const {
+    for (int f = 0; f < features; ++f)
+      each_vector([&](int i) FLOWKERN_INLINE {
+        store(to + int64_t(f) * R + i, load(y + int64_t(f) * R + i) - T(step.shift[f]));
+      });
+  }
 
-  // With x what U is multiplied by. Sums: of L̄ and Ū, whole matrices in groups of rows, and of b̄; of the
-  // inverse with the other sign.
-  void back(const S* x, S* grad) const {
+  // With x what U is multiplied by, and y what an inverse was given. Sums: of L̄ and Ū, whole matrices in
+  // groups of rows, and of b̄; of the inverse with the other sign.
+  void back(const S* x, const S* y, S* grad) const {
     S *t = rows(0), *of_t = rows(1), *of_y = rows(2);
-    multiply(step.upper_panels, x, nullptr, t);
     if (step.inverse) {
+      subtract_shift(y, t);  // not U x, which rounds worse than the solution
+      solve_lower(t);
       solve_upper_transposed(grad);
       move(grad, of_t);
       solve_lower_transposed(grad);
       move(grad, of_y);
     } else {
+      multiply(step.upper_panels, x, nullptr, t);
       move(grad, of_y);
       send_back(step.lower_panels, of_y, of_t);
       send_back(step.upper_panels, of_t, grad);

@@ -34,6 +34,11 @@ template <class S> class FlowPlan {
     if (part.code->kind == kScaleCode) pack_scale(*part.code, steps[i], to);
   }
 
+  // All gradients of no samples.
+  void clear() const {
+    for (int i = 0; i < int(call.tensors.size()); ++i) zeros(grad(i), call.tensor(i)->numel());
+  }
+
   // The gradients of step i's tensors out of the sums of `chunks` chunks.
   void finish(int i, const S* sums, int chunks) const {
     const Part& part = parts[i];

@@ -129,11 +129,11 @@ template <class S, int V> struct FlowTile {
     const FlowStep<S>& step = p.step[k];
     S *known = rows(1, 0), *given = rows(2, 0);  // what a step's parameters depend on; what it was given
     if (step.kind != kPermutationStep) read_state(step.inverse ? k + 1 : k, known);
+    const bool solves = step.kind == kConditionedStep || step.kind == kLuStep;
+    if (solves && step.inverse) read_state(k, given);
     switch (step.kind) {
-      case kConditionedStep:
-        if (step.inverse) read_state(k, given);
-        return back_conditioned(on(step), known, given, grad, g_log);
-      case kLuStep: return lu(step).back(known, grad);
+      case kConditionedStep: return back_conditioned(on(step), known, given, grad, g_log);
+      case kLuStep: return lu(step).back(known, given, grad);
       case kScaleStep: return back_scale(step, known, grad);
       default:
         for (int f = 0; f < p.features; ++f) copy(grad + int64_t(f) * R, given + step.order[f] * R);

@@ -36,8 +36,8 @@ template <class S> struct ContextTerm {
   const S *weight, *bias;
   int activation;
   S slope;
-  int keeps;     // rows where the tile keeps C c + d; −1: nowhere
-  int cotangent; // rows that hold its cotangent, in the backward
+  // Rows where the tile keeps the term, and in the backward C c + d (−1: nowhere) and its cotangent.
+  int keeps, before, cotangent;
   std::int64_t weight_sums, bias_sums;  // as VectorGradient's; of the weight in groups of rows
 };
 
@@ -50,7 +50,7 @@ template <class S> struct MaskedUnits {
   Elements<const S> bias, gate;  // base null: none; row 0: the same for all samples
   Elements<const S> gain, offset;
   ContextTerm<S> term, gate_term;
-  int skip;                      // layer whose z is added, unit by unit; −1: none
+  int skip;  // layer whose z is added, unit by unit; −1: none
   int activation;
   S slope;
   bool keeps_z;  // whether z is needed after u

@@ -4,6 +4,7 @@
 // pass over them, where the solve makes as many as there are tiles.
 #pragma once
 
+#include "../common/activation.h"
 #include "../common/checks.h"
 #include "masked_autoregressive_network.h"
 
@@ -171,7 +172,7 @@ template <class S> class MaskedPlan {
     describe_term(to.gate_term, from.gate_term);
   }
   static void describe_term(ContextTerm<S>& to, const Term& from) {
-    to = {from.given, from.context, from.inputs, nullptr, nullptr, from.activation, from.slope, -1, -1, -1, -1};
+    to = {from.given, from.context, from.inputs, nullptr, nullptr, from.activation, from.slope, -1, -1, -1, -1, -1};
   }
 
   // A tile's memory, row by row.
@@ -191,14 +192,16 @@ template <class S> class MaskedPlan {
       to.u = to.z = take(to.used);
       if (to.keeps_z && k > 0 && k < outputs) to.z = take(to.used);
       to.v = to.gate.base || to.gate_term.given ? take(to.used) : 0;
-      if (to.gate_term.given) to.gate_term.keeps = to.gate_term.cotangent = take(to.used);
+      if (to.gate_term.given) to.gate_term.keeps = take(to.used);
       if (!net.backward) continue;
       to.grad = take(to.used);
       if (skipped) to.grad_skip = take(to.used);
-      if (!to.term.given) continue;
-      // The cotangent of a term without activation is that of W u + b.
-      to.term.cotangent = to.grad;
-      if (to.term.activation != 0) to.term.keeps = to.term.cotangent = take(to.used);
+      // A term of no activation has the cotangent of W u + b; others leave theirs where they are kept.
+      if (to.term.given && to.term.activation != 0) to.term.keeps = take(to.used);
+      for (ContextTerm<S>* term : {&to.term, &to.gate_term}) {
+        if (term->keeps >= 0 && !portable::differentiates_by_value(term->activation)) term->before = take(to.used);
+        term->cotangent = term->keeps < 0 ? to.grad : term->keeps;
+      }
     }
     problem.memory = row + std::max(kColumns, shape.lanes);
   }

@@ -29,14 +29,16 @@ template <class S, int V> struct ConditionedTransform : MaskedTile<S, V> {
     if (layer.gate_term.given) add_term(layer, layer.gate_term, nullptr);
   }
 
-  // Keeps C c + d of each unit where the term says, and adds its activation to the rows of z, if any.
+  // Keeps e(C c + d) of each unit where the term says, and adds it to the rows of z, if any.
   void add_term(const MaskedUnits<S>& layer, const ContextTerm<S>& term, S* z) const {
-    S* keeps = term.keeps < 0 ? nullptr : at(term.keeps);
+    S *keeps = term.keeps < 0 ? nullptr : at(term.keeps), *before = term.before < 0 ? nullptr : at(term.before);
     PanelProduct<S, V>::multiply(
         term.weight, layer.used, term.inputs, inputs_of(term), [bias = term.bias](int r, int) FLOWKERN_INLINE { return T(bias[r]); },
         [=, kind = term.activation, slope = term.slope](int r, int i, T sum) FLOWKERN_INLINE {
-          if (keeps) store(keeps + r * R + i, sum);
-          if (z) store(z + r * R + i, load(z + r * R + i) + activate(kind, slope, sum));
+          const T value = activate(kind, slope, sum);
+          if (before) store(before + r * R + i, sum);
+          if (keeps) store(keeps + r * R + i, value);
+          if (z) store(z + r * R + i, load(z + r * R + i) + value);
         });
   }
   const S* inputs_of(const ContextTerm<S>& term) const {
@@ -46,13 +48,12 @@ template <class S, int V> struct ConditionedTransform : MaskedTile<S, V> {
     return context;
   }
 
-  // The gate of the unit at place r, in `gate`; false if its layer has none.
-  bool read_gate(const MaskedUnits<S>& layer, int r, S* gate) const {
-    if (layer.gate.base) read(layer.gate, layer.order[r], gate);
-    const ContextTerm<S>& term = layer.gate_term;
-    if (term.given)
-      each_vector([&](int i) FLOWKERN_INLINE { store(gate + i, activate(term.activation, term.slope, T(load(at(term.keeps + r) + i)))); });
-    return layer.gate.base || term.given;
+  // The gate of the unit at place r, which may be read into `buffer`; null if its layer has none.
+  const S* gate_of(const MaskedUnits<S>& layer, int r, S* buffer) const {
+    if (layer.gate_term.given) return at(layer.gate_term.keeps + r);
+    if (!layer.gate.base) return nullptr;
+    read(layer.gate, layer.order[r], buffer);
+    return buffer;
   }
 
   static S vector_entry(const Elements<const S>& vector, int unit, S otherwise) {
@@ -62,16 +63,16 @@ template <class S, int V> struct ConditionedTransform : MaskedTile<S, V> {
   // From W u + b to u' in the rows [row, end) of a hidden layer.
   void finish(int k, int row, int end) const {
     const MaskedUnits<S>& layer = p.units[k];
-    alignas(64) S gate[R];
+    alignas(64) S buffer[R];
     for (int r = row; r < end; ++r) {
       const int unit = int(layer.order[r]);
       S *z = at(layer.z + r), *u = at(layer.u + r);
       const S* past = layer.skip < 0 ? nullptr : at(p.units[layer.skip].z + p.units[layer.skip].place[unit]);
-      const bool gated = read_gate(layer, r, gate);
+      const S* gate = gate_of(layer, r, buffer);
       const S gain = vector_entry(layer.gain, unit, S(1)), offset = vector_entry(layer.offset, unit, S(0));
       each_vector([&](int i) FLOWKERN_INLINE {
         T value = load(z + i);
-        if (gated) {
+        if (gate) {
           store(at(layer.v + r) + i, value);
           value = value * load(gate + i);
         }
@@ -132,16 +133,17 @@ template <class S, int V> struct ConditionedTransform : MaskedTile<S, V> {
   // From the cotangents of u' to those of W u + b in the rows [row, end) of a hidden layer.
   void finish_back(int k, int row, int end) const {
     const MaskedUnits<S>& layer = p.units[k];
-    alignas(64) S gate[R], more[2][R];
+    alignas(64) S buffer[R], more[2][R];
     for (int r = row; r < end; ++r) {
       const int unit = int(layer.order[r]);
-      const S *z = at(layer.z + r), *skipped = layer.grad_skip < 0 ? nullptr : at(layer.grad_skip + r);
+      const S *z = at(layer.z + r), *u = at(layer.u + r);
+      const S* skipped = layer.grad_skip < 0 ? nullptr : at(layer.grad_skip + r);
       S* grad = at(layer.grad + r);
       S* past = layer.skip < 0 ? nullptr : at(p.units[layer.skip].grad_skip + p.units[layer.skip].place[unit]);
       const S gain = vector_entry(layer.gain, unit, S(1)), offset = vector_entry(layer.offset, unit, S(0));
       each_vector([&](int i) FLOWKERN_INLINE {
         const T z_i = load(z + i), a = fma(T(gain), z_i, T(offset));
-        const T g_a = load(grad + i) * activation_derivative(layer.activation, layer.slope, a);
+        const T g_a = load(grad + i) * activation_derivative(layer.activation, layer.slope, a, T(load(u + i)));
         store(more[0] + i, g_a * z_i);
         store(more[1] + i, g_a);
         T g_z = g_a * T(gain);
@@ -151,7 +153,7 @@ template <class S, int V> struct ConditionedTransform : MaskedTile<S, V> {
       });
       add_vector(layer, kGain, r, unit, more[0]);
       add_vector(layer, kOffset, r, unit, more[1]);
-      if (read_gate(layer, r, gate)) finish_gate(layer, r, gate);
+      if (const S* gate = gate_of(layer, r, buffer)) finish_gate(layer, r, gate);
       add_vector(layer, kBias, r, unit, grad);
     }
   }
@@ -168,11 +170,12 @@ template <class S, int V> struct ConditionedTransform : MaskedTile<S, V> {
     if (layer.gate_term.given) term_back(layer.gate_term, r, of_gate);
   }
 
-  // From the cotangent of a term's activation at place r to that of C c + d.
+  // From the cotangent of a term at place r to that of C c + d, in the place of the term.
   void term_back(const ContextTerm<S>& term, int r, const S* grad) const {
     S* row = at(term.keeps + r);
+    const S* before = term.before < 0 ? row : at(term.before + r);
     each_vector([&](int i) FLOWKERN_INLINE {
-      store(row + i, load(grad + i) * activation_derivative(term.activation, term.slope, T(load(row + i))));
+      store(row + i, load(grad + i) * activation_derivative(term.activation, term.slope, T(load(before + i)), T(load(row + i))));
     });
   }
 

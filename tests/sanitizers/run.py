@@ -31,13 +31,14 @@ def context(kind, library):
 
 def named(kind):
     """{name: case} of all cases of the ops that have kernels of this kind."""
-    from tests import masked_autoregressive_cases, neural_ode_cases, runge_kutta_stage_cases
+    from tests import flow_program_cases, masked_autoregressive_cases, neural_ode_cases, runge_kutta_stage_cases
     from tests.emulation.test_kernels import CASES, EDGES, MASKED, PATHS, SOLVES, STAGES
 
     every = CASES | EDGES | PATHS
     if kind == "emulated":
         return every | MASKED | SOLVES | STAGES
     modules = {"masked": masked_autoregressive_cases, "ode": neural_ode_cases, "stage": runge_kutta_stage_cases}
+    modules |= {"flow": flow_program_cases} if kind == "cpu" else {}
     for op, module in modules.items():
         every |= {f"{op}-{name}": case for name, case in module.CASES.items()}
     return every

@@ -6,6 +6,8 @@ What a kernel does not do goes through the reference: second derivatives, forwar
 import torch
 from torch.autograd import forward_ad
 
+from flowkern.ops._arguments import version
+from flowkern.ops._batched import batched, one_by_one
 from flowkern.ops.flow_program import native, reference
 from flowkern.ops.masked_autoregressive.reference import compute_dtype
 
@@ -16,23 +18,38 @@ class FlowProgram(torch.autograd.Function):
         y, l, states = native.forward(x, context, program, inverse, tensors, True)
         ctx.program, ctx.inverse = program, inverse
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, y, states, context, *tensors)
+        ctx.save_for_backward(x, y, states, context)
+        # Saved one by one, the parameters would cost as much as the kernel. They are inputs, so that no
+        # reference goes in a circle.
+        ctx.tensors, ctx.versions = tensors, [version(t) for t in tensors]
         return y, l
 
     @staticmethod
     def backward(ctx, grad_y, grad_l):
         needs = ctx.needs_input_grad[2:]
-        x, y, states, context, *tensors = ctx.saved_tensors
-        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
-            grads = _by_reference(ctx, needs, grad_y, grad_l, x, context, *tensors)
-        else:
-            cotangents = (_contiguous(grad_y), _contiguous(grad_l))
-            grads = native.backward(*cotangents, x, y, states, context, needs, ctx.program, ctx.inverse, *tensors)
+        x, y, states, context = ctx.saved_tensors
+        tensors = _unchanged(ctx.tensors, ctx.versions)
+        recorded = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+        if recorded and not batched(grad_y, grad_l):
+            return None, None, *_by_reference(ctx, needs, grad_y, grad_l, x, context, *tensors)
+
+        def run(*cotangents):
+            contiguous = (g if g is None else g.contiguous() for g in cotangents)
+            return native.backward(*contiguous, x, y, states, context, needs, ctx.program, ctx.inverse, *tensors)
+
+        grads = one_by_one(run, grad_y, grad_l) if batched(grad_y, grad_l) else run(grad_y, grad_l)
         return None, None, *grads
 
 
-def _contiguous(grad):
-    return grad if grad is None else grad.contiguous()
+def _unchanged(tensors, versions):
+    """The tensors, unless one was modified in place since the forward: torch's own error."""
+    for i, (tensor, before) in enumerate(zip(tensors, versions)):
+        if version(tensor) != before:
+            raise RuntimeError(
+                "one of the variables needed for gradient computation has been modified by an inplace operation: "
+                f"tensors[{i}] of shape {tuple(tensor.shape)} is at version {version(tensor)}; expected version {before}"
+            )
+    return tensors
 
 
 def _by_reference(ctx, needs, grad_y, grad_l, x, context, *tensors):
