@@ -16,7 +16,7 @@ class FlowMatching(nn.Module):
     them with velocity u_t, see `flowkern.ops.probability_path`. Nothing is integrated.
 
     Args:
-        field: a module called as `field(t, x, context)`, t (N,) and x (N, …), context None or (N, …);
+        field: a module called as `field(t, x, context)`, t (N,) and x (N,) or (N, …), context None or (N, …);
             it returns the velocity, like x.
         path: "conditional", "target", "variance_preserving" or "schroedinger_bridge". "target" starts
             at normal noise of its own and takes no x0.
@@ -26,7 +26,7 @@ class FlowMatching(nn.Module):
             for the Schrödinger bridge, which makes that the bridge's own coupling, else 5 % of the
             mean cost. Pairs are sought over the whole batch: with contexts that differ each gets
             noise of its own kind, and p(x | context) from standard normal noise comes out wrong.
-        sigma: the path's σ ≥ 0.
+        sigma: the path's σ ≥ 0, a number, NumPy's too, or a tensor of one that requires no gradient.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type or value.
@@ -46,29 +46,31 @@ class FlowMatching(nn.Module):
             raise ValueError(f"coupling: expected None, 'ot' or 'sinkhorn', got {coupling!r}")
         if coupling is not None and path == "target":
             raise ValueError(f"coupling: expected None, as the target path has no x0, got {coupling!r}")
-        check_sigma(sigma)
+        sigma = check_sigma(sigma)
         if coupling == "sinkhorn" and path == "schroedinger_bridge" and not sigma > 0:
             raise ValueError(f"sigma: the entropic coupling needs one above 0, got {sigma!r}")
         if coupling == "ot":
             optimal_transport.require_pot()
         self.field, self.path, self.coupling, self.sigma = field, path, coupling, sigma
 
-    def loss(self, x1, x0=None, context=None, generator=None):
+    def loss(self, x1, x0=None, context=None, generator=None, t=None):
         """The mean over samples and features of |v(t, x_t, context) − u_t|².
 
         Args:
-            x1: data (N, …).
-            x0: a batch of the source, like x1. Default: standard normal noise.
+            x1: data (N,) or (N, …).
+            x0: a batch of the source, (M,) or (M, …). Where it has another number of samples, each x1 is paired with
+                one that is drawn, by the coupling or evenly. Default: standard normal noise.
             context: what belongs to x1, handed on to the field; pairing reorders x0 alone.
             generator: where all random numbers come from. Default: torch's own on x1's device.
+            t: times (N,) in [0, 1]. Default: drawn evenly.
 
         Raises:
-            TypeError, ValueError: x1 or x0 has the wrong type, dtype or shape, or the field's velocity has.
+            TypeError, ValueError: x1, x0 or t has the wrong type, dtype or shape, or the field's velocity has.
         """
         check_tensor("x1", x1)
         path, x0 = self._start(x1, x0, generator)
         seed = torch.randint(2**63 - 1, (), device=x1.device, generator=generator)
-        t, x_t, u_t = probability_path(x0, x1, path=path, sigma=self.sigma, seed=seed)
+        t, x_t, u_t = probability_path(x0, x1, t, path=path, sigma=self.sigma, seed=seed)
         velocity = self.field(t.to(x_t.dtype), x_t, context)
         if velocity.shape != u_t.shape:
             raise ValueError(
@@ -88,12 +90,17 @@ class FlowMatching(nn.Module):
             return "target", None  # the same path, whose start is drawn in the kernel
         if x0 is None:
             x0 = x1.new_empty(x1.shape).normal_(generator=generator)  # unlike randn, with any batch size
-        if x0.shape != x1.shape:
-            raise ValueError(f"x0: expected shape {tuple(x1.shape)}, got {tuple(x0.shape)}")
+        check_tensor("x0", x0, x1, of="x1")
+        if x0.shape[1:] != x1.shape[1:] or x0.dim() != x1.dim():
+            raise ValueError(f"x0: expected samples of shape {tuple(x1.shape[1:])}, got {tuple(x0.shape[1:])}")
+        if len(x0) == 0 < len(x1):
+            raise ValueError(f"x0: expected at least one sample, to be paired with {len(x1)}")
         if self.coupling == "ot":
             x0 = x0[optimal_transport.exact_pairing(x0, x1)]
         elif self.coupling == "sinkhorn":
             bridge = self.path == "schroedinger_bridge"
             epsilon = 2 * self.sigma**2 if bridge else None
             x0 = x0[optimal_transport.sinkhorn_pairing(x0, x1, epsilon, generator=generator)]
+        elif len(x0) != len(x1):
+            x0 = x0[torch.randint(len(x0), (len(x1),), device=x1.device, generator=generator)]
         return self.path, x0

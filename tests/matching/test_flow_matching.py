@@ -5,6 +5,7 @@ import math
 import sys
 from unittest import mock
 
+import numpy
 import ot
 import pytest
 import torch
@@ -120,6 +121,45 @@ def test_given_source():
     torch.testing.assert_close(loss, (x1 - x0).square().mean())
     t, x_t, _ = field.seen
     torch.testing.assert_close(x_t, torch.lerp(x0, x1, t.unsqueeze(-1)))
+
+
+@pytest.mark.parametrize("coupling", [None, "ot", "sinkhorn"])
+def test_a_source_of_another_size(coupling):
+    """Every x1 is there once, with an x0 of the source."""
+    x1, field = torch.randn(40, 3), Recorder()
+    for source in (torch.randn(7, 3), torch.randn(90, 3)):
+        FlowMatching(field, coupling=coupling).loss(x1, source, t=torch.zeros(40))
+        _, x_t, _ = field.seen
+        assert (x_t.unsqueeze(1) == source).all(2).any(1).all()
+        FlowMatching(field, coupling=coupling).loss(x1, source, t=torch.ones(40))
+        torch.testing.assert_close(field.seen[1], x1)
+
+
+def test_data_without_features():
+    x1, x0, field = torch.randn(40), torch.randn(40), Recorder()
+    loss = FlowMatching(field).loss(x1, x0)
+    torch.testing.assert_close(loss, (x1 - x0).square().mean())
+    t, x_t, _ = field.seen
+    torch.testing.assert_close(x_t, torch.lerp(x0, x1, t))
+    for coupling in ("ot", "sinkhorn"):
+        FlowMatching(field, "schroedinger_bridge", coupling, sigma=0.5).loss(x1)
+        assert field.seen[1].shape == (40,)
+
+
+def test_given_times():
+    x1, x0, t, field = torch.randn(40, 3), torch.randn(40, 3), torch.rand(40), Recorder()
+    FlowMatching(field).loss(x1, x0, t=t)
+    assert torch.equal(field.seen[0], t)
+    torch.testing.assert_close(field.seen[1], torch.lerp(x0, x1, t.unsqueeze(1)))
+
+
+@pytest.mark.parametrize("sigma", [numpy.float32(0.5), numpy.float64(0.5), torch.tensor(0.5), torch.tensor([0.5])])
+def test_sigma_of_other_types(sigma):
+    losses = []
+    for value in (0.5, sigma):
+        torch.manual_seed(0)
+        losses.append(FlowMatching(Recorder(), "schroedinger_bridge", "sinkhorn", sigma=value).loss(torch.ones(20, 3)))
+    assert torch.equal(*losses)
 
 
 def test_manual_seed_reproduces():
@@ -261,13 +301,15 @@ def test_pairings_of_few(pairing):
 @pytest.mark.parametrize("pairing", [exact_pairing, sinkhorn_pairing])
 def test_pairings_that_cannot_be(pairing):
     x = torch.randn(5, 3)
-    with pytest.raises(ValueError, match=r"^x0: expected shape \(5, 3\), got \(4, 3\)"):
-        pairing(x[:4], x)
+    with pytest.raises(ValueError, match=r"^x0: expected samples of shape \(3,\), got \(2,\)"):
+        pairing(x[:, :2], x)
+    with pytest.raises(ValueError, match="^x0: expected at least one sample, to be paired with 5"):
+        pairing(x[:0], x)
     if pairing is exact_pairing:
         with pytest.raises(ValueError, match="^x0, x1: expected finite samples"):
             pairing(x, x / 0)
     else:
-        with pytest.raises(ValueError, match="^epsilon: expected a number above 0, got -1"):
+        with pytest.raises(ValueError, match="^epsilon: expected a finite number above 0, got -1"):
             pairing(x, x, -1)
 
 
@@ -286,7 +328,7 @@ def test_sinkhorn_plan(epsilon):
     """POT's entropic plan, and its marginals."""
     x0, x1 = torch.randn(2, 30, 2, dtype=torch.float64)
     cost = torch.cdist(x0, x1).square()
-    plan = sinkhorn_log_plan(cost, epsilon, iterations=2000).exp()
+    plan = sinkhorn_log_plan(cost, epsilon, tolerance=1e-12).exp()
     weights = torch.full((30,), 1 / 30, dtype=torch.float64)
     want = ot.sinkhorn(weights, weights, cost, epsilon, method="sinkhorn_log", numItermax=2000, stopThr=1e-13)
     torch.testing.assert_close(plan, want, rtol=1e-6, atol=1e-9)
@@ -306,10 +348,35 @@ def test_sinkhorn_survives_a_small_epsilon():
 def test_sinkhorn_pairing_follows_the_plan():
     """Frequencies over a hundred copies of five points each, within four standard deviations."""
     x0, x1 = torch.randn(2, 5, 2)
-    want = 5 * sinkhorn_log_plan(torch.cdist(x0.double(), x1.double()).square(), 2.0).exp()
+    want = 5 * sinkhorn_log_plan(torch.cdist(x0.double(), x1.double()).square(), 2.0, tolerance=1e-9).exp()
     pairing = sinkhorn_pairing(x0.repeat(100, 1), x1.repeat(100, 1), 2.0) % 5
     found = nn.functional.one_hot(pairing, 5).view(100, 5, 5).double().mean(0).mT
     assert ((found - want).abs() <= 4 * (want * (1 - want) / 100).sqrt()).all()
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.1, 0.3])
+def test_sinkhorn_converges_for_a_small_sigma(sigma):
+    """Of batches apart from each other: no sample of x0 is drawn much more often than once."""
+    x0, x1 = torch.randn(128, 2), torch.randn(128, 2) / 2 + torch.tensor([3.0, 0.0])
+    plan = sinkhorn_log_plan(torch.cdist(x0.double(), x1.double()).square(), 2 * sigma**2).exp()
+    torch.testing.assert_close(plan.sum(0), torch.full((128,), 1 / 128).double())
+    assert (128 * plan.sum(1) - 1).abs().mean() <= 0.01 and plan.sum(1).max() < 1.2 / 128
+
+
+def test_sinkhorn_says_where_it_has_not_converged():
+    x0, x1 = torch.randn(64, 2), torch.randn(64, 2) / 2 + torch.tensor([3.0, 0.0])
+    cost = torch.cdist(x0.double(), x1.double()).square()
+    with pytest.warns(UserWarning, match="sinkhorn: after 10 iterations the row sums are off by .* larger epsilon"):
+        sinkhorn_log_plan(cost, 1e-3, tolerance=1e-9, iterations=10)
+
+
+@pytest.mark.parametrize("pairing", [exact_pairing, sinkhorn_pairing])
+def test_pairings_of_batches_of_other_sizes(pairing):
+    """Each x1 has the x0 that it is beside; of several beside it each in turn."""
+    x1 = torch.arange(4.0).unsqueeze(1) * 100
+    assert pairing(x1[:2].repeat_interleave(2, 0) + torch.rand(4, 1), x1[:2]).div(2).floor().tolist() == [0, 1]
+    found = torch.stack([pairing(x1.repeat(2, 1), x1) for _ in range(50)])
+    assert (found % 4 == torch.arange(4)).all() and found.unique().numel() == 8
 
 
 def test_sinkhorn_shortens_the_ways():
@@ -336,6 +403,8 @@ BAD = [
     (ValueError, "sigma: .*-1", dict(sigma=-1)),
     (ValueError, "sigma: .*nan", dict(sigma=float("nan"))),
     (ValueError, "sigma: .*'a'", dict(sigma="a")),
+    (ValueError, "sigma: .*tensor", dict(sigma=torch.ones(2))),
+    (ValueError, "sigma: no gradient flows to it", dict(sigma=torch.ones((), requires_grad=True))),
 ]
 
 
@@ -349,8 +418,10 @@ def test_bad_batches():
     x = torch.zeros(4, 3)
     with pytest.raises(ValueError, match="^x0: .*takes none"):
         FlowMatching(Linear(3), "target").loss(x, x)
-    with pytest.raises(ValueError, match=r"^x0: .*\(4, 3\), got \(5, 3\)"):
-        FlowMatching(Linear(3), coupling="ot").loss(x, torch.zeros(5, 3))
+    with pytest.raises(ValueError, match=r"^x0: expected samples of shape \(3,\), got \(2,\)"):
+        FlowMatching(Linear(3), coupling="ot").loss(x, torch.zeros(4, 2))
+    with pytest.raises(ValueError, match=r"^t: expected shape \(4,\), got \(3,\)"):
+        FlowMatching(Linear(3)).loss(x, t=torch.zeros(3))
     with pytest.raises(ValueError, match=r"^field: .*\(4, 3\), got \(4, 2\)"):
         model = FlowMatching(Recorder())
         model.field.forward = lambda t, x, context: x[:, :2]

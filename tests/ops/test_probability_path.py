@@ -214,18 +214,32 @@ def test_vmap(on_backend, path):
 
 
 def test_vmap_draws_for_each_sample(on_backend):
-    x1 = torch.zeros(3, 40, 2)
-    seed = torch.tensor(1)
-    t, x_t, _ = vmap(lambda x1: probability_path(None, x1, path="target", seed=seed))(x1)
-    flat = probability_path(None, x1.flatten(0, 1), path="target", seed=seed)
-    assert torch.equal(t.flatten(), flat[0]) and torch.equal(x_t.flatten(0, 1), flat[1])
-    seeds = torch.arange(3)
+    """With a seed for each; those of PyTorch's generator are different if vmap is to have them so."""
+    x1, seeds = torch.zeros(3, 40, 2), torch.arange(3)
     each = vmap(lambda s: probability_path(None, x1[0], path="target", seed=s)[:2])(seeds)
     for n in range(3):
         want = probability_path(None, x1[0], path="target", seed=seeds[n])
         assert torch.equal(each[0][n], want[0]) and torch.equal(each[1][n], want[1])
     drawn, _, _ = vmap(lambda x1: probability_path(None, x1, path="target"), randomness="different")(x1)
     assert len(drawn.unique()) == 120
+    drawn, _, _ = vmap(lambda x1: probability_path(None, x1, path="target"), randomness="same")(x1)
+    assert len(drawn.unique()) == 40
+
+
+@pytest.mark.parametrize("given", [(), ("t",), ("t", "noise"), ("noise",)])
+@pytest.mark.parametrize("sigma", [0.0, 0.3])
+def test_vmap_with_one_seed_is_the_loop(on_backend, path, sigma, given):
+    """Each element has the numbers of that seed."""
+    x0, x1, noise = torch.randn(3, 4, 5, 2)
+    every = {"t": torch.rand(4, 5), "noise": noise}
+    every = {name: every[name] for name in given}
+
+    def call(x0, x1, every):
+        return probability_path(x0, x1, path=path, sigma=sigma, seed=7, **every)
+
+    want = [call(x0[n], x1[n], {name: value[n] for name, value in every.items()}) for n in range(4)]
+    for got, parts in zip(vmap(call)(x0, x1, every), zip(*want), strict=True):
+        assert torch.equal(got, torch.stack(parts))
 
 
 # --- dtypes, layouts, errors ---------------------------------------------------------------------
@@ -265,7 +279,8 @@ BAD = [
     (TypeError, "x1: .*list", dict(x1=[1.0])),
     (TypeError, "x1: .*torch.int64", dict(x1=X.long())),
     (TypeError, "x0: .*layout", dict(x0=X.to_sparse())),
-    (ValueError, "x1: .*features", dict(x1=T)),
+    (ValueError, "x1: .*features", dict(x1=T[0])),
+    (ValueError, "x0: expected shape .*4,.* got .*4, 3", dict(x1=T)),
     (ValueError, "x1: .*features", dict(x1=X[:, :0])),
     (ValueError, r"x0: .*\(4, 3\), got \(4, 2\)", dict(x0=X[:, :2])),
     (ValueError, "x0: .*device", dict(x0=X.to("meta"))),

@@ -1,6 +1,7 @@
 """Points x_t of a path from x0 to x1 and their velocities u_t, with the random numbers they take."""
 
 import math
+import numbers
 
 import torch
 
@@ -29,12 +30,12 @@ def probability_path(x0, x1, t=None, *, path="conditional", sigma=0.0, noise=Non
     in x0, x1 and a given t.
 
     Args:
-        x0: (N, …), of the source; float32/float64, or float16/bfloat16 (computed in float32). "target"
+        x0: (N,) or (N, …), of the source; float32/float64, or float16/bfloat16 (computed in float32). "target"
             does not look at it, its source is ε: None will do.
         x1: like x0, of the data.
         t: (N,), in [0, 1].
         path: a name in `PATHS`.
-        sigma: σ ≥ 0, a number.
+        sigma: σ ≥ 0, a number, NumPy's too, or a tensor of one that requires no gradient.
         noise: ε, like x0.
         seed: an int64, as a number or as a tensor without dimensions on x1's device. Default: drawn
             from torch's generator there, so that `torch.manual_seed` makes it reproducible.
@@ -51,15 +52,16 @@ def probability_path(x0, x1, t=None, *, path="conditional", sigma=0.0, noise=Non
     eqs. 20–21; Albergo and Vanden-Eijnden, Building normalizing flows with stochastic interpolants
     (2023), eq. 5.
     """
-    _check(x0, x1, t, path, sigma, noise)
+    sigma = check_sigma(sigma)
+    _check(x0, x1, t, path, noise)
     if path == "target":
         x0 = x1.detach()  # never read, nor differentiated
     if path == "schroedinger_bridge" and sigma == 0:
         path = "conditional"  # the same, but for 0·∞ in the derivative by t at the ends
     backend = backends.resolve(x1.device.type, KERNELS)
     dtype = compute_dtype(x0, x1)
-    ends = (v.to(dtype).flatten(1) for v in (x0, x1))
-    noise = None if noise is None else noise.to(dtype).flatten(1)
+    ends = (_rows(v.to(dtype)) for v in (x0, x1))
+    noise = None if noise is None else _rows(noise.to(dtype))
     given_t = None if t is None else t.to(dtype)
     if seed is None and t is not None and noise is not None:
         seed = 0  # for nothing is drawn
@@ -69,13 +71,16 @@ def probability_path(x0, x1, t=None, *, path="conditional", sigma=0.0, noise=Non
     return drawn if t is None else t, x_t.to(dtype).reshape(shape), u_t.to(dtype).reshape(shape)
 
 
-def _check(x0, x1, t, path, sigma, noise):
+def _rows(x):
+    return x.unsqueeze(1) if x.dim() == 1 else x.flatten(1)
+
+
+def _check(x0, x1, t, path, noise):
     if not isinstance(path, str) or path not in PATHS:
         raise ValueError(f"path: expected one of {', '.join(PATHS)}, got {path!r}")
-    check_sigma(sigma)
     _check_tensor("x1", x1)
-    if x1.dim() < 2 or 0 in x1.shape[1:]:
-        raise ValueError(f"x1: expected shape (N, features, …), got {tuple(x1.shape)}")
+    if x1.dim() < 1 or 0 in x1.shape[1:]:
+        raise ValueError(f"x1: expected shape (N,) or (N, features, …), got {tuple(x1.shape)}")
     if path != "target" or x0 is not None:
         _check_tensor("x0", x0, x1, x1.shape)
     if t is not None:
@@ -87,9 +92,14 @@ def _check(x0, x1, t, path, sigma, noise):
 
 
 def check_sigma(sigma):
-    """Raise unless σ is a finite number, 0 or more."""
-    if not isinstance(sigma, (int, float)) or not 0 <= sigma < math.inf:
+    """σ as a float; raise unless it is a finite number, 0 or more."""
+    if isinstance(sigma, torch.Tensor):
+        if sigma.requires_grad:
+            raise ValueError("sigma: no gradient flows to it; expected a number")
+        sigma = sigma.item() if sigma.numel() == 1 and not sigma.is_complex() else sigma
+    if isinstance(sigma, bool) or not isinstance(sigma, numbers.Real) or not 0 <= sigma < math.inf:
         raise ValueError(f"sigma: expected a finite number, 0 or more, got {sigma!r}")
+    return float(sigma)
 
 
 def _check_tensor(name, tensor, like=None, shape=None):

@@ -53,14 +53,13 @@ class ProbabilityPath(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, x0, x1, t, noise, seed, *plain):
-        if in_dims[4] is not None:
+        # Numbers belong to places in a batch: in one that is folded they would be others.
+        if in_dims[4] is not None or t is None or noise is None and draws_noise(*plain[1:]):
             return _one_by_one(info, in_dims, (x0, x1, t, noise, seed, *plain))
         folded = (_fold(info, v, dim) for v, dim in zip((x0, x1, t, noise), in_dims))
         x_t, u_t, drawn = ProbabilityPath.apply(*folded, seed, *plain)
-        rows = len(drawn if t is None else x_t) // info.batch_size
-        shape = info.batch_size, rows
-        drawn = drawn.view(*shape) if t is None else drawn.expand(info.batch_size, 0)
-        return (x_t.unflatten(0, shape), u_t.unflatten(0, shape), drawn), (0, 0, 0)
+        shape = info.batch_size, len(x_t) // info.batch_size
+        return (x_t.unflatten(0, shape), u_t.unflatten(0, shape), drawn), (0, 0, None)
 
 
 def apply(x0, x1, t, *arguments):
@@ -74,6 +73,11 @@ def apply(x0, x1, t, *arguments):
     if transformed or torch.is_grad_enabled() and differentiable:
         return ProbabilityPath.apply(x0, x1, t, *arguments)
     return ProbabilityPath.forward(x0, x1, t, *arguments)
+
+
+def draws_noise(path, sigma):
+    """Whether a path of that code has noise: where σ is 0 the target path alone, which starts at it."""
+    return sigma != 0 or path == 1
 
 
 def _one_by_one(info, in_dims, inputs):
