@@ -47,15 +47,18 @@ def _solver(method):
             for name in CALLBACKS:
                 if getattr(func, name) is _null_callback:  # what torchdiffeq puts where there is none
                     delattr(func, name)
-            if options.get("norm") is _rms_norm:
-                del options["norm"]  # the default of both, which flowkern computes in one pass
+            fixed = TABLEAUX[method].b_error is None
+            if fixed or options.get("norm") is _rms_norm:  # the default of both, which flowkern has in one pass
+                options.pop("norm", None)  # torchdiffeq passes one to grids too, where there is no step control
             self.call = dict(rtol=rtol, atol=atol, method=method, options=options)
 
         def integrate(self, t):
             return odeint(self.func, self.y0, t, **self.call)
 
         def integrate_until_event(self, t0, event_fn):
-            return odeint(self.func, self.y0, t0[None], event_fn=event_fn, **self.call)
+            raise NotImplementedError(
+                f"method: {PREFIX + method!r} has no events; take one of torchdiffeq's own for them, such as 'dopri5'"
+            )
 
         @classmethod
         def valid_callbacks(cls):

@@ -14,6 +14,7 @@ from flowkern.nn._arguments import (
     check_features,
 )
 from flowkern.ops._arguments import in_dtype, without_autocast
+from flowkern.ops._modules import held
 from flowkern.ops.neural_ode import TABLEAUX
 from flowkern.transforms._hutchinson import noise as hutchinson
 from flowkern.transforms.base import Transform
@@ -136,7 +137,7 @@ class NeuralODE(Transform):
         field = self.field
         check_features(name, x, field.features)
         check_context(context, field.context)
-        parameter = next(field.parameters())
+        parameter = next((tensor for _, _, tensor in held(field)), x)
         x = _converted(name, x, parameter)
         context = None if context is None else _converted("context", context, parameter)
         with without_autocast(x.device.type):

@@ -1,5 +1,7 @@
 """torchdiffeq with flowkern's methods by name: its own numbers, gradients and errors."""
 
+import warnings
+
 import pytest
 import torch
 import torchdiffeq
@@ -60,7 +62,25 @@ def test_registration_is_undone():
 
 
 def test_events_are_refused():
-    with pytest.raises(NotImplementedError, match="event_fn"):
-        torchdiffeq.odeint(
-            lambda t, y: -y, torch.ones(3), T[:2], method="flowkern_rk4", event_fn=lambda t, y: y[0]
-        )
+    event = lambda t, y: y[0]  # noqa: E731
+    message = "method: 'flowkern_rk4' has no events; take one of torchdiffeq's own for them, such as 'dopri5'"
+    for call in (
+        lambda **options: torchdiffeq.odeint(lambda t, y: -y, torch.ones(3), T[:2], **options),
+        lambda **options: torchdiffeq.odeint_event(lambda t, y: -y, torch.ones(3), T[0], **options),
+    ):
+        with pytest.raises(NotImplementedError, match=message):
+            call(method="flowkern_rk4", event_fn=event)
+
+
+def test_options_are_not_ignored_in_silence():
+    """torchdiffeq's dtype of times, where it is another one than here; not the norm that it passes to grids."""
+    y0 = torch.rand(3, dtype=torch.float64), torch.rand(2, dtype=torch.float64)
+    call = dict(func=lambda t, y: (-y[0], y[1]), y0=y0, t=T)
+    with pytest.warns(UserWarning, match="options: dtype: times are kept in torch.float64"):
+        torchdiffeq.odeint(**call, method="flowkern_dopri5", options={"dtype": torch.float32})
+    with pytest.warns(UserWarning, match="options: rk4 has none called norm"):
+        flowkern.odeint(**call, method="rk4", options={"norm": max})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torchdiffeq.odeint(**call, method="flowkern_dopri5", options={"dtype": torch.float64})
+        torchdiffeq.odeint(**call, method="flowkern_rk4")

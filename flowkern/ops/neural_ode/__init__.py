@@ -1,6 +1,7 @@
 """A whole ODE solve of a network field in one kernel, with ∫ Tr ∂f/∂y and its gradients."""
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -41,7 +42,8 @@ def neural_ode(
     Args:
         y: y(t₀) (…, D), float32/float64, or float16/bfloat16 (computed in float32).
         layers: f, a sequence of `FieldLayer`. Batch dimensions of the first bias broadcast with y's.
-        t: the times (T,) at which the solution is wanted, ascending or descending; t[0] is t₀.
+        t: the times (T,) at which the solution is wanted, ascending or descending (checked on the CPU alone);
+            t[0] is t₀.
         method: a name of `TABLEAUX`; as in torchdiffeq, "rk4" is the 3/8 rule.
         steps: how many equal steps lead from each time to the next.
         time: the `TimeEmbedding` added in the first layer; None for an autonomous field.
@@ -69,7 +71,7 @@ def neural_ode(
     Source: Chen et al., Neural Ordinary Differential Equations (2018), eq. 8 and algorithm 1;
         Grathwohl et al., FFJORD (2019), eq. 8; Finlay et al., How to Train Your Neural ODE (2020).
     """
-    layers = tuple(layers)
+    layers = _tuple(layers)
     _check(y, layers, t, time, steps, checkpoint, gradient, jacobian and trace is None, on_failure)
     table = tableau(method)
     dtype = _compute_dtype(y, layers)
@@ -192,6 +194,12 @@ def _batch(y, bias):
         ) from None
 
 
+def _tuple(layers):
+    if isinstance(layers, FieldLayer) or not isinstance(layers, Iterable):
+        raise TypeError(f"layers: expected a sequence of FieldLayer, got {type(layers).__name__}")
+    return tuple(layers)
+
+
 def _check(y, layers, t, time, steps, checkpoint, gradient, jacobian_alone, on_failure):
     _check_tensor("y", y, y, None)
     if y.shape[-1] == 0:
@@ -200,8 +208,9 @@ def _check(y, layers, t, time, steps, checkpoint, gradient, jacobian_alone, on_f
         raise ValueError("t: expected a floating-point tensor (T,) of at least one time")
     if t.device != y.device:
         raise ValueError(f"t: expected device {y.device} as y has, got {t.device}")
+    _check_times(t)
     for name, value in (("steps", steps), ("checkpoint", checkpoint)):
-        if not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: expected a positive integer, got {value!r}")
     if steps % checkpoint:
         raise ValueError(f"checkpoint: expected a divisor of steps = {steps}, got {checkpoint}")
@@ -212,6 +221,17 @@ def _check(y, layers, t, time, steps, checkpoint, gradient, jacobian_alone, on_f
     if jacobian_alone:
         raise ValueError("jacobian: needs a trace, 'exact' or noise")
     _check_layers(y, layers, time)
+
+
+def _check_times(t):
+    """Times on the host rise or fall throughout; on a device none are read."""
+    if t.device.type != "cpu" or torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(t):
+        return
+    times = t.tolist()
+    steps = [after - before for before, after in zip(times, times[1:])]
+    one_way = all(step >= 0 for step in steps) or all(step <= 0 for step in steps)
+    if not one_way or not all(map(math.isfinite, times)):
+        raise ValueError(f"t: expected times that rise or fall throughout, and finite, got {times}")
 
 
 def _check_layers(y, layers, time):
@@ -229,6 +249,8 @@ def _check_layers(y, layers, time):
         inputs = units
     if layers[-1].activation != "identity":
         raise ValueError("layers: the last one's activation must be 'identity'")
+    if not isinstance(time, TimeEmbedding | None):
+        raise TypeError(f"time: expected a TimeEmbedding or None, got {type(time).__name__}")
     if time is not None:
         columns = 1 if time.frequencies is None else 2 * time.frequencies.numel()
         if time.frequencies is not None:

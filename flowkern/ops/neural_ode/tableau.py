@@ -58,6 +58,6 @@ def tableau(method):
     Raises:
         ValueError: method is none of TABLEAUX.
     """
-    if method not in TABLEAUX:
+    if not isinstance(method, str) or method not in TABLEAUX:
         raise ValueError(f"method: expected one of {', '.join(TABLEAUX)}, got {method!r}")
     return TABLEAUX[method]
