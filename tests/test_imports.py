@@ -98,7 +98,8 @@ OP_MODULES_OF = {
         "triton_gradients": {"_triton_random", "triton_field"},
         "triton_field": {"_triton_activation", "_triton_random"},
         "triton_layout": {"triton_field"},
-        "function": {"_batched", "native", "reference", "triton"},
+        "pieces": set(),
+        "function": {"_batched", "native", "pieces", "reference", "triton"},
         "__init__": {
             *("backends", "_arguments", "_status", "field", "function", "native", "reference", "tableau"),
         },

@@ -11,7 +11,7 @@ import torch
 from torch.autograd import forward_ad
 
 from flowkern.ops._batched import batched, one_by_one
-from flowkern.ops.neural_ode import native, reference
+from flowkern.ops.neural_ode import native, pieces, reference
 
 
 def backends(name):
@@ -83,6 +83,10 @@ def apply(y, backend, adjoint, *arguments):
     transformed = not compiling and torch._C._are_functorch_transforms_active()
     if forward_ad._current_level >= 0 or transformed:
         return reference.forward(y, *arguments)[:2]
-    if not needs_gradient(y, *arguments[1:]):  # where a compiler cannot trace a Function
+
+    def solve(y, *arguments):
+        if needs_gradient(y, *arguments[1:]):  # else a compiler could not trace it
+            return NeuralOde.apply(y, backend, adjoint, *arguments)[:2]
         return backends(backend).forward(y, *arguments)[:2]
-    return NeuralOde.apply(y, backend, adjoint, *arguments)[:2]
+
+    return pieces.solve(solve, y, *arguments) if backend == "cpu" and not compiling else solve(y, *arguments)
