@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <vector>
 
 namespace flowkern {
 
@@ -56,7 +57,16 @@ void in_parallel(std::int64_t rows, std::int64_t features, std::int64_t least, c
   torch::stable::parallel_for(0, rows, grain, body);
 }
 
-// The index of transformed features as a pointer, checked to lie in [0, width).
+// Raises where an index names a feature twice; its entries lie in [0, width).
+inline void check_distinct(const std::int64_t* values, std::int64_t features, std::int64_t width) {
+  std::vector<bool> named(width);
+  for (std::int64_t i = 0; i < features; ++i) {
+    FLOWKERN_CHECK(!named[values[i]], "index: names a feature twice: ", values[i]);
+    named[values[i]] = true;
+  }
+}
+
+// The index of transformed features as a pointer, its entries checked: they may have been written to unseen.
 inline const std::int64_t* index_pointer(const std::optional<Tensor>& index, std::int64_t features, std::int64_t width) {
   if (!index) {
     FLOWKERN_CHECK(features == width, "params: ", features, " transformed features, but x has ", width);
@@ -66,8 +76,12 @@ inline const std::int64_t* index_pointer(const std::optional<Tensor>& index, std
                  "index: expected a contiguous int64 vector");
   FLOWKERN_CHECK(index->size(0) == features, "index: names ", index->size(0), " features, but params has ", features);
   const auto* values = static_cast<const std::int64_t*>(index->const_data_ptr());
-  for (std::int64_t i = 0; i < features; ++i)
+  bool ascending = true;
+  for (std::int64_t i = 0; i < features; ++i) {
     FLOWKERN_CHECK(values[i] >= 0 && values[i] < width, "index: expected entries in [0, ", width, "), got ", values[i]);
+    ascending = ascending && (i == 0 || values[i - 1] < values[i]);
+  }
+  if (!ascending) check_distinct(values, features, width);
   return values;
 }
 

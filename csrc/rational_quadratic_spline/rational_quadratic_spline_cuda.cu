@@ -50,20 +50,22 @@ __device__ __forceinline__ Raw<T> raw_of(const Stage<S>& stage, const Parameters
   return {p.base + at.row * p.row + at.feature * p.feature, p.one};
 }
 
-// Where this thread's element is mapped from and to.
+// Where this thread's element is mapped from and to; valid: whether its column and bound are what they should be.
 template <class S> struct Input {
   S x;
   Axis<S> across, up;
+  bool valid;
 };
 
 template <class S, class Set>
 __device__ __forceinline__ Input<S> read(const SplineProblem<S>& p, const Set& set, const Place& at) {
-  Input<S> in{S(__builtin_nanf("")), {set.left, set.right}, {set.bottom, set.top}};
-  if (at.column >= 0) in.x = p.x[at.row * p.x_row + at.column * p.x_feature];
+  Input<S> in{S(__builtin_nanf("")), {set.left, set.right}, {set.bottom, set.top}, at.column >= 0};
   if (p.bounds) {
     const S bound = p.bounds[at.feature];
     in.across = in.up = {-bound, bound};
+    in.valid = in.valid && bound > S(0) && bound < S(__builtin_inff());
   }
+  if (in.valid) in.x = p.x[at.row * p.x_row + at.column * p.x_feature];
   return in;
 }
 
@@ -104,7 +106,7 @@ __global__ __launch_bounds__((kThreads<S, K>), 1) void forward_kernel(SplineProb
         const Input<S> in = read(p, set, at);
         const auto out = transform<K, inverse>(in.x, raw_of<K>(stage, params, at), set, in.across, in.up);
         if (at.column >= 0) p.y[at.row * p.width + at.column] = out.y;
-        l[first + int(threadIdx.x)] = at.column >= 0 ? out.logabsdet : S(__builtin_nanf(""));
+        l[first + int(threadIdx.x)] = in.valid ? out.logabsdet : S(__builtin_nanf(""));
       });
       total += share_of_sum(l, rows, features, plan.lanes);
       __syncthreads();

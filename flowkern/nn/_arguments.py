@@ -4,6 +4,8 @@ import math
 
 import torch
 
+from flowkern.ops.rational_quadratic_spline import MAX_BINS
+
 
 def check_count(name, value, minimum):
     """Raise unless `value` is an integer of at least `minimum`."""
@@ -75,6 +77,8 @@ def check_broadcast(name, shape, other_name, other):
 def check_spline(bins, bound, knot_map):
     """Raise unless the three describe a spline on [−bound, bound]."""
     check_count("bins", bins, 1)
+    if bins > MAX_BINS:
+        raise ValueError(f"bins: expected at most {MAX_BINS}, got {bins}")
     knot_map.check(bins)
     if not isinstance(bound, (int, float)) or not 0 < bound < math.inf:
         raise ValueError(f"bound: expected a finite number > 0, got {bound!r}")

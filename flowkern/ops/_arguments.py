@@ -85,12 +85,15 @@ def resolve_index(index, mask, x, features):
 
     `mask` (D,) is True at the transformed features; it is sorted rather than searched, so that no
     shape depends on data (no host synchronisation, one graph under `torch.compile`).
+
+    What depends on data is checked here where it can be looked at. Compiled for the CPU it is an assertion,
+    or left to the kernel. Elsewhere the index of a wrong call is -1, for which kernels give NaN.
     """
     index, mask = unmapped("index", index), unmapped("mask", mask)
     if index is not None and mask is not None:
         raise ValueError("mask: give either index or mask, not both")
     if mask is not None:
-        return _index_of_mask(_on_device_of(x, "mask", mask), x.shape[-1], features)
+        return _index_of_mask(_on_device_of(x, "mask", mask), x, features)
     if index is None:
         if features != x.shape[-1]:
             raise ValueError(
@@ -105,9 +108,17 @@ def resolve_index(index, mask, x, features):
         )
     if index.shape[0] != features:
         raise ValueError(f"index: names {index.shape[0]} features, but params has {features}")
-    if index.device.type == "cpu" and not torch.compiler.is_compiling():
+    on_cpu = index.device.type == "cpu"
+    if torch.compiler.is_compiling():
+        _check_count("index", features, x)
+    elif on_cpu:
         _check_index(index, x.shape[-1])
-    return index.contiguous()
+    return index.contiguous() if on_cpu else _distinct_or_none(index)
+
+
+def _check_count(name, features, x):
+    if features > x.shape[-1]:
+        raise ValueError(f"{name}: params has {features} transformed features, but x has {x.shape[-1]} in all")
 
 
 def _on_device_of(x, name, values):
@@ -119,15 +130,21 @@ def _on_device_of(x, name, values):
         raise type(error)(f"{name}: no tensor can be made of it on {x.device}: {error}") from None
 
 
-def _index_of_mask(mask, width, features):
+def _index_of_mask(mask, x, features):
+    width = x.shape[-1]
     if mask.dtype != torch.bool or tuple(mask.shape) != (width,):
         raise ValueError(
             f"mask: expected a bool tensor of shape ({width},), got {mask.dtype} {tuple(mask.shape)}"
         )
-    if mask.device.type == "cpu" and not torch.compiler.is_compiling():
-        if int(mask.sum()) != features:
-            raise ValueError(f"mask: selects {int(mask.sum())} features, but params has {features}")
-    return torch.argsort(mask.logical_not(), stable=True)[:features]
+    _check_count("mask", features, x)
+    index = torch.argsort(mask.logical_not(), stable=True)[:features]
+    if mask.device.type != "cpu":
+        return torch.where(mask.sum() == features, index, -1)
+    if torch.compiler.is_compiling():
+        torch._assert_async(mask.sum() == features, f"mask: expected to select {features} features, as params has")
+    elif int(mask.sum()) != features:
+        raise ValueError(f"mask: selects {int(mask.sum())} features, but params has {features}")
+    return index
 
 
 def _check_index(index, width):
@@ -150,6 +167,37 @@ def _check_entries(index, width):
         raise ValueError(f"index: expected entries in [0, {width}), got {index.tolist()}")
     if index.unique().numel() != index.numel():
         raise ValueError(f"index: names a feature twice: {index.tolist()}")
+
+
+def _distinct_or_none(index):
+    """index, or -1 in place of every entry where it names a feature twice: an error would wait for the device."""
+    if torch.compiler.is_compiling():
+        return _or_none(index)
+    written = version(index)
+    known = getattr(index, "_flowkern_checked", None)
+    if written is None or known is None or known[0] != written:
+        with plainly():
+            known = written, _or_none(index)
+        if not (index.is_cuda and torch.cuda.is_current_stream_capturing()):  # a graph's memory is used again
+            index._flowkern_checked = known
+    return known[1]
+
+
+def _or_none(index):
+    return torch.where(_distinct(index), index, -1)
+
+
+def _distinct(index):
+    return (index.sort().values.diff() != 0).all()
+
+
+def selected(x, index):
+    """The columns of x (N, D) that an index names, of plain PyTorch; all for None. Raises where it names one twice."""
+    if index is None:
+        return x
+    if not torch.jit.is_tracing():  # whose exporters know no assertions
+        torch._assert_async(_distinct(index), "index: names a feature twice")
+    return x.index_select(-1, index)
 
 
 def version(tensor):

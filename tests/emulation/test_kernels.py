@@ -110,6 +110,17 @@ def test_gradients_are_finite_wherever_they_fit(name):
         cases.check_gradients_fit(CASES[name], "cpu", inverse)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0, -1.0])
+def test_a_bound_that_is_none_gives_nan(bad):
+    x, params = torch.zeros(5, 3), torch.zeros(5, 2, 23)
+    index, bound = torch.tensor([2, 0]), torch.tensor([1.0, bad])
+    op = torch.ops.flowkern.rational_quadratic_spline
+    for inverse in (False, True):
+        y, logabsdet = op(x, params, index, bound, inverse, 0, 0.0, 1.0, 0.0, 1.0, *KnotMap().numbers())
+        assert torch.equal(y.isnan(), torch.tensor([[True, False, False]]).expand(5, 3))
+        assert logabsdet.isnan().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", PATHS)
 def test_path_agrees_with_the_reference(name, dtype):

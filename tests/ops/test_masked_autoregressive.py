@@ -310,6 +310,13 @@ def _with_context(case, tensors, context):
     return [*tensors[:at], context, *tensors[at + 1 :]]
 
 
+def test_degrees_of_units_that_see_the_same_features_are_alike():
+    """Below all features, between two and above all: only the features that are seen count."""
+    want = Degrees([1, 3], [[0, 1, 3], [0, 1, 3]]).on("cpu")
+    for hidden in ([[-1, 2, 3], [-2, 1, 9]], [[-2, 1, 9], [-1, 2, 3]]):
+        assert all(torch.equal(*pair) for pair in zip(Degrees([1, 3], hidden).on("cpu"), want))
+
+
 def test_degrees_of_many_features():
     """Ten thousand features and forty thousand units are sorted in well under a second."""
     degrees = Degrees(torch.arange(10_000), [torch.arange(40_000) % 9_999])

@@ -236,6 +236,17 @@ def test_gradients_are_finite_wherever_they_fit(case, inverse):
     check_gradients_fit(case, "triton", inverse)
 
 
+@pytest.mark.parametrize("bad", [NAN, INF, 0.0, -1.0])
+def test_a_bound_that_is_none_gives_nan(bad, inverse):
+    """The op cannot check bounds on a GPU either."""
+    case = TYPICAL["rational_quadratic_spline"]
+    x, params = case.tensors()
+    arguments = torch.tensor([4, 0, 1]), torch.tensor([1.0, bad, 1.0]), inverse, 0, 0.0, 1.0, 0.0, 1.0
+    y, logabsdet = spline.forward(x, params, *arguments, *KnotMap().numbers())
+    assert torch.equal(y.isnan().nonzero()[:, 1], torch.zeros(len(x), dtype=torch.int64))
+    assert logabsdet.isnan().all()
+
+
 def test_an_index_out_of_range_touches_nothing(case, inverse):
     """The op cannot check an index on a GPU without waiting for it: the row's log-det says so."""
     x, params = case.tensors()

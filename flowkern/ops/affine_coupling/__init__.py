@@ -33,7 +33,8 @@ def affine_coupling(
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, shape, device or value.
-        RuntimeError: the chosen backend cannot run here.
+        RuntimeError: the chosen backend cannot run here; or compiled code for the CPU finds an entry of
+            index or mask wrong. On a GPU, where looking at them would wait, the log-det is NaN then.
 
     Source: Dinh et al., Density estimation using Real NVP (2017), eqs. 7–8; NICE (2015), eq. 8.
     """

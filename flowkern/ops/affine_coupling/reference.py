@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from flowkern.ops._arguments import compute_dtype, in_dtype
+from flowkern.ops._arguments import compute_dtype, in_dtype, selected
 
 
 def forward(
@@ -11,7 +11,7 @@ def forward(
 ):
     """x (N, D), params (N, T, P) -> y (N, D), logabsdet (N,); differentiable to any order."""
     dtype = compute_dtype(x, params)
-    x_t = (x if index is None else x.index_select(-1, index)).to(dtype)
+    x_t = selected(x, index).to(dtype)
     params = params.to(dtype)
     shift = shift_prefactor * params[..., 1 if scale_first and kind != 0 else 0]
     raw = torch.zeros_like(shift) if kind == 0 else prefactor * params[..., 0 if scale_first else 1]

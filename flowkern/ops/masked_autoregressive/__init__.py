@@ -85,7 +85,7 @@ def _call(name, x, layers, degrees, element, inverse):
         raise TypeError(
             f"element: expected an AffineElement or a SplineElement, got {type(element).__name__}"
         )
-    element.parameters(layers[-1].weight.shape[0], x.shape[-1])
+    element.parameters(layers[-1].weight.shape[0], x.shape[-1], x.dtype)
     return evaluate(x, layers, degrees, element, inverse)
 
 

@@ -107,9 +107,10 @@ class MaskedLayer(NamedTuple):
 class Degrees:
     """Degrees of the features and of each hidden layer's units: who may depend on whom.
 
-    A hidden unit of degree m may depend on the features, and on earlier units, of degree ≤ m; the
-    parameters of a feature of degree d on the units of degree < d. Only the order of degrees
-    matters. Features of one degree do not depend on each other: D different degrees make a fully
+    A hidden unit of degree m may depend on the features of degree ≤ m, and on earlier units that see no
+    more features than itself; the parameters of a feature of degree d on the units of degree < d. So of a
+    unit's degree only the number of features that it sees matters: units of degree −2 and −1 are alike where
+    every feature has a higher one. Features of one degree do not depend on each other: D different degrees make a fully
     autoregressive transform, two make a coupling.
 
     Args:

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import torch
+
 from flowkern.ops.affine_coupling.scale_map import ScaleMap
 from flowkern.ops.rational_quadratic_spline import TAILS, KnotMap, bins_of, box_of
 
@@ -18,8 +20,8 @@ class AffineElement(NamedTuple):
     scale_map: ScaleMap | str = "exp"
     scale_first: bool = False
 
-    def parameters(self, outputs, features):
-        """Parameters per feature; raises ValueError unless `outputs` is that many for each."""
+    def parameters(self, outputs, features, dtype=torch.float64):
+        """Parameters per feature of x of that dtype; raises ValueError unless `outputs` is that many for each."""
         wanted = 1 if ScaleMap.of(self.scale_map).kind == "additive" else 2
         if outputs != wanted * features:
             raise ValueError(
@@ -44,8 +46,9 @@ class SplineElement(NamedTuple):
     tails: str = "identity"
     knot_map: KnotMap = KnotMap()
 
-    def parameters(self, outputs, features):
-        """Parameters per feature; raises ValueError unless `outputs` fits some number of bins."""
+    def parameters(self, outputs, features, dtype=torch.float64):
+        """Parameters per feature of x of that dtype; raises ValueError unless `outputs` fits some number of bins."""
+        box_of(self.bound, self.tails, dtype)
         per_feature = outputs // features  # divmod of dynamic sizes does not compile
         if per_feature * features != outputs:
             raise ValueError(

@@ -15,6 +15,7 @@ __all__ = ["KnotMap", "TAILS", "rational_quadratic_spline"]
 
 # tails: (code, parameters per feature − 3K)
 TAILS = {"identity": (0, -1), "circular": (1, 0), "none": (2, 1)}
+_FLOAT32, _FLOAT64 = ((info.eps, info.tiny, info.max) for info in map(torch.finfo, (torch.float32, torch.float64)))
 MAX_BINS = 256  # as in csrc, whose loops keep the bins of a tile in the first cache
 
 
@@ -55,7 +56,8 @@ def rational_quadratic_spline(
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, shape, device or value.
-        RuntimeError: the chosen backend cannot run here.
+        RuntimeError: the chosen backend cannot run here; or compiled code for the CPU finds an entry of
+            index, mask or bound wrong. On a GPU, where looking at them would wait, the log-det is NaN then.
 
     Source: Durkan et al., Neural Spline Flows (2019), eqs. 4–8; Gregory & Delbourgo (1982).
     """
@@ -97,34 +99,44 @@ def _interval(bound, tails, x, params):
         raise ValueError("bound: gradients with respect to the bound are not supported")
     bound = unmapped("bound", bound)
     if isinstance(bound, torch.Tensor) and bound.dim() > 0:
-        _check_bounds(bound, x, params.shape[-2])
-        return (0.0, 1.0, 0.0, 1.0), bound.to(_arguments.compute_dtype(x, params)).contiguous()
-    return box_of(bound, tails), None
+        return (0.0, 1.0, 0.0, 1.0), _bounds(bound, x, params)
+    return box_of(bound, tails, x.dtype), None
 
 
-def box_of(bound, tails):
-    """(left, right, bottom, top) of a scalar bound B or of four numbers."""
+def box_of(bound, tails, dtype=torch.float64):
+    """(left, right, bottom, top) of a scalar bound B or of four numbers, for x of that dtype."""
     try:
         box = tuple(map(float, bound if isinstance(bound, (tuple, list)) else (-bound, bound) * 2))
     except (TypeError, ValueError):
         box = ()
-    if len(box) != 4 or not all(-math.inf < end < math.inf for end in box) or box[0] >= box[1] or box[2] >= box[3]:
+    if len(box) != 4 or not (_holds(box[0], box[1], dtype) and _holds(box[2], box[3], dtype)):
         raise ValueError(
             "bound: expected B > 0 or (left, right, bottom, top) with left < right and "
-            f"bottom < top, all finite, got {bound}"
+            f"bottom < top, all finite and distinct in the precision of x, {dtype}, got {bound}"
         )
     if tails != "none" and box[:2] != box[2:]:
         raise ValueError(f"bound: tails {tails!r} need the same interval on both axes, got {bound}")
     return box
 
 
-def _check_bounds(bound, x, features):
+def _holds(low, high, dtype):
+    """Whether an interval has a length in the precision that kernels compute in."""
+    least, shortest, longest = _FLOAT64 if dtype is torch.float64 else _FLOAT32
+    size = high - low
+    return shortest < size < longest and size > least * abs(low)
+
+
+def _bounds(bound, x, params):
+    features = params.shape[-2]
     if tuple(bound.shape) != (features,):
         raise ValueError(f"bound: expected shape ({features},), got {tuple(bound.shape)}")
     if bound.is_complex():
         raise TypeError(f"bound: expected a real dtype, got {bound.dtype}")
     if bound.device != x.device:
         raise ValueError(f"bound: expected device {x.device} as x has, got {bound.device}")
+    given, bound = bound, bound.to(_arguments.compute_dtype(x, params)).contiguous()
+    # Elsewhere kernels look at it: that of the CPU raises an error, the others give NaN.
     if bound.device.type == "cpu" and not torch.compiler.is_compiling():
-        if not bool(((bound > 0) & bound.isfinite()).all()):
-            raise ValueError(f"bound: expected finite entries > 0, got {bound.tolist()}")
+        if not bool(((bound > 0) & (bound < math.inf)).all()):
+            raise ValueError(f"bound: expected finite entries > 0 in the precision of x, got {given.tolist()}")
+    return bound

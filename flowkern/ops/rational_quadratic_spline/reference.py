@@ -7,7 +7,7 @@ p and r the slopes at its left and right knot.
 import torch
 import torch.nn.functional as F
 
-from flowkern.ops._arguments import compute_dtype, in_dtype
+from flowkern.ops._arguments import compute_dtype, in_dtype, selected
 
 
 def forward(
@@ -16,9 +16,11 @@ def forward(
 ):  # fmt: skip
     """x (N, D), params (N, T, M) -> y (N, D), logabsdet (N,); differentiable to any order."""
     dtype = compute_dtype(x, params)
-    x_t = (x if index is None else x.index_select(-1, index)).to(dtype)
+    x_t = selected(x, index).to(dtype)
     if bound is not None:
-        right = top = bound.to(dtype).unsqueeze(-1)
+        bound = bound.to(dtype)
+        valid = (bound > 0) & bound.isfinite()
+        right = top = bound.unsqueeze(-1)
         left = bottom = -right
     widths, heights, slopes = _constrain(
         params.to(dtype), tails, min_width, min_height, min_slope, softclip, scale
@@ -33,7 +35,10 @@ def forward(
     y_in = _within(y_in, knots_x if inverse else knots_y)
     outside = x_t if tails != 2 else torch.full_like(x_t, torch.nan)
     y_t = in_dtype(torch.where(inside, y_in, outside), x.dtype)
-    logabsdet = torch.where(inside, logabsdet, outside * 0 if tails == 2 else 0.0).sum(-1)
+    logabsdet = torch.where(inside, logabsdet, outside * 0 if tails == 2 else 0.0)
+    if bound is not None:
+        y_t, logabsdet = (torch.where(valid, value, torch.nan) for value in (y_t, logabsdet))
+    logabsdet = logabsdet.sum(-1)
     y = y_t if index is None else x.index_copy(-1, index, y_t)
     return y, logabsdet
 

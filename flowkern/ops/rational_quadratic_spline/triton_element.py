@@ -233,6 +233,9 @@ def transform(z, of_t, p_k, t, here, bound, SPEC: tl.constexpr):
         log_slope = tl.where(inside, log_slope, float("nan"))
     else:
         value, log_slope = tl.where(inside, value, z), tl.where(inside, log_slope, 0.0)
+    if bound is not None:
+        valid = (ends[1] > 0) & (ends[1] < float("inf"))
+        value, log_slope = tl.where(valid, value, float("nan")), tl.where(valid, log_slope, float("nan"))
     return value, log_slope
 
 
