@@ -17,17 +17,27 @@ constexpr int kPanelRows = 4, kWideTile = 2, kNarrowTile = 1;
 constexpr int kPanelRows = 4, kWideTile = 8, kNarrowTile = 8;  // "vectors" of one number
 #endif
 
+// Rows of a matrix in a panel, and rows that lie as they came, `row` apart: entry (j, c) of them.
+template <class S> struct PanelRows {
+  const S* w;
+  FLOWKERN_HD S operator()(int j, std::int64_t c) const { return w[c * kPanelRows + j]; }
+};
+template <class S> struct PlainRows {
+  const S* w;
+  std::int64_t row;
+  FLOWKERN_HD S operator()(int j, std::int64_t c) const { return w[j * row + c]; }
+};
+
 template <class S, int V> struct PanelProduct {
   using T = Vec<S>;
   static constexpr int lanes = Lanes<T>::count, R = V * lanes;
 
-  // finish(j, i, start(j, i) + Σ_c w[c][j]·u[c]) for each row j < rows and the vector of samples that
+  // finish(j, i, start(j, i) + Σ_c w(j, c)·u[c]) for each row j < rows and the vector of samples that
   // begins at i. Few rows have several partial sums each, so that one product need not wait for the
   // one before. The functions should hold pointers by value: a store through a vector may change
   // whatever else the compiler knows an address of.
-  template <int rows, class Start, class Finish>
-  static FLOWKERN_HD void panel(const S* w, const S* u, int columns, const Start& start,
-                                const Finish& finish) {
+  template <int rows, class W, class Start, class Finish>
+  static FLOWKERN_HD void panel(const W w, const S* u, int columns, const Start& start, const Finish& finish) {
     constexpr int parts = rows * 4 <= kPanelRows ? 4 : kPanelRows / rows;
     T sum[parts][rows][V];
     each<rows>(rows, [&](int j) FLOWKERN_INLINE {
@@ -40,7 +50,7 @@ template <class S, int V> struct PanelProduct {
       T of_u[V];
       each<V>(V, [&](int v) FLOWKERN_INLINE { of_u[v] = load(u + std::int64_t(c) * R + v * lanes); });
       each<rows>(rows, [&](int j) FLOWKERN_INLINE {
-        const T of_w = T(w[std::int64_t(c) * kPanelRows + j]);
+        const T of_w = T(w(j, c));
         each<V>(V, [&](int v) FLOWKERN_INLINE { sum[k][j][v] = fma(of_w, of_u[v], sum[k][j][v]); });
       });
     };
@@ -62,7 +72,7 @@ template <class S, int V> struct PanelProduct {
                                    const Finish& finish) {
     for (int row = 0, done; row < rows; row += done) {
       const int left = rows - row, lane = row % kPanelRows;
-      const S* from = w + std::int64_t(row / kPanelRows) * columns * kPanelRows + lane;
+      const PanelRows<S> from{w + std::int64_t(row / kPanelRows) * columns * kPanelRows + lane};
       auto begin = [&](int j, int i) FLOWKERN_INLINE { return start(row + j, i); };
       auto end = [&](int j, int i, T sum) FLOWKERN_INLINE { finish(row + j, i, sum); };
       if (left >= 8 && kPanelRows >= 8) panel<kPanelRows>(from, u, columns, begin, end), done = kPanelRows;

@@ -100,8 +100,8 @@ template <class S, int V> struct LuTile {
   void send_back(const S* panels, const S* from, S* to) const {
     for (int64_t i = 0; i < int64_t(features) * R; i += lanes) store(to + i, T(S(0)));
     const Panels<S> all{panels, 0, features, 0, features};
-    Step::each_group(all, 0, features, [&]<int n>(typename Step::template Rows<n>, int row, const S* w) FLOWKERN_INLINE {
-      Step::template multiply_back<n>(w, from + int64_t(row) * R, features, to);
+    Step::each_group(all, 0, features, [&]<int n>(typename Step::template Rows<n>, int row, const auto w) FLOWKERN_INLINE {
+      Step::template multiply_back<n>(w, from + int64_t(row) * R, 0, features, to);
     });
   }
 

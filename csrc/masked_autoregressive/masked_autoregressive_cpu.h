@@ -17,6 +17,7 @@ template <class S> struct Panels {
   const S* values;      // of the first panel of the block
   int row, end;         // the block's rows
   int column, columns;  // the first column, and how many
+  std::int64_t apart = 0;  // rows that lie as they came are so far from each other; 0: they are in panels
 };
 
 // Where the gradient of a vector of a layer (bias, gate, gain, offset) goes: to a sum over samples

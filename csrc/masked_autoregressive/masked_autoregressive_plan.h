@@ -39,7 +39,7 @@ template <class S> class MaskedPlan {
     for (int k = 1; k <= outputs; ++k) {
       Panels<S>* into = &panels[(k - 1) * blocks()];
       for (int b = 0; b < blocks(); to += size(into[b++]))
-        into[b].values = to, shape.panel == 8 ? pack_block<8>(k, into[b], to) : pack_block<4>(k, into[b], to);
+        if (!into[b].apart) into[b].values = to, shape.panel == 8 ? pack_block<8>(k, into[b], to) : pack_block<4>(k, into[b], to);
       pack_term(k, units[k].term, layer(k).term, to);
       pack_term(k, units[k].gate_term, layer(k).gate_term, to);
     }
@@ -79,7 +79,7 @@ template <class S> class MaskedPlan {
   std::vector<std::vector<std::int64_t>> groups;
   std::vector<std::int64_t> of_outputs;  // number of the output at each place
 
-  static constexpr int kPanelsPerBlock = 2;
+  static constexpr int kPanelsPerBlock = 2, kFewSamples = 64;
 
   int upto(int layer, int rank) const { return counts[layer * (levels + 2) + rank + 1]; }
   int blocks() const { return int(first.size()) - 1; }
@@ -284,13 +284,25 @@ template <class S> class MaskedPlan {
     const int last = first[b + 1] - 1;
     return {nullptr, upto(k, first[b] - 1), upto(k, last), 0, upto(k - 1, last)};
   }
+  // For few samples, rows and columns that are in order, and all seen, are read where they lie. More samples
+  // read them more often than packing costs, and panels come from memory as one stream.
+  void leave(int k, Panels<S>& m) const {
+    const Matrix<const S>& weight = layer(k).weight;
+    const std::int64_t *rows = units[k].order + m.row, *all = columns(k);
+    bool plain = net.rows <= kFewSamples && weight.column == 1 && weight.row > 0 && m.end > m.row && m.columns > 0;
+    plain = plain && upto(k - 1, Ranks{*this, k}.of_row(m.row)) >= m.columns;
+    for (int r = 0; plain && r < m.end - m.row; ++r) plain = rows[r] == rows[0] + r;
+    for (int c = 0; plain && c < m.columns; ++c) plain = all[c] == all[0] + c;
+    if (plain) m.values = weight.values + rows[0] * weight.row + all[0], m.apart = weight.row;
+  }
   std::int64_t size(const Panels<S>& m) const {
+    if (m.apart) return 0;
     const int count = (m.end - m.row + shape.panel - 1) / shape.panel;
     return std::int64_t(count) * shape.panel * m.columns;
   }
   void measure() {
     for (int k = 1; k <= outputs; ++k) {
-      for (int b = 0; b < blocks(); ++b) panels.push_back(into(k, b)), packed += size(panels.back());
+      for (int b = 0; b < blocks(); ++b) panels.push_back(into(k, b)), leave(k, panels.back()), packed += size(panels.back());
       packed += term_size(units[k], units[k].term) + term_size(units[k], units[k].gate_term);
     }
     for (int k = 1; k <= outputs; ++k) units[k].into = &panels[(k - 1) * blocks()];

@@ -105,17 +105,17 @@ template <class S, int V> struct MaskedTile {
     });
   }
 
-  // sums[c] += Σ_j w[c][j]·v[j] for c < count: what the rows of a panel send back.
-  template <int rows> static void multiply_back(const S* w, const S* v, int count, S* sums) {
+  // sums[c] += Σ_j w(j, c)·v[j] for begin ≤ c < end, sums being that of `begin`: what rows send back.
+  template <int rows, class W> static void multiply_back(const W w, const S* v, int begin, int end, S* sums) {
     T of_v[rows][V];
     each<rows>(rows, [&](int j) FLOWKERN_INLINE {
       each<V>(V, [&](int i) FLOWKERN_INLINE { of_v[j][i] = load(v + j * R + i * lanes); });
     });
-    for (int c = 0; c < count; ++c, w += kPanelRows, sums += R) {
+    for (int c = begin; c < end; ++c, sums += R) {
       T sum[V];
       each<V>(V, [&](int i) FLOWKERN_INLINE { sum[i] = load(sums + i * lanes); });
       each<rows>(rows, [&](int j) FLOWKERN_INLINE {
-        const T of_w = T(w[j]);
+        const T of_w = T(w(j, c));
         each<V>(V, [&](int i) FLOWKERN_INLINE { sum[i] = fma(of_w, of_v[j][i], sum[i]); });
       });
       each<V>(V, [&](int i) FLOWKERN_INLINE { store(sums + i * lanes, sum[i]); });
@@ -124,27 +124,32 @@ template <class S, int V> struct MaskedTile {
 
   template <int n> struct Rows {};
 
-  // Calls body(Rows<n>, row, w) for groups of n rows of a block that lie in one panel, until they
-  // are those from `row` to `end`; w is where their column 0 lies.
+  // Calls body(Rows<n>, row, w) for groups of n rows of a block, of one panel if they lie in panels, until
+  // they are those from `row` to `end`; w gives their entries.
   template <class F> static void each_group(const Panels<S>& m, int row, int end, const F& body) {
-    for (int done; row < end; row += done) {
+    if (m.apart) return groups(row, end, 0, body, [&](int row) { return PlainRows<S>{m.values + (row - m.row) * m.apart, m.apart}; });
+    groups(row, end, m.row, body, [&](int row) {
       const int panel = (row - m.row) / kPanelRows, lane = (row - m.row) % kPanelRows;
-      const int left = end - row < kPanelRows - lane ? end - row : kPanelRows - lane;
-      const S* w = m.values + int64_t(panel) * m.columns * kPanelRows + lane;
-      if (left >= 8 && kPanelRows >= 8) body(Rows<kPanelRows>(), row, w), done = kPanelRows;
-      else if (left >= 4) body(Rows<4>(), row, w), done = 4;
-      else if (left >= 2) body(Rows<2>(), row, w), done = 2;
-      else body(Rows<1>(), row, w), done = 1;
+      return PanelRows<S>{m.values + int64_t(panel) * m.columns * kPanelRows + lane};
+    });
+  }
+  template <class F, class W> static void groups(int row, int end, int first, const F& body, const W& rows_at) {
+    for (int done; row < end; row += done) {
+      const int rest = kPanelRows - (row - first) % kPanelRows, left = end - row < rest ? end - row : rest;
+      if (left >= 8 && kPanelRows >= 8) body(Rows<kPanelRows>(), row, rows_at(row)), done = kPanelRows;
+      else if (left >= 4) body(Rows<4>(), row, rows_at(row)), done = 4;
+      else if (left >= 2) body(Rows<2>(), row, rows_at(row)), done = 2;
+      else body(Rows<1>(), row, rows_at(row)), done = 1;
     }
   }
 
   // Adds the products of rows [row, end) of a block with columns [column, stop) to the rows at `to`.
   void multiply(const Panels<S>& m, int row, int end, int column, int stop, int from, int to) const {
     if (stop <= column) return;
-    each_group(m, row, end, [&]<int n>(Rows<n>, int row, const S* w) FLOWKERN_INLINE {
+    each_group(m, row, end, [&]<int n>(Rows<n>, int row, const auto w) FLOWKERN_INLINE {
       S* sums = at(to + row);
       PanelProduct<S, V>::template panel<n>(
-          w + int64_t(column) * kPanelRows, at(from + column), stop - column,
+          [=](int j, int c) FLOWKERN_INLINE { return w(j, column + c); }, at(from + column), stop - column,
           [=](int j, int i) FLOWKERN_INLINE { return T(load(sums + j * R + i)); },
           [=](int j, int i, T sum) FLOWKERN_INLINE { store(sums + j * R + i, sum); });
     });

@@ -229,8 +229,8 @@ template <class S, int V> struct ConditionedTransform : MaskedTile<S, V> {
                     memory.chunk + term.weight_sums + int64_t(group) * columns * lanes);
     if (!memory.grad_context) return;
     const Panels<S> all{term.weight, 0, layer.used, 0, term.inputs};
-    each_group(all, 0, layer.used, [&]<int n>(Rows<n>, int row, const S* w) FLOWKERN_INLINE {
-      Tile::template multiply_back<n>(w, rows + int64_t(row) * R, term.inputs, memory.grad_context);
+    each_group(all, 0, layer.used, [&]<int n>(Rows<n>, int row, const auto w) FLOWKERN_INLINE {
+      Tile::template multiply_back<n>(w, rows + int64_t(row) * R, 0, term.inputs, memory.grad_context);
     });
   }
 
@@ -259,9 +259,8 @@ template <class S, int V> struct ConditionedTransform : MaskedTile<S, V> {
   // Adds to units [begin, stop) of layer k what units [row, end) of block b behind them send back.
   void send_back(int k, int b, int begin, int stop, int row, int end) const {
     if (stop <= begin) return;
-    each_group(p.units[k + 1].into[b], row, end, [&]<int n>(Rows<n>, int row, const S* w) FLOWKERN_INLINE {
-      Tile::template multiply_back<n>(w + int64_t(begin) * kPanelRows, at(p.units[k + 1].grad + row),
-                                      stop - begin, at(p.units[k].grad + begin));
+    each_group(p.units[k + 1].into[b], row, end, [&]<int n>(Rows<n>, int row, const auto w) FLOWKERN_INLINE {
+      Tile::template multiply_back<n>(w, at(p.units[k + 1].grad + row), begin, stop, at(p.units[k].grad + begin));
     });
   }
 
