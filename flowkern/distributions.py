@@ -105,4 +105,6 @@ class ContinuousFlowDistribution(FlowDistribution):
 def _log_normal(z):
     """log N(z; 0, I), summed over the features."""
     z = z.to(compute_dtype(z, z))
-    return -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi))
+    # While torch.jit traces, sizes are tensors, and this product would be one in float32.
+    features = int(z.shape[-1]) if torch.jit.is_tracing() else z.shape[-1]
+    return -0.5 * (z.square().sum(-1) + features * math.log(2 * math.pi))

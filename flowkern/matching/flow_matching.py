@@ -69,7 +69,9 @@ class FlowMatching(nn.Module):
         """
         check_tensor("x1", x1)
         path, x0 = self._start(x1, x0, generator)
-        seed = torch.randint(2**63 - 1, (), device=x1.device, generator=generator)
+        seed = None
+        if t is None or self.sigma > 0 or path == "target":  # else nothing is drawn
+            seed = torch.randint(2**63 - 1, (), device=x1.device, generator=generator)
         t, x_t, u_t = probability_path(x0, x1, t, path=path, sigma=self.sigma, seed=seed)
         velocity = self.field(t.to(x_t.dtype), x_t, context)
         if velocity.shape != u_t.shape:
@@ -93,14 +95,15 @@ class FlowMatching(nn.Module):
         check_tensor("x0", x0, x1, of="x1")
         if x0.shape[1:] != x1.shape[1:] or x0.dim() != x1.dim():
             raise ValueError(f"x0: expected samples of shape {tuple(x1.shape[1:])}, got {tuple(x0.shape[1:])}")
-        if len(x0) == 0 < len(x1):
-            raise ValueError(f"x0: expected at least one sample, to be paired with {len(x1)}")
+        samples, needed = x0.shape[0], x1.shape[0]  # not by len, which torch.export takes for a constant
+        if samples == 0 < needed:
+            raise ValueError(f"x0: expected at least one sample, to be paired with {needed}")
         if self.coupling == "ot":
             x0 = x0[optimal_transport.exact_pairing(x0, x1)]
         elif self.coupling == "sinkhorn":
             bridge = self.path == "schroedinger_bridge"
             epsilon = 2 * self.sigma**2 if bridge else None
             x0 = x0[optimal_transport.sinkhorn_pairing(x0, x1, epsilon, generator=generator)]
-        elif len(x0) != len(x1):
-            x0 = x0[torch.randint(len(x0), (len(x1),), device=x1.device, generator=generator)]
+        elif samples != needed:
+            x0 = x0[torch.randint(samples, (needed,), device=x1.device, generator=generator)]
         return self.path, x0

@@ -56,7 +56,7 @@ def solve(
 def _check_end(y, method, per_sample, on_failure):
     """Raise or warn if the last state is not finite; on the way there no such state becomes finite again."""
     finite = y.isfinite()
-    finite = finite.reshape(len(y), y.shape[1:].numel()).all(1) if per_sample else finite.all()
+    finite = finite.reshape(y.shape[0], y.shape[1:].numel()).all(1) if per_sample else finite.all()
     check_finite(finite, method.name, on_failure)
 
 
@@ -112,7 +112,7 @@ def grid_of(problem, step_size, grid_constructor=None):
 
 def _own_grids(problem, step_size):
     """The grids (G, N) of rows with times of their own: between two outputs equal steps, of all rows as many."""
-    t, rows = problem.t, len(problem.y0)
+    t, rows = problem.t, problem.y0.shape[0]
     t = t if t.dim() == 2 else t.unsqueeze(1).expand(-1, rows)
     counts = [1] * (len(t) - 1)
     if step_size is not None and t.numel() > 0:

@@ -82,7 +82,7 @@ def _check_rows(shapes):
 def flattened(parts, per_sample=False):
     """The parts of a state side by side: (numel,), or (N, numel of a sample)."""
     if per_sample:
-        return torch.cat([part.reshape(len(part), -1) for part in parts], 1)
+        return torch.cat([part.reshape(part.shape[0], -1) for part in parts], 1)
     return torch.cat([part.reshape(-1) for part in parts])
 
 
@@ -175,7 +175,7 @@ def _times(t, y0, per_sample):
         raise ValueError(f"t: expected device {y0.device} as y0 has, got meta")
     if not t.dtype.is_floating_point:
         raise TypeError(f"t: expected a floating-point dtype, got {t.dtype}")
-    by_row = per_sample and t.dim() == 2 and t.shape[1] == len(y0)
+    by_row = per_sample and t.dim() == 2 and t.shape[1] == y0.shape[0]
     if not (t.dim() == 1 or by_row) or len(t) == 0:
         expected = f"(T,) or (T, {len(y0)})" if per_sample else "(T,)"
         raise ValueError(f"t: expected shape {expected}, got {tuple(t.shape)}")

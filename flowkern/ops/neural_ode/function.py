@@ -62,9 +62,11 @@ def _differentiable_vjp(grad_ends, grad_sums, spec, *inputs):
     # Some inputs are functions of others; views tell their gradients apart.
     views = [t if t is None else t.view_as(t) for t in inputs]
     outputs = reference.forward(views[0], spec, *views[1:])[:2]
+    pairs = [(o, g) for o, g in zip(outputs, (grad_ends, grad_sums)) if o.requires_grad]  # sums may be zeros
+    outputs, cotangents = zip(*pairs)
     wanted = [i for i, t in enumerate(views) if t is not None and t.requires_grad]
     some = torch.autograd.grad(
-        outputs, [views[i] for i in wanted], (grad_ends, grad_sums), create_graph=True, allow_unused=True
+        outputs, [views[i] for i in wanted], cotangents, create_graph=True, allow_unused=True
     )
     grads = [None] * len(inputs)
     for i, grad in zip(wanted, some):
@@ -81,7 +83,7 @@ def apply(y, backend, adjoint, *arguments):
     """(ends, sums) for y (N, D) on `backend`; adjoint: the gradient is to be the continuous adjoint."""
     compiling = torch.compiler.is_compiling()
     transformed = not compiling and torch._C._are_functorch_transforms_active()
-    if forward_ad._current_level >= 0 or transformed:
+    if forward_ad._current_level >= 0 or transformed or torch.jit.is_tracing():
         return reference.forward(y, *arguments)[:2]
 
     def solve(y, *arguments):

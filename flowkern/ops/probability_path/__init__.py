@@ -7,7 +7,7 @@ import torch
 
 from flowkern import backends
 from flowkern.ops._arguments import check_tensor, compute_dtype, constants
-from flowkern.ops.probability_path.function import apply
+from flowkern.ops.probability_path.function import apply, draws_noise
 from flowkern.ops.probability_path.native import KERNELS
 
 __all__ = ["PATHS", "probability_path"]
@@ -63,7 +63,7 @@ def probability_path(x0, x1, t=None, *, path="conditional", sigma=0.0, noise=Non
     ends = (_rows(v.to(dtype)) for v in (x0, x1))
     noise = None if noise is None else _rows(noise.to(dtype))
     given_t = None if t is None else t.to(dtype)
-    if seed is None and t is not None and noise is not None:
+    if seed is None and t is not None and (noise is not None or not draws_noise(PATHS[path], sigma)):
         seed = 0  # for nothing is drawn
     arguments = noise, _seed(seed, x1.device), backend, PATHS[path], *constants(sigma)
     x_t, u_t, drawn = apply(*ends, given_t, *arguments)

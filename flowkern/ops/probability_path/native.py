@@ -25,7 +25,7 @@ def _fake_backward(grad_x, grad_u, of_t, x0, *arguments):
 
 def new_outputs(x0, t):
     """Memory for x_t and u_t (N, D), and for t (N,) where it is drawn, else (0,)."""
-    return x0.new_empty(x0.shape), x0.new_empty(x0.shape), x0.new_empty(0 if t is not None else len(x0))
+    return x0.new_empty(x0.shape), x0.new_empty(x0.shape), x0.new_empty(0 if t is not None else x0.shape[0])
 
 
 def new_grads(x0, of_t):
