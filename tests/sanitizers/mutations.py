@@ -12,6 +12,7 @@ PATH = ("path-target", "path-variance_preserving", "path-schroedinger_bridge giv
 MASKED_ON_CPU = ("masked-relu", "masked-skips", "masked-context", "masked-inputs_of_all", "masked-everything", "masked-coupling", "masked-k8")
 ODE_ON_CPU = ("ode-exact two hidden", "ode-noise", "ode-adjoint", "ode-checkpoints")
 STAGE_ON_CPU = ("stage-(7, 3) by row", "stage-(2, 513) by row", "stage-(70,)", "stage-8 stages")
+FLOW = ("flow-everything", "flow-gates", "flow-lu wide", "flow-coupling", "flow-everything normal")
 BOTH = ("affine-wide", "affine-rows-257", "spline-k8", "spline-wide-k3", "spline-k5", "affine-transposed")
 
 
@@ -59,7 +60,7 @@ def _path(fault, old, new, file="probability_path_cuda.cu", **more):
     return Mutation(fault, f"csrc/probability_path/{file}", old, new, PATH, **more)
 
 
-def _masked_on_cpu(fault, old, new, file="masked_autoregressive_simd.cpp", **more):
+def _masked_on_cpu(fault, old, new, file="masked_autoregressive_transform.h", **more):
     return Mutation(fault, f"csrc/masked_autoregressive/{file}", old, new, MASKED_ON_CPU, **more)
 
 
@@ -69,6 +70,10 @@ def _ode_on_cpu(fault, old, new, file="neural_ode_simd.cpp", **more):
 
 def _stage_on_cpu(fault, old, new, **more):
     return Mutation(fault, "csrc/runge_kutta_stage/runge_kutta_stage_simd.cpp", old, new, STAGE_ON_CPU, **more)
+
+
+def _flow(fault, old, new, file="flow_program_plan.h", **more):
+    return Mutation(fault, f"csrc/flow_program/{file}", old, new, FLOW, **more)
 
 
 def _no_barrier(text):
@@ -158,16 +163,16 @@ MUTATIONS = (
     _path("CPU: times of the next row", "int64_t row = at.first / p.features,", "int64_t row = at.first / p.features + FAULT,", "probability_path_simd.cpp", **_ADDRESS),
     _path("CPU: a streamed value twice what it is", "if (streams) stream(to, value)", "if (streams) stream(to, FAULT ? value + value : value)", "probability_path_simd.cpp", **_ADDRESS),
     _path("CPU: one buffer of noise for all threads", "noise_buffer{}, t_buffer, x_buffer, u_buffer;", "own_noise{}, t_buffer, x_buffer, u_buffer; static Buffer<S> all; Buffer<S>& noise_buffer = FAULT ? all : own_noise;", "probability_path_simd.cpp", **_THREAD),
-    _masked_on_cpu("CPU: parameters of the next feature", ".z + f * p.parameters)", ".z + (f + FAULT) * p.parameters)", **_ADDRESS),
+    _masked_on_cpu("CPU: parameters of the next feature", ".z + (f - p.passive) * p.parameters)", ".z + (f - p.passive + FAULT) * p.parameters)", **_ADDRESS),
     _masked_on_cpu("CPU: a panel's rows one on", "m.columns * kPanelRows + lane", "m.columns * kPanelRows + lane + FAULT", "masked_autoregressive_tile.h", **_ADDRESS),
     _masked_on_cpu("CPU: a context's inputs one on", "return context + c * R;", "return context + (c + FAULT) * R;", **_ADDRESS),
-    _masked_on_cpu("CPU: a context's weights without the last bias", "(layer.term.inputs + 1) : 0", "(layer.term.inputs + 1 - FAULT) : 0", "masked_autoregressive_plan.h", **_ADDRESS),
+    _masked_on_cpu("CPU: a context's weights without the last bias", "(term.inputs + 1) : 0", "(term.inputs + 1 - FAULT) : 0", "masked_autoregressive_plan.h", **_ADDRESS),
     _masked_on_cpu("CPU: the last rank of a block left out", "rank < p.first[b + 1];", "rank + FAULT < p.first[b + 1];", **_ADDRESS),
     _masked_on_cpu("CPU: values read of one sample too many", "for (int n = 0; n < samples; ++n) to[n] =", "for (int n = 0; n < samples + FAULT; ++n) to[n] =", "masked_autoregressive_tile.h", **_ADDRESS),
     _masked_on_cpu("CPU: backward: a gate's gradient with the wrong sign", "store(of_gate + i, g_z *", "store(of_gate + i, T(S(FAULT ? -1 : 1)) * g_z *", **_ADDRESS),
     _masked_on_cpu("CPU: backward: of two skips from one layer, one cotangent", "load(past + i) + g_z", "FAULT ? g_z : load(past + i) + g_z", **_ADDRESS),
     _masked_on_cpu("CPU: one tile for all threads", "return scratch<S, 1>(p.memory * tiles.width);", "if (FAULT) { static S* all = scratch<S, 1>(p.memory * tiles.width); return all; } return scratch<S, 1>(p.memory * tiles.width);", "masked_autoregressive_cpu.cpp", **_THREAD),
-    _common("CPU: a matrix's rows one on", "columns * kPanelRows + lane;", "columns * kPanelRows + lane + FAULT;", "panel_product.h", ODE_ON_CPU, **_ADDRESS),
+    _common("CPU: a matrix's rows one on", "columns * kPanelRows + lane};", "columns * kPanelRows + lane + FAULT};", "panel_product.h", ODE_ON_CPU, **_ADDRESS),
     _ode_on_cpu("CPU: the next stage's slope", "of_k(j * apart + r, i)", "of_k((j + FAULT) * apart + r, i)", "neural_ode_tile.h", **_ADDRESS),
     _ode_on_cpu("CPU: a sample behind the last", "(n < samples ? n : samples - 1)", "(n < samples ? n : samples - 1 + FAULT)", "neural_ode_tile.h", **_ADDRESS),
     _ode_on_cpu("CPU: backward: ‖f‖² with the wrong sign", "of_f2(0, i) * T(S(2))", "of_f2(0, i) * T(S(FAULT ? -2 : 2))", "neural_ode_field.h", **_ADDRESS),
@@ -178,4 +183,15 @@ MUTATIONS = (
     _stage_on_cpu("CPU: slopes one element on", "k[j] = c.k[j] + first;", "k[j] = c.k[j] + first + FAULT;", **_ADDRESS),
     _stage_on_cpu("CPU: the sum with the wrong sign", "out[i] = y[i] + sum", "out[i] = FAULT ? y[i] - sum : y[i] + sum", **_ADDRESS),
     _stage_on_cpu("CPU: one buffer for all threads", "  Buffer<S> squares;", "  static Buffer<S> all;\n  Buffer<S> own;\n  Buffer<S>& squares = FAULT ? all : own;", **_THREAD),
+    _flow("CPU: the features between steps, one sample on", "from[n < samples ? n : samples - 1]", "from[n < samples ? n + FAULT : samples - 1]", "flow_program_simd.cpp", **_ADDRESS),
+    _flow("CPU: a permutation takes the next feature", "copy(x + step.order[f] * R, y", "copy(x + (step.order[f] + FAULT) * R, y", "flow_program_simd.cpp", **_ADDRESS),
+    _flow("CPU: a step's sums begin one on", "{memory(), chunk ? chunk + step.sums : nullptr, context()", "{memory(), chunk ? chunk + step.sums + FAULT : nullptr, context()", "flow_program_simd.cpp", **_ADDRESS),
+    _flow("CPU: an entry of U's diagonal not in the log-determinant", "log += std::log(upper[i * d + i]);", "log += FAULT && i == 0 ? S(0) : std::log(upper[i * d + i]);", **_ADDRESS),
+    _flow("CPU: backward: L's gradient with the wrong sign", "*below++ = sign * entry", "*below++ = (FAULT ? -sign : sign) * entry", **_ADDRESS),
+    _flow("CPU: a joint weight's context one column before", "to.weight.values += before * to.weight.column;", "to.weight.values += (before - FAULT) * to.weight.column;", **_ADDRESS),
+    _flow("CPU: U⁻¹ without its last column", "eliminate(step.upper, features, 1, i, i + 1, features, ", "eliminate(step.upper, features, 1, i, i + 1, features - FAULT, ", "flow_program_lu.h", **_ADDRESS),
+    _flow("CPU: one tile for all threads", "return scratch<S, 1>((flow_rows(p) + p.memory) * tiles.width);", "if (FAULT) { static S* all = scratch<S, 1>((flow_rows(p) + p.memory) * tiles.width); return all; } return scratch<S, 1>((flow_rows(p) + p.memory) * tiles.width);", "flow_program_cpu.cpp", **_THREAD),
+    Mutation("CPU: backward: a gate's term of the first unit", "csrc/masked_autoregressive/masked_autoregressive_transform.h", "term_back(layer.gate_term, r, of_gate)", "term_back(layer.gate_term, FAULT ? 0 : r, of_gate)", FLOW, **_ADDRESS),
+    Mutation("CPU: backward: a feature that stays is transformed", "csrc/masked_autoregressive/masked_autoregressive_transform.h", "if (f < p.passive) return;", "if (f + FAULT < p.passive) return;", FLOW, **_ADDRESS),
+    Mutation("CPU: weights that lie as they came, a row on", "csrc/masked_autoregressive/masked_autoregressive_tile.h", "m.values + (row - m.row) * m.apart", "m.values + (row - m.row + FAULT) * m.apart", FLOW, **_ADDRESS),
 )  # fmt: skip
