@@ -116,8 +116,7 @@ def shapes(step, features, context):
     if isinstance(step, Permutation):
         return []
     every, inputs = [], len(step.read())
-    sizes = (*step.degrees.sizes[1:], step.parameters * len(step.transformed()))
-    for layer, units in zip(step.layers, sizes):
+    for layer, units in zip(step.layers, step.widths()[1:]):
         columns = {"weight": inputs + context * layer.joint, "term_weight": context, "gate_weight": context}
         every += [(name, (units, columns[name]) if name in columns else (units,)) for name in layer.tensors]
         inputs = units

@@ -78,6 +78,10 @@ class Conditioned(NamedTuple):
         """The features in the order of the first weight's columns."""
         return tuple(range(self.degrees.sizes[0])) if self.inputs is None else self.inputs
 
+    def widths(self):
+        """The widths of the features, of the hidden layers and of the outputs."""
+        return (*self.degrees.sizes, self.parameters * len(self.transformed()))
+
     def number(self, feature, parameter):
         """Which output is that parameter of the transformed feature with that number."""
         if self.interleaved:
@@ -133,6 +137,10 @@ class Program:
         base: None, or "normal": the forward's second result is then the log-density of x, where y has
             a standard normal one, instead of the log-determinant.
 
+    Attributes:
+        tensors: how many tensors its steps take; weights: how many numbers their dense weights hold;
+        width: the widest hidden layer.
+
     Raises:
         ValueError: a step does not fit the features, or itself.
     """
@@ -146,6 +154,9 @@ class Program:
             if reason:
                 raise ValueError(f"steps[{i}]: {reason}")
         self.tensors = sum(step.tensors for step in self.steps)
+        widths = [step.widths() for step in self.steps if isinstance(step, Conditioned)]
+        self.weights = sum(a * b for each in widths for a, b in itertools.pairwise(each))
+        self.width = max((max(each[1:-1], default=0) for each in widths), default=0)
         whole, real = [features, context, len(self.steps), int(base == "normal")], []
         for step in self.steps:
             numbers, more = _ENCODE[type(step)](step)
@@ -236,8 +247,7 @@ def _of_conditioned(step):
     whole = [CONDITIONED, int(step.inverse), code, int(scale_first), tails, len(constants)]
     whole += [len(step.layers), levels, passive, step.parameters, int(step.layers[0].joint)]
     real = list(constants)
-    sizes = (*step.degrees.sizes[1:], step.parameters * len(outputs))
-    for layer, units in zip(step.layers, sizes):
+    for layer, units in zip(step.layers, step.widths()[1:]):
         kinds = [_kind(layer.activation), _kind(layer.term), _kind(layer.gate)]
         takes = sum(1 << i for i, name in enumerate(LAYER_TENSORS) if name in layer.tensors)
         whole += [units, takes, -1 if layer.skip is None else layer.skip, *(code for code, _ in kinds)]
