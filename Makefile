@@ -3,6 +3,7 @@
 #   make demo-quick    the same in under a minute, without torch.compile
 #   make test          all tests
 #   make test-oldest   the tests with the oldest supported torch, built for CUDA (an environment of 5 GB)
+#   make test-torchdiffeq FOLDER=…  torchdiffeq's own tests, from a checkout of it, with our solvers
 #   make sanitize      all kernels under sanitizers, and faults planted in them
 #   make bench         the benchmarks
 #   make info          versions, devices, backends
@@ -14,7 +15,7 @@ ENV_PYTHON = $(VENV)/bin/python
 INSTALL = $(ENV_PYTHON) -m pip install --disable-pip-version-check -c constraints-dev.txt
 SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.cu*' -o -name '*.h')
 
-.PHONY: demo demo-quick test test-oldest sanitize bench info clean
+.PHONY: demo demo-quick test test-oldest test-torchdiffeq sanitize bench info clean
 
 demo: $(VENV)/.demo
 	$(ENV_PYTHON) -m flowkern.demo $(ARGS)
@@ -48,6 +49,9 @@ test-oldest: $(OLDEST_TREE)/.built $(VENV)/.test
 	cd $(OLDEST_TREE) && OTHER_PYTHON=$(abspath $(ENV_PYTHON)) OTHER_TREE=$(CURDIR) NVCC=$(OLDEST_NVCC) OMP_NUM_THREADS=1 \
 	    $(OLDEST_PYTHON) -m pytest tests tests/oldest/checks.py -n auto --dist worksteal \
 	    --ignore=tests/emulation --deselect=tests/compiled/test_compiles.py::test_cuda_kernels $(ARGS)
+
+test-torchdiffeq: $(VENV)/.test
+	$(ENV_PYTHON) -m tests.ode.torchdiffeq_suite $(FOLDER)
 
 sanitize: $(VENV)/.test
 	$(ENV_PYTHON) -m tests.sanitizers

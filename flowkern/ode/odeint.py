@@ -37,7 +37,8 @@ def odeint(func, y0, t, *, rtol=1e-7, atol=1e-9, method=None, options=None, even
             of y0 (N, …) has steps of its own, func gets t (N, 1, …), and t may be (T, N).
 
     Returns:
-        (T, …) like y0, differentiable in y0, t and what func uses; a tuple for a tuple.
+        (T, …) like y0, differentiable in y0, t and what func uses; a tuple for a tuple. Outputs of adaptive methods
+        between steps are of order 4 (README), of dopri8 5: name times in the option step_t for its order there.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, shape or value.

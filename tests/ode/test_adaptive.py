@@ -118,6 +118,17 @@ def test_accuracy(method, rtol):
         assert ((got - want).abs() / (1 + want.abs())).max() < 40 * rtol
 
 
+def test_dopri8_is_of_its_order_at_step_t():
+    """Between steps it is of a lower order, which shows at small tolerances."""
+    field, solution = decay(torch.tensor([[0.1], [1.0], [2.0]], dtype=torch.float64))
+    y0, t, tolerance = torch.ones(3, 2, dtype=torch.float64), torch.linspace(0, 10, 41).double(), 1e-10
+    want, errors = torch.stack([solution(y0, t[0], s) for s in t]), []
+    for options in ({}, {"step_t": t}):
+        call = dict(method="dopri8", rtol=tolerance, atol=tolerance, options=options)
+        errors.append((flowkern.odeint(field, y0, t, **call) - want).abs().max())
+    assert 10 * errors[1] < errors[0] < 1000 * tolerance and errors[1] < 10 * tolerance
+
+
 def test_outputs_do_not_change_the_steps():
     """Dense output: more times, as many evaluations, and the same values where they are shared."""
     field, y0 = counted(Field(torch.float64)), torch.randn(5, 3, dtype=torch.float64)
