@@ -7,6 +7,9 @@ block-triangular, and `_upto(net, k, r)` says where its blocks end.
 A program keeps everything about ROWS samples in a workspace of its own, one row of ROWS numbers per
 unit and plane: u and grad by place in that order; z and grad_skip by the unit's own number, by which
 skips find their partner. Threads hand values on to each other there, with barriers in between.
+
+A scalar condition restricts a mask by tl.where: `mask & condition` is an integer, and so no mask, to the
+interpreter of Triton 3.9.
 """
 
 from typing import NamedTuple
@@ -175,9 +178,10 @@ def _product(sums, k, first, start, stop, net, plane, BACK: tl.constexpr, MASKED
 def _values(net, k, COLUMN: tl.constexpr, unit, used, tile, DEFAULT: tl.constexpr):
     """A bias, gate, gain or offset of units of layer k, for each sample."""
     start, kind = _of(net, k, COLUMN), _of(net, k, COLUMN + 1)
-    shared = tl.load(net.shared + start + unit, mask=used & (kind == 1), other=DEFAULT)
+    shared = tl.load(net.shared + start + unit, mask=tl.where(kind == 1, used, False), other=DEFAULT)
     at = net.each + (start + unit)[:, None] * tile.N + tile.n[None, :]
-    each = tl.load(at, mask=(used & (kind == 2))[:, None] & tile.here[None, :], other=DEFAULT)
+    own = tl.where(kind == 2, used, False)
+    each = tl.load(at, mask=own[:, None] & tile.here[None, :], other=DEFAULT)
     return tl.where(kind == 2, each, shared[:, None])
 
 
@@ -205,7 +209,8 @@ def start(net, tile, SPEC: tl.constexpr):
 def on_tape(values, row, unit, used, tile):
     """Store values of units on the tape, from `row` on (−1: not)."""
     at = tile.tape + (row + unit)[:, None] * tile.N + tile.n[None, :]
-    tl.store(at, values, mask=(used & (row >= 0))[:, None] & tile.here[None, :])
+    stored = tl.where(row >= 0, used, False)
+    tl.store(at, values, mask=stored[:, None] & tile.here[None, :])
 
 
 @triton.jit
@@ -217,7 +222,7 @@ def _finish(v, k, place, used, net, tile, SPEC: tl.constexpr):
     z = v * _values(net, k, GATE, unit, used, tile, 1.0)
     skip = _of(net, k, SKIP)
     past = _rows(tile.z, skip + unit)
-    z += tl.load(past, mask=there & (skip >= 0), other=0.0)
+    z += tl.load(past, mask=tl.where(skip >= 0, there, False), other=0.0)
     tl.store(rows_of(net, k, tile.z, unit), z, mask=there)
     gain = _values(net, k, GAIN, unit, used, tile, 1.0)
     offset = _values(net, k, OFFSET, unit, used, tile, 0.0)
@@ -269,13 +274,13 @@ def _finish_back(grad, k, place, used, net, tile, SPEC: tl.constexpr):
     grad_z += tl.load(rows_of(net, k, tile.grad_skip, unit), mask=there, other=0.0)
     skip = _of(net, k, SKIP)
     past = _rows(tile.grad_skip, skip + unit)
-    skipped = there & (skip >= 0)
+    skipped = tl.where(skip >= 0, there, False)
     tl.store(past, tl.load(past, mask=skipped, other=0.0) + grad_z, mask=skipped)
     grad_v = grad_z * _values(net, k, GATE, unit, used, tile, 1.0)
     if SPEC.tape:
         row = _of(net, k, TAPE_GATE)
         at = tile.tape + (row + unit)[:, None] * tile.N + tile.n[None, :]
-        v = tl.load(at, mask=there & (row >= 0) & tile.here[None, :], other=0.0)
+        v = tl.load(at, mask=tl.where(row >= 0, there, False) & tile.here[None, :], other=0.0)
         on_tape(v * grad_z, row, unit, used, tile)
         on_tape(z * grad_offset, _of(net, k, TAPE_GAIN), unit, used, tile)
         on_tape(grad_offset, _of(net, k, TAPE_OFFSET), unit, used, tile)

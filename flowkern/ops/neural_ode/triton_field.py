@@ -239,7 +239,7 @@ def _bias(k, unit, used, stage, net, tile, SPEC: tl.constexpr):
     bias = bias[:, None]
     if SPEC.row_bias:
         at = tile.row_bias + tile.n[None, :] * of(net, 1, UNITS) + unit[:, None]
-        bias += tl.load(at, mask=(used & (k == 1))[:, None], other=0.0)
+        bias += tl.load(at, mask=tl.where(k == 1, used, False)[:, None], other=0.0)
     return bias
 
 

@@ -82,7 +82,7 @@ def _add_bias(k, share, n, stage, net, tile, SPEC: tl.constexpr):
             if k == 1:
                 _add_time(total, unit, used, n, stage, net, SPEC)
         if SPEC.row_bias:
-            there = used[:, None] & (k == 1)
+            there = tl.where(k == 1, used, False)[:, None]
             sums = tl.load(rows(each, unit), mask=there, other=0.0)
             tl.store(rows(each, unit), sums + grad, mask=there)
 
@@ -143,7 +143,7 @@ def _pull(m, trace_bar, jacobian_bar, share, stage, net, tile, SPEC: tl.constexp
             d = tl.load(rows(stage.d, row), mask=used, other=0.0)
             dd = tl.load(rows(stage.dd, row), mask=used, other=0.0)
             tangent = tl.load(rows(v, row), mask=used, other=0.0)
-            before = tl.load(rows(g, row), mask=used & (m > 0), other=0.0)
+            before = tl.load(rows(g, row), mask=tl.where(m > 0, used, False), other=0.0)
             tl.store(rows(g, row), before + grad * tangent * dd, mask=used)
             tl.store(rows(gt, row), grad * d, mask=used)
         tl.debug_barrier()
