@@ -22,8 +22,13 @@ inline void check_device(const char* name, const Tensor& tensor, const Tensor& x
                  name, ": expected the device of x");
 }
 
+// Before anything asks for its sizes.
+inline void check_matrix(const char* name, const Tensor& x) {
+  FLOWKERN_CHECK(x.dim() == 2, name, ": expected shape (N, D)");
+}
+
 inline void check_coupling(const Tensor& x, const Tensor& params) {
-  FLOWKERN_CHECK(x.dim() == 2, "x: expected shape (N, D)");
+  check_matrix("x", x);
   FLOWKERN_CHECK(params.dim() == 3, "params: expected shape (N, T, P)");
   FLOWKERN_CHECK(params.size(0) == x.size(0), "params: expected ", x.size(0), " rows, got ", params.size(0));
   FLOWKERN_CHECK(x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::Double,
@@ -33,6 +38,7 @@ inline void check_coupling(const Tensor& x, const Tensor& params) {
 }
 
 inline void check_cotangents(const Tensor& grad_y, const Tensor& grad_logabsdet, const Tensor& x) {
+  check_matrix("x", x);
   FLOWKERN_CHECK(grad_y.dim() == 2 && grad_y.size(0) == x.size(0) && grad_y.size(1) == x.size(1), "grad_y: expected the shape of x");
   FLOWKERN_CHECK(grad_logabsdet.dim() == 1 && grad_logabsdet.size(0) == x.size(0), "grad_logabsdet: expected shape (N,)");
   FLOWKERN_CHECK(grad_y.scalar_type() == x.scalar_type() && grad_logabsdet.scalar_type() == x.scalar_type(),

@@ -157,6 +157,7 @@ template <class Device> struct MaskedOp {
       bool scale_first, std::int64_t tails, std::vector<double> constants, Tensors terms,
       std::vector<std::int64_t> term_activations, std::vector<double> term_slopes) {
     const MaskedSettings set{activations, slopes, skips, inverse, element, scale_first, tails, constants};
+    check_matrix("x", x);
     Tensor y = torch::stable::new_empty(x, {x.size(0), x.size(1)});
     Tensor logabsdet = torch::stable::new_empty(x, {x.size(0)});
     const MaskedTerms of_context{terms, term_activations, term_slopes};

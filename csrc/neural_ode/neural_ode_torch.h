@@ -136,6 +136,8 @@ template <class Device> struct OdeOp {
       std::int64_t every, double weight, bool kinetic, bool jacobian) {
     const OdeSettings set{activations, slopes, a, b, c, steps, every, weight, kinetic, jacobian};
     check_every(set);
+    check_matrix("y", y);
+    FLOWKERN_CHECK(starts.dim() == 1, "starts: expected shape (I,)");
     const std::int64_t intervals = starts.size(0), inner = steps / every - 1;
     const Tensor ends = torch::stable::new_empty(y, {intervals, y.size(0), y.size(1)});
     const Tensor sums = torch::stable::new_empty(y, {intervals, 3, y.size(0)});

@@ -81,7 +81,7 @@ def test_layouts_and_other_dtypes(on_backend):
 def test_opcheck():
     """Schemas are honest and the fake kernels agree with the real ones."""
     if unavailable("cpu") is not None:
-        return  # test_backends.py decides whether that is allowed
+        pytest.skip("the CPU kernels are not built")
     y, k, weights = tensors((5, 3), 4, torch.float32, by_row=True)
     torch.library.opcheck(torch.ops.flowkern.runge_kutta_stage, (y, k, weights))
     torch.library.opcheck(torch.ops.flowkern.runge_kutta_error, (y, k[0], k, weights, 1e-3, 1e-3))
@@ -89,20 +89,20 @@ def test_opcheck():
 
 def test_raw_ops_refuse_what_they_cannot_read():
     if unavailable("cpu") is not None:
-        return
+        pytest.skip("the CPU kernels are not built")
     y, k, weights = tensors((5, 3), 2, torch.float32)
-    for bad in (
-        (y, [], weights),
-        (y, [k[0][:4], k[1]], weights),
-        (y, [k[0].double(), k[1]], weights),
-        (y, [k[0].mT.contiguous().mT, k[1]], weights),
-        (y, k * 5, torch.ones(10)),
-        (y, k, weights.double()),
-        (y, k, weights[:1]),
-        (y, k, weights.expand(4, 2)),
-        (y.half(), [k_j.half() for k_j in k], weights.half()),
+    for message, bad in (
+        ("k: expected 1 to 8 tensors, got 0", (y, [], weights)),
+        ("k: expected the shape of y", (y, [k[0][:4], k[1]], weights)),
+        ("k: expected the dtype of y", (y, [k[0].double(), k[1]], weights)),
+        ("k: expected a contiguous tensor", (y, [k[0].mT.contiguous().mT, k[1]], weights)),
+        ("k: expected 1 to 8 tensors, got 10", (y, k * 5, torch.ones(10))),
+        ("weights: expected the dtype of y", (y, k, weights.double())),
+        ("weights: expected one for each of 2", (y, k, weights[:1])),
+        ("weights: expected one for each of 2", (y, k, weights.expand(4, 2))),
+        ("y: expected float32 or float64", (y.half(), [k_j.half() for k_j in k], weights.half())),
     ):
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match=message):
             torch.ops.flowkern.runge_kutta_stage(*bad)
 
 
