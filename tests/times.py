@@ -1,4 +1,4 @@
-"""How long the parts of a run take. The environment's TIMES names a file in which they are collected."""
+"""How long the parts of a run take. The environment's FLOWKERN_TIMES names a file in which they are collected."""
 
 import contextlib
 import os
@@ -20,8 +20,8 @@ def part(name):
 def note(name, seconds):
     line = f"{seconds:6.0f} s  {name}\n"
     print(line, end="", flush=True)
-    if "TIMES" in os.environ:
-        with open(os.environ["TIMES"], "a") as file:
+    if "FLOWKERN_TIMES" in os.environ:
+        with open(os.environ["FLOWKERN_TIMES"], "a") as file:
             file.write(line)
 
 
@@ -34,4 +34,4 @@ def of_tests(reports):
 
 
 def collected():
-    return Path(os.environ["TIMES"]).read_text() if "TIMES" in os.environ else ""
+    return Path(os.environ["FLOWKERN_TIMES"]).read_text() if "FLOWKERN_TIMES" in os.environ else ""
