@@ -40,9 +40,9 @@ class FlowMatching(nn.Module):
         super().__init__()
         if not isinstance(field, nn.Module):
             raise TypeError(f"field: expected a torch.nn.Module, got {type(field).__name__}")
-        if path not in PATHS:
+        if not isinstance(path, str) or path not in PATHS:
             raise ValueError(f"path: expected one of {', '.join(PATHS)}, got {path!r}")
-        if coupling not in (None, "ot", "sinkhorn"):
+        if not (coupling is None or isinstance(coupling, str) and coupling in ("ot", "sinkhorn")):
             raise ValueError(f"coupling: expected None, 'ot' or 'sinkhorn', got {coupling!r}")
         if coupling is not None and path == "target":
             raise ValueError(f"coupling: expected None, as the target path has no x0, got {coupling!r}")

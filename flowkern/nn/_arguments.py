@@ -17,7 +17,7 @@ def check_count(name, value, minimum):
 
 def check_choice(name, value, choices):
     """Raise unless `value` is one of the names `choices`."""
-    if value not in choices:
+    if not isinstance(value, str | None) or value not in choices:
         expected = ", ".join(map(repr, choices))
         raise ValueError(f"{name}: expected one of {expected}, got {value!r}")
 

@@ -7,6 +7,7 @@ grid; that of `odeint` is the gradient of the steps that were made.
 
 import contextlib
 import functools
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -63,6 +64,7 @@ def odeint_adjoint(
         raise NotImplementedError("event_fn: events are not supported; use torchdiffeq.odeint_adjoint")
     if adjoint_params is None and not isinstance(func, torch.nn.Module):
         raise ValueError("adjoint_params: needed, as func is not an nn.Module; () where there are none")
+    table = None if adjoint_method is None else tableau(adjoint_method, "adjoint_method")
     if adjoint_method not in (None, method) and options is not None and adjoint_options is None:
         raise ValueError("adjoint_options: needed, as options are those of another method")
     _check_surroundings()
@@ -75,7 +77,7 @@ def odeint_adjoint(
         name: _tolerance(f"adjoint_{name}", forward if own is None else own, solver.task, len(params))
         for name, forward, own in (("rtol", rtol, adjoint_rtol), ("atol", atol, adjoint_atol))
     }
-    table = tableau(adjoint_method, "adjoint_method") if adjoint_method else solver.method
+    table = table or solver.method
     backward = dict(method=table.name, options=_options(adjoint_options, table, solver), **tolerances)
     callbacks = {name: getattr(func, f"{name}_adjoint", None) for name in CALLBACKS}
     autocast = _autocast(solver.task.y0.device.type)
@@ -92,9 +94,10 @@ def _interrupted(*arguments, **options):
 
 
 def _tensors(params):
-    params = None if isinstance(params, torch.Tensor) else tuple(params)
-    if params is None or not all(isinstance(p, torch.Tensor) for p in params):
-        raise TypeError("adjoint_params: expected a sequence of tensors")
+    single = isinstance(params, torch.Tensor) or not isinstance(params, Iterable)
+    params = params if single else tuple(params)
+    if single or not all(isinstance(p, torch.Tensor) for p in params):
+        raise TypeError(f"adjoint_params: expected a sequence of tensors, got {params!r}")
     return params
 
 

@@ -40,7 +40,7 @@ def control(options, argument="options"):
     """A `Control` from the options of a call, which errors name as that argument."""
     numbers = ("first_step", "min_step", "max_step", "safety", "ifactor", "dfactor", "max_num_steps")
     values = {
-        name: number(f"{argument}: {name}", v) if name in numbers and v is not None else v
+        name: number(f"{argument}: {name}", v) if name in numbers and (name, v) != ("first_step", None) else v
         for name, v in options.items()
     }
     made = Control(**values)
@@ -49,24 +49,36 @@ def control(options, argument="options"):
 
 
 def _check(made, argument):
-    if made.on_failure not in ("raise", "warn"):
+    if not isinstance(made.on_failure, str) or made.on_failure not in ("raise", "warn"):
         raise ValueError(f"{argument}: on_failure: expected 'raise' or 'warn', got {made.on_failure!r}")
     if not (0 <= made.min_step <= made.max_step and made.max_step > 0):
         raise ValueError(
             f"{argument}: min_step, max_step: expected 0 <= min_step <= max_step and max_step > 0, "
             f"got {made.min_step} and {made.max_step}"
         )
-    if not (0 < made.safety < math.inf and 0 < made.dfactor <= 1 <= made.ifactor < math.inf):
+    if not (0 < made.safety <= 1 and 0 < made.dfactor < 1 <= made.ifactor < math.inf):  # else steps would not shrink
         raise ValueError(
-            f"{argument}: safety, dfactor, ifactor: expected finite safety > 0 and 0 < dfactor <= 1 <= ifactor, "
+            f"{argument}: safety, dfactor, ifactor: expected 0 < safety <= 1 and 0 < dfactor < 1 <= ifactor, finite, "
             f"got {made.safety}, {made.dfactor} and {made.ifactor}"
         )
     if made.first_step is not None and not 0 < made.first_step < math.inf:
         raise ValueError(f"{argument}: first_step: expected a finite number above 0, got {made.first_step}")
     if not made.max_num_steps >= 1:
         raise ValueError(f"{argument}: max_num_steps: expected 1 or more, got {made.max_num_steps}")
+    for name in ("step_t", "jump_t"):
+        if (times := getattr(made, name)) is not None:
+            check_times(f"{argument}: {name}", times)
     if not (made.norm is None or callable(made.norm)):
         raise TypeError(f"{argument}: norm: expected a function, got {made.norm!r}")
+
+
+def check_times(name, times):
+    """Raise unless they are a sequence of numbers, or a tensor (T,) of them."""
+    try:
+        for time in times.tolist() if isinstance(times, torch.Tensor) else times:
+            float(time)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected times, a tensor (T,) or a sequence of numbers, got {times!r}") from None
 
 
 def rms(tensor):

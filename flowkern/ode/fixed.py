@@ -22,12 +22,14 @@ def solve(
     perturb=False, on_failure=None,
 ):  # fmt: skip
     """The states at problem.t, (T, …)."""
-    if on_failure not in (None, "raise", "warn"):
+    if not (on_failure is None or isinstance(on_failure, str) and on_failure in ("raise", "warn")):
         raise ValueError(f"options: on_failure: expected None, 'raise' or 'warn', got {on_failure!r}")
-    if interp not in ("linear", "cubic"):
+    if not isinstance(interp, str) or interp not in ("linear", "cubic"):
         raise ValueError(f"options: interp: expected 'linear' or 'cubic', got {interp!r}")
     if step_size is not None and grid_constructor is not None:
         raise ValueError("options: step_size and grid_constructor are mutually exclusive")
+    if not (grid_constructor is None or callable(grid_constructor)):
+        raise TypeError(f"options: grid_constructor: expected a function (func, y0, t) → grid, got {grid_constructor!r}")
     if per_sample and grid_constructor is not None:
         raise ValueError("options: grid_constructor: not with per_sample")
     grid, outputs = (

@@ -70,7 +70,9 @@ class Solver(NamedTuple):
         if not callable(func):
             raise TypeError(f"func: expected a function (t, y) → dy/dt, got {type(func).__name__}")
         options = known_options("options", options, method, 4)
-        by_sample = bool(options.pop("per_sample", False))
+        by_sample = options.pop("per_sample", False)
+        if not isinstance(by_sample, (bool, int, type(None))):
+            raise TypeError(f"options: per_sample: expected True or False, got {by_sample!r}")
         task = problem(func, y0, t, by_sample)
         known = () if by_sample else ("callback_step",) if method.b_error is None else CALLBACKS
         if ignored := [name for name in task.callbacks if name not in known]:

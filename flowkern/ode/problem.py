@@ -168,7 +168,7 @@ def _times(t, y0, per_sample):
     if not isinstance(t, torch.Tensor):
         try:
             t, times = torch.tensor(t, dtype=torch.float64), tuple(t)
-        except TypeError:
+        except (TypeError, ValueError, RuntimeError):
             got = type(t).__name__
             raise TypeError(f"t: expected a tensor or a list of numbers, got {got}") from None
     if t.is_meta and not y0.is_meta:

@@ -38,7 +38,7 @@ class Tableau(NamedTuple):
 
 def tableau(name, argument="method"):
     """The tableau called `name`; an error that names the argument where there is none."""
-    if name in _NO_TABLEAU:
+    if isinstance(name, str) and name in _NO_TABLEAU:
         raise NotImplementedError(f"{argument}: {name!r} is no Runge-Kutta method; use torchdiffeq.odeint")
     if not isinstance(name, str) or name not in TABLEAUX:
         raise ValueError(f"{argument}: expected one of {', '.join(TABLEAUX)}, got {name!r}")

@@ -265,8 +265,10 @@ def test_failures(field, y0, options, status, message, per_sample):
         ({"options": {"first_step": 0.0}}, "first_step: expected a finite number above 0, got 0.0"),
         ({"options": {"first_step": math.nan}}, "first_step: expected a finite number above 0, got nan"),
         ({"options": {"max_num_steps": -1}}, "max_num_steps: expected 1 or more, got -1"),
-        ({"options": {"safety": 0.0}}, "finite safety > 0 and 0 < dfactor <= 1 <= ifactor, got 0.0, 0.2 and 10.0"),
-        ({"options": {"ifactor": 0.5}}, "dfactor <= 1 <= ifactor, got 0.9, 0.2 and 0.5"),
+        ({"options": {"safety": 0.0}}, "0 < safety <= 1 and 0 < dfactor < 1 <= ifactor, finite, got 0.0, 0.2"),
+        ({"options": {"safety": 3.0}}, "expected 0 < safety <= 1 .*, got 3.0, 0.2 and 10.0"),
+        ({"options": {"dfactor": 1.0}}, "0 < dfactor < 1 <= ifactor, finite, got 0.9, 1.0 and 10.0"),
+        ({"options": {"ifactor": 0.5}}, "dfactor < 1 <= ifactor, finite, got 0.9, 0.2 and 0.5"),
         ({"rtol": torch.tensor([[1e-3], [-1e-3]])}, "rtol: expected a finite number, 0 or more, got -0.001"),
         ({"atol": torch.tensor([[1e-3], [math.nan]])}, "atol: expected a finite number, 0 or more, got nan"),
         ({"y0": BLOW_UP.to("meta")}, "y0: adaptive steps depend on values, which the meta device has not"),
@@ -282,6 +284,16 @@ def test_errors_name_the_argument(call, message):
         flowkern.odeint(**call)
 
 
-def test_a_norm_is_a_function():
-    with pytest.raises(TypeError, match="options: norm: expected a function, got 3"):
-        flowkern.odeint(logistic, BLOW_UP, [0.0, 1.0], options={"norm": 3})
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"norm": 3}, "options: norm: expected a function, got 3"),
+        ({"min_step": None}, "options: min_step: expected a number, got None"),
+        ({"step_t": 0.5}, r"options: step_t: expected times, a tensor \(T,\) or a sequence of numbers, got 0.5"),
+        ({"jump_t": ["a"]}, "options: jump_t: expected times"),
+        ({"per_sample": "yes"}, "options: per_sample: expected True or False, got 'yes'"),
+    ],
+)
+def test_options_of_another_type(options, message):
+    with pytest.raises(TypeError, match=message):
+        flowkern.odeint(logistic, BLOW_UP, [0.0, 1.0], options=options)

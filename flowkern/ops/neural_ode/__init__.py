@@ -147,7 +147,7 @@ def _directions(trace, y, batch, weights, jacobian, dtype):
     if isinstance(trace, torch.Tensor):
         noise = _noise(trace, y, batch, dtype)
         return noise.reshape(noise.shape[0], rows, features)
-    if trace != "exact":
+    if not isinstance(trace, str) or trace != "exact":
         raise ValueError(f"trace: expected None, 'exact' or a tensor of noise, got {trace!r}")
     if len(weights) in (2, 3) and not jacobian:
         return None
@@ -214,9 +214,9 @@ def _check(y, layers, t, time, steps, checkpoint, gradient, jacobian_alone, on_f
             raise ValueError(f"{name}: expected a positive integer, got {value!r}")
     if steps % checkpoint:
         raise ValueError(f"checkpoint: expected a divisor of steps = {steps}, got {checkpoint}")
-    if gradient not in ("discrete", "adjoint"):
+    if not isinstance(gradient, str) or gradient not in ("discrete", "adjoint"):
         raise ValueError(f"gradient: expected 'discrete' or 'adjoint', got {gradient!r}")
-    if on_failure not in (None, "raise", "warn"):
+    if not (on_failure is None or isinstance(on_failure, str) and on_failure in ("raise", "warn")):
         raise ValueError(f"on_failure: expected None, 'raise' or 'warn', got {on_failure!r}")
     if jacobian_alone:
         raise ValueError("jacobian: needs a trace, 'exact' or noise")
@@ -241,9 +241,11 @@ def _check_layers(y, layers, time):
     for k, layer in enumerate(layers):
         if not isinstance(layer, FieldLayer):
             raise TypeError(f"layers[{k}]: expected a FieldLayer, got {type(layer).__name__}")
+        _check_tensor(f"layers[{k}].weight", layer.weight, y, None)
         units = layer.weight.shape[0] if k + 1 < len(layers) else y.shape[-1]
         _check_tensor(f"layers[{k}].weight", layer.weight, y, (units, inputs))
         if layer.bias is not None:
+            _check_tensor(f"layers[{k}].bias", layer.bias, y, None)
             leading = layer.bias.shape[:-1] if k == 0 else ()
             _check_tensor(f"layers[{k}].bias", layer.bias, y, (*leading, units))
         inputs = units
@@ -252,6 +254,8 @@ def _check_layers(y, layers, time):
     if not isinstance(time, TimeEmbedding | None):
         raise TypeError(f"time: expected a TimeEmbedding or None, got {type(time).__name__}")
     if time is not None:
+        if time.frequencies is not None:
+            _check_tensor("time.frequencies", time.frequencies, y, None)
         columns = 1 if time.frequencies is None else 2 * time.frequencies.numel()
         if time.frequencies is not None:
             _check_tensor("time.frequencies", time.frequencies, y, (columns // 2,))

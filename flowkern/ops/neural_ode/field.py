@@ -1,6 +1,7 @@
 """The vector field: a dense network of the state, with time and context in its first layer."""
 
 import math
+import numbers
 from typing import NamedTuple
 
 import torch
@@ -40,9 +41,11 @@ class FieldLayer(NamedTuple):
         """(code, slope), as the kernels know the activation."""
         if self.activation == "relu":
             return ACTIVATIONS["leaky_relu"], 0.0
-        if self.activation not in ACTIVATIONS:
+        if not isinstance(self.activation, str) or self.activation not in ACTIVATIONS:
             names = ", ".join(("relu", *ACTIVATIONS))
             raise ValueError(f"activation: expected one of {names}, got {self.activation!r}")
+        if isinstance(self.slope, bool) or not isinstance(self.slope, numbers.Real):
+            raise TypeError(f"slope: expected a number, got {self.slope!r}")
         return ACTIVATIONS[self.activation], float(self.slope)
 
 
