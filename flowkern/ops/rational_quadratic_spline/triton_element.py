@@ -263,15 +263,15 @@ def _vjp(gy, gl, place, p, r, INVERSE: tl.constexpr):
     else:
         gtheta = gy * slope * w + gl * log_slope_theta
         gz = gtheta / w
-    # D grows with the slopes: what is divided by it is so before a cotangent multiplies it.
-    rise, rest, share = rise / base, rest / base, beta / base
-    by_share, both = gy * h * share, 2 * gl * share
-    gs = by_share * ((r * q - p * omega * omega) / base)
+    scaled = gy * h * beta / base / base
+    both = 2 * gl * beta / base
+    gs = scaled * (r * q - p * omega * omega)
     gs += 2 * gl * (1 / s + beta / steep - (q + omega * omega) / base)
-    gp = by_share * rest + gl * omega * omega / steep - both
-    gr = gl * q / steep - both - by_share * rise
+    gp = scaled * rest + gl * omega * omega / steep - both
+    gr = gl * q / steep - both - scaled * rise
     gw = -(gtheta * theta + gs * s) / w
-    return gz, -gtheta / w, gw, gy, gy * rise + gs / w, gp, gr
+    # N grows with the slopes, as D does: the cotangent multiplies their quotient.
+    return gz, -gtheta / w, gw, gy, gy * (rise / base) + gs / w, gp, gr
 
 
 @triton.jit
