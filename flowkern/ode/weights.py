@@ -49,9 +49,14 @@ def _modules(func):
     if isinstance(func, functools.partial):
         parts = (func.func, *func.args, *func.keywords.values())
         return [module for part in parts for module in _modules(part)]
-    cells = (cell.cell_contents for cell in getattr(func, "__closure__", None) or ())
-    parts = (func, getattr(func, "__self__", None), *cells)
+    parts = (func, getattr(func, "__self__", None), *_closed_over(func))
     return [part for part in parts if isinstance(part, torch.nn.Module)]
+
+
+def _closed_over(func):
+    for cell in getattr(func, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # of a name that has no value yet
+            yield cell.cell_contents
 
 
 def check_used(f, params, grads, others):

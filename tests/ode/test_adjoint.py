@@ -333,6 +333,16 @@ def test_the_backward_runs_under_the_autocast_of_the_forward(method):
         close(a, b, rtol=0.05)
 
 
+def test_a_name_without_a_value_in_a_closure():
+    def func(t, y):
+        return -y if t >= 0 else later
+
+    flowkern.odeint_adjoint(func, ones(), UNIT, adjoint_params=())
+    later = None
+    flowkern.odeint_adjoint(func, ones(), UNIT, adjoint_params=())
+    assert later is None
+
+
 def test_transforms_are_refused():
     with pytest.raises(NotImplementedError, match="odeint_adjoint: torch.func's transforms and forward mode do not see it"):
         torch.func.grad(lambda y0: solved(Growth(), y0))(torch.ones(1).double())
