@@ -11,11 +11,13 @@ from bench import (
     probability_path,
     rational_quadratic_spline,
     runge_kutta_stage,
+    whole_flows,
 )
 
 _MODULES = (
     rational_quadratic_spline, affine_coupling, masked_autoregressive, neural_ode, odeint,
     runge_kutta_stage, probability_path, flows, cnf, posterior_maf,
+    whole_flows,
 )  # fmt: skip
 
 
@@ -34,4 +36,5 @@ def tables(quick):
         *flows.tables(training=(8,), inference=(8,), compiled=()),
         *cnf.tables(batches=(8,)),
         *posterior_maf.tables(batches=(4,)),
+        *whole_flows.tables(training=(4,), inference=(2,)),
     ]

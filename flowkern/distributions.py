@@ -48,8 +48,12 @@ class FlowDistribution(Distribution):
         """log p(value) = log N(z; 0, I) + log|det ∂z/∂x| at z = f(value), for value (…, D)."""
         check_features("value", value, self.event_shape[0])
         shape = check_broadcast("value", value.shape[:-1], "the flow", self.batch_shape)
-        noise, logabsdet = self.transform(value, self.context)
-        return (_log_normal(noise) + logabsdet).expand(shape)
+        whole = getattr(self.transform, "log_normal", None)
+        density = whole and whole(value, self.context)
+        if density is None:
+            noise, logabsdet = self.transform(value, self.context)
+            density = _log_normal(noise) + logabsdet
+        return density.expand(shape)
 
     def rsample(self, sample_shape=torch.Size()):
         """x = f⁻¹(z) for noise z, (*sample_shape, *batch_shape, D), differentiable."""

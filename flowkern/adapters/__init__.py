@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import torch
 
-from flowkern.adapters import flow_matching, nflows, normflows, torchdyn, zuko
+from flowkern.adapters import _nflows_program, _zuko_program, flow_matching, nflows, normflows, torchdyn, zuko
 from flowkern.ops import FieldLayer, neural_ode
 
 __all__ = ["Explanation", "Layer", "accelerate", "explain", "restore"]
 
-PEERS = (nflows, zuko, normflows, flow_matching, torchdyn)
+PEERS = (nflows, _nflows_program, zuko, _zuko_program, normflows, flow_matching, torchdyn)
 _REPLICATE = "_replicate_for_data_parallel"
 _ODE = ("method", "steps", "gradient", "checkpoint", "on_failure")
 
@@ -51,7 +51,7 @@ def accelerate(model, ode=None):
     _check_ode(ode)
     if ode is not None:
         restore(model)  # layers that are solved by other steps already
-    for module in model.modules():
+    for module in reversed(list(model.modules())):  # what is inside first: programs watch it
         replaced = _replaced(module)
         if replaced:
             _note(module, replaced)  # looks at its masks again
@@ -96,12 +96,15 @@ def explain(model):
     """
     _check(model)
     replaced, replaceable, left = [], [], []
+    inside = _inside(model)
     for name, module in model.named_modules():
         layer = functools.partial(Layer, name or "(the model)", type(module).__name__)
         methods = _replaced(module)
         plan = None if methods else _plan(module)
         if methods:
             replaced.append(layer(_note(module, methods)))
+        elif id(module) in inside:
+            replaced.append(layer("within the one call of what holds it"))
         elif plan is not None:
             note = ", ".join(plan.methods) or plan.reason
             (replaceable if plan.methods else left).append(layer(note))
@@ -114,11 +117,23 @@ def _note(module, methods):
     known = next((a for a in arguments if hasattr(a, "left")), None)
     parts = [", ".join(name for name in methods if name != _REPLICATE)]
     if hasattr(known, "note"):
-        parts.append(known.note)
+        parts.append(known.note(module) if callable(known.note) else known.note)
     left = known.left(module) if known else nflows.left(module)
     if left:
         parts.append(f"at present left to its own code: {left}")
-    return "; ".join(parts)
+    return "; ".join(filter(None, parts))
+
+
+def _inside(model):
+    """The modules that run in one call with others, though none of their own methods is replaced."""
+    return {
+        inner
+        for module in model.modules()
+        for name in _replaced(module)
+        for known in module.__dict__[name].args[:1]
+        if hasattr(known, "inside")
+        for inner in known.inside(module)
+    }
 
 
 class Layer(NamedTuple):

@@ -1,9 +1,12 @@
 """What fused layers of zuko return; imported where zuko is."""
 
+import functools
 import weakref
 
+from torch.distributions import Distribution, Transform
 from torch.distributions.transforms import _InverseTransform
-from zuko.transforms import AutoregressiveTransform, FreeFormJacobianTransform
+from zuko.distributions import NormalizingFlow
+from zuko.transforms import AutoregressiveTransform, ComposedTransform, FreeFormJacobianTransform
 
 
 class FusedAutoregressiveTransform(AutoregressiveTransform):
@@ -83,3 +86,74 @@ class FusedFreeFormJacobianTransform(FreeFormJacobianTransform):
     @property
     def inv(self):
         return FusedFreeFormJacobianTransform(self.solve, super().inv)
+
+
+class FusedComposedTransform(ComposedTransform):
+    """zuko's ComposedTransform, computed by `evaluate` wherever that gives a result.
+
+    Args:
+        evaluate: evaluate(x, inverse) -> (y, ladj), or None to leave the call to zuko.
+        make: make() -> zuko's own transform.
+    """
+
+    def __init__(self, evaluate, make, **kwargs):
+        Transform.__init__(self, **kwargs)
+        self.evaluate, self.make = evaluate, make
+
+    @functools.cached_property
+    def plain(self):
+        """The transform of zuko."""
+        return self.make()
+
+    transforms = property(lambda self: self.plain.transforms)
+    domain_dim = property(lambda self: self.plain.domain_dim)
+    codomain_dim = property(lambda self: self.plain.codomain_dim)
+
+    def _call(self, x):
+        found = self.evaluate(x, False)
+        return self.plain(x) if found is None else found[0]
+
+    def _inverse(self, y):
+        found = self.evaluate(y, True)
+        return self.plain.inv(y) if found is None else found[0]
+
+    def call_and_ladj(self, x):
+        return self.evaluate(x, False) or self.plain.call_and_ladj(x)
+
+    @property
+    def inv(self):
+        backwards = functools.partial(_backwards, self.evaluate)
+        return FusedComposedTransform(backwards, lambda: self.plain.inv)
+
+
+def _backwards(evaluate, x, inverse):
+    return evaluate(x, not inverse)
+
+
+class FusedFlow(NormalizingFlow):
+    """zuko's NormalizingFlow, whose log_prob is computed by `density` wherever that gives a result.
+
+    Args:
+        density: density(x) -> log p(x), or None to leave the call to zuko.
+        make: make() -> zuko's own distribution.
+    """
+
+    def __init__(self, density, make):
+        Distribution.__init__(self, validate_args=False)
+        self.density, self.make = density, make
+
+    @functools.cached_property
+    def plain(self):
+        """The distribution of zuko."""
+        return self.make()
+
+    transform = property(lambda self: self.plain.transform)
+    base = property(lambda self: self.plain.base)
+    reinterpreted = property(lambda self: self.plain.reinterpreted)
+
+    def expand(self, batch_shape, new=None):
+        return self.plain.expand(batch_shape, new)
+
+    def log_prob(self, x):
+        found = self.density(x)
+        return self.plain.log_prob(x) if found is None else found

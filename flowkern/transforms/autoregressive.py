@@ -10,6 +10,9 @@ from flowkern.ops import (
     masked_autoregressive,
     masked_autoregressive_inverse,
 )
+from flowkern.ops.flow_program import Conditioned
+from flowkern.programs import Part, outputs, stacked
+from flowkern.transforms import _program
 from flowkern.transforms.base import Transform
 
 
@@ -55,6 +58,17 @@ class MaskedAutoregressive(Transform):
         layers = self.conditioner.layers(context)
         check_dtype(name, x, layers[0].weight)
         return op(x, layers, degrees, self.element)
+
+    def part(self, with_context):
+        found = _program.made(self.conditioner, with_context)
+        if isinstance(found, str):
+            return found
+        layers, context = found
+        specs, slots = stacked(layers)
+        degrees = self.conditioner.degrees
+        features = degrees.sizes[0]
+        step = Conditioned(specs, degrees, self.element, outputs(layers)[-1] // features)
+        return Part((step,), slots, context, features)
 
 
 class AffineAutoregressive(MaskedAutoregressive):

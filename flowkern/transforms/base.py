@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from flowkern.ops._arguments import compute_dtype
+from flowkern.transforms import _program
 
 
 class Transform(nn.Module):
@@ -17,6 +18,10 @@ class Transform(nn.Module):
     def inv(self):
         """This transform the other way round, sharing its parameters."""
         return Inverse(self)
+
+    def part(self, with_context):
+        """What it adds to a program of `flowkern.programs`, or why that is nothing."""
+        return "there is no step for it"
 
 
 class Inverse(Transform):
@@ -47,9 +52,15 @@ class Inverse(Transform):
         """The transform itself."""
         return self.transform
 
+    def contained(self):
+        """[(the transform, True)]."""
+        return [(self.transform, True)]
+
 
 class Compose(Transform):
     """y = (f_n ∘ … ∘ f_1)(x), the first argument acting first, and the sum of the log-dets.
+
+    Neighbours among flowkern's own transforms run in one call of `ops.flow_program` where it has a kernel.
 
     Args:
         transforms: modules with `forward` and `inverse`; each is given the same context.
@@ -66,11 +77,20 @@ class Compose(Transform):
 
     def forward(self, x, context=None):
         """y (…, features) and logabsdet (…,)."""
-        return _cascade(self.transforms, x, context)
+        return _program.evaluate(self, x, context, False) or _cascade(self.transforms, x, context)
 
     def inverse(self, y, context=None):
         """x (…, features) and logabsdet (…,)."""
-        return _cascade([t.inverse for t in reversed(self.transforms)], y, context)
+        found = _program.evaluate(self, y, context, True)
+        return found or _cascade([t.inverse for t in reversed(self.transforms)], y, context)
+
+    def log_normal(self, x, context=None):
+        """log N(y; 0, I) + logabsdet (…,) in one call, or None where that takes more."""
+        return _program.log_normal(self, x, context)
+
+    def contained(self):
+        """[(transform, whether it is inverted)] in order."""
+        return [(transform, False) for transform in self.transforms]
 
 
 def _cascade(functions, x, context):

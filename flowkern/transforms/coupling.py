@@ -13,7 +13,10 @@ from flowkern.nn._arguments import (
     check_features,
     check_spline,
 )
-from flowkern.ops import KnotMap, ScaleMap
+from flowkern.ops import AffineElement, Degrees, KnotMap, ScaleMap, SplineElement
+from flowkern.ops.flow_program import Conditioned
+from flowkern.programs import Part, outputs, stacked
+from flowkern.transforms import _program
 from flowkern.transforms.base import Transform
 
 
@@ -77,6 +80,18 @@ class Coupling(Transform):
             return x, context
         return x.expand(*batch, x.shape[-1]), context.expand(*batch, context.shape[-1])
 
+    def part(self, with_context):
+        found = _program.conditioner(self.conditioner, with_context)
+        if isinstance(found, str):
+            return found
+        layers, context = found
+        specs, slots = stacked(layers)
+        index, identity = self.index.tolist(), self.identity.tolist()
+        hidden = [[1] * units for units in outputs(layers)[:-1]]
+        degrees = Degrees([1 + (feature in index) for feature in range(self.features)], hidden)
+        step = Conditioned(specs, degrees, self._element(), self.per_feature, tuple(index), tuple(identity))
+        return Part((step,), slots, context, self.features)
+
     def extra_repr(self):
         index = "on meta" if self.index.is_meta else self.index.tolist()
         return f"features={self.features}, context={self.context}, index={index}"
@@ -126,6 +141,9 @@ class AffineCoupling(Coupling):
             x, params, index=self.index, scale_map=self.scale_map, inverse=inverse
         )
 
+    def _element(self):
+        return AffineElement(self.scale_map)
+
 
 class SplineCoupling(Coupling):
     """y_t = RQS(x_t; params_t) on the transformed half, log|det J| = Σ_t log RQS'(x_t).
@@ -166,6 +184,9 @@ class SplineCoupling(Coupling):
         return ops.rational_quadratic_spline(
             x, params, index=self.index, bound=self.bound, knot_map=self.knot_map, inverse=inverse
         )
+
+    def _element(self):
+        return SplineElement(self.bound, knot_map=self.knot_map)
 
 
 def _checked_mask(mask, features):

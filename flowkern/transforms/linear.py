@@ -1,11 +1,15 @@
 """Layers between couplings: a permutation, a full linear map, a normalisation."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from flowkern.nn._arguments import check_count, check_dtype, check_features
 from flowkern.ops._arguments import compute_dtype, without_autocast
+from flowkern.ops import flow_program as program
+from flowkern.programs import Computed, Part
 from flowkern.transforms.base import Transform
 
 
@@ -48,6 +52,10 @@ class Permutation(Transform):
         check_features(name, x, self.permutation.shape[0])
         zeros = torch.zeros(x.shape[:-1], dtype=compute_dtype(x, x), device=x.device)
         return x.index_select(-1, index), zeros
+
+    def part(self, with_context):
+        order = tuple(self.permutation.tolist())
+        return Part((program.Permutation(order),), features=len(order))
 
 
 class LULinear(Transform):
@@ -104,8 +112,29 @@ class LULinear(Transform):
         check_dtype(name, x, self.bias)
         return compute_dtype(x, self.bias)
 
+    def part(self, with_context):
+        features = self.bias.shape[0]
+        places = ((self._parameters, "weight"),)
+        below, above = (
+            Computed(partial(_entries, indices(features, features, offset, device="cpu")), places)
+            for indices, offset in ((torch.tril_indices, -1), (torch.triu_indices, 1))
+        )
+        diagonal = Computed(_raw_diagonal, ((self._parameters, "log_diagonal"),))
+        slots = below, above, diagonal, (self._parameters, "bias")
+        return Part((program.LU(0.0),), slots, features=features)
+
     def extra_repr(self):
         return f"features={self.bias.shape[0]}"
+
+
+def _entries(index, dtype, weight):
+    return weight[index[0], index[1]]
+
+
+def _raw_diagonal(dtype, log_diagonal):
+    """u with softplus(u) = exp(log_diagonal)."""
+    diagonal = log_diagonal.exp()
+    return diagonal + torch.log(-torch.expm1(-diagonal))
 
 
 def _solve(triangle, rows, **options):
@@ -158,6 +187,12 @@ class ActNorm(Transform):
         log_scale, shift = self.log_scale.to(dtype), self.shift.to(dtype)
         x = (y.to(dtype) - shift) * torch.exp(-log_scale)
         return x.to(y.dtype), -log_scale.sum().expand(y.shape[:-1])
+
+    def part(self, with_context):
+        if self.training and self._pending and not self.initialized:
+            return "its first batch in training sets its parameters"
+        slots = (self._parameters, "log_scale"), (self._parameters, "shift")
+        return Part((program.Scale(logarithmic=True),), slots, features=self.shift.shape[0])
 
     @torch.no_grad()
     def _initialize(self, rows):

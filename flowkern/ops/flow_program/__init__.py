@@ -9,6 +9,7 @@ from flowkern.ops._arguments import check_tensor
 from flowkern.ops.flow_program.function import apply
 from flowkern.ops.flow_program.native import KERNELS
 from flowkern.ops.flow_program.steps import (
+    LAYER_TENSORS,
     LU,
     Conditioned,
     ConditionerLayer,
@@ -17,7 +18,7 @@ from flowkern.ops.flow_program.steps import (
     Scale,
 )
 
-__all__ = ["LU", "Conditioned", "ConditionerLayer", "Permutation", "Program", "Scale", "flow_program"]
+__all__ = ["LAYER_TENSORS", "LU", "Conditioned", "ConditionerLayer", "Permutation", "Program", "Scale", "flow_program"]
 
 
 def flow_program(x, program, tensors, context=None, inverse=False):

@@ -1,0 +1,268 @@
+"""What each transform of nflows adds to a program."""
+
+import re
+from functools import partial
+
+import torch.nn.functional as F
+from torch import nn
+
+from flowkern.adapters import _made, nflows
+from flowkern.adapters._masked import activation_of, has_own_forward
+from flowkern.adapters._plan import changed, interval, overridden, points, qualified_name, stranger
+from flowkern.ops import AffineElement, Degrees
+from flowkern.ops.flow_program import LU, Conditioned, Permutation, Program, Scale, evaluate
+from flowkern.adapters._network import made, residual
+from flowkern.adapters._trust import agreed, bare, strip
+from flowkern.programs import NO_TERM, Computed, Part, Reader, hooked, layer, missing, outputs, slots, stacked
+
+_PACKAGE = re.compile(r"(?:.*\.)?nflows\.(?=(?:transforms|flows|distributions|nn)\.)")
+_WATCHED = frozenset(("mask", "_permutation", "identity_features", "transform_features", "_scale", "_log_z"))
+
+
+def name_of(cls):
+    """A class's qualified name from behind `nflows.`, or None for others' classes."""
+    return qualified_name(_PACKAGE, cls)
+
+
+def _kind(module):
+    """The name of the first class of nflows that the module's class is or derives from."""
+    return next(filter(None, map(name_of, type(module).__mro__)), None)
+
+
+def part_of(module, with_context, features):
+    """The `Part` of a transform, or why it has none; features: of the flow, where they are known."""
+    read, relies_on = _PARTS.get(_kind(module), (None, ()))
+    if read is None:
+        return "there is no step for it"
+    plain = bare(module)
+    reason = changed(plain, relies_on) or overridden(plain, ("forward", "inverse", *relies_on), name_of)
+    if reason or hooked(module.modules()):
+        return reason or "it has hooks"
+    part = read(module, with_context, features)
+    if isinstance(part, str):
+        return part
+    width = part.features or features
+    if width is None:
+        return "its number of features is not known"
+    return agreed(module, part, width, partial(_comparisons, module, with_context, width)) or part
+
+
+def watched(module):
+    """Whether all modules in a transform are known not to change themselves at a call."""
+    return _kind(module) in _PARTS and all(map(_is_known, module.modules()))
+
+
+def _is_known(module):
+    return bool(name_of(type(module))) or type(module).__module__.startswith("torch.nn.")
+
+
+def tensors(modules):
+    """Places of the tensors in modules whose values matter, and of those written to uncounted."""
+    buffers = [(m._buffers, key) for m in modules for key in m._buffers]
+    places = [place for place in buffers if place[1] in _WATCHED]
+    return (*places, *missing(modules)), tuple(
+        (m._buffers, "initialized") for m in modules if "initialized" in m._buffers and m.training
+    )
+
+
+def _comparisons(module, with_context, features):
+    """A transform with such a structure, by its own methods and by a program."""
+    copied = strip(stranger(module))
+    copied.using_cache = False  # of a linear transform
+    read, _ = _PARTS[_kind(module)]
+    part = read(copied, with_context, features)
+    program = Program(features, part.steps, part.context)
+    x, context = points(features, **interval(copied)), points(part.context) if part.context else None
+    run = partial(evaluate, x, program, Reader(part.slots)(x.dtype), context)
+    wanted = type(copied).forward(copied, x, context)
+    yield "forward", wanted, run(False)
+    if hasattr(copied, "autoregressive_net"):  # its inverse takes many passes, of which the last is enough
+        back, logabsdet = copied._elementwise_inverse(wanted[0], copied.autoregressive_net(x, context))
+        yield "inverse", (back, -logabsdet), (x, wanted[1])
+    else:
+        yield "inverse", type(copied).inverse(copied, x, context), run(True)
+
+
+# Autoregressive transforms.
+
+
+def _autoregressive(kind, module, with_context, features):
+    net, style = module.autoregressive_net, nflows._MADE
+    found = _made._inspect(style, module)
+    if isinstance(found, str):
+        return found
+    reason = (kind.unsuitable and kind.unsuitable(module)) or _made._unfit(style, module) or found.busy()
+    if reason or getattr(module, "tails", "linear") is None:
+        return reason or "nflows checks that its inputs are in [0, 1]"
+    if with_context and "context_layer" not in net._modules:
+        return "its network takes no context"
+    features, context = found.degrees.sizes[0], net.context_layer.in_features if with_context else 0
+    linears = _made._linears(module)
+    layers, tensors = stacked(made(style, net, linears, found.exact, with_context))
+    parameters = linears[-1].out_features // features
+    step = Conditioned(layers, found.degrees, kind.element(module), parameters)
+    return Part((step,), tensors, context, features)
+
+
+# Coupling transforms: two ranks, the identity's and the transformed one's.
+
+
+def _coupling(element, interleaved, module, with_context, features):
+    if module.unconditional_transform is not None:
+        return "it transforms the identity half, too"
+    if getattr(module, "tails", "linear") is None:
+        return "nflows checks that its inputs are in [0, 1]"
+    found = _conditioner(module.transform_net, with_context)
+    if isinstance(found, str):
+        return found
+    layers, context = found
+    identity, transformed = (getattr(module, f"{name}_features").tolist() for name in ("identity", "transform"))
+    if not identity or not transformed:
+        return "it transforms all features, or none"
+    degrees = [1] * module.features
+    for feature in transformed:
+        degrees[feature] = 2
+    specs, tensors = stacked(layers)
+    widths = outputs(layers)
+    step = Conditioned(
+        specs, Degrees(degrees, [[1] * width for width in widths[:-1]]), element(module),
+        widths[-1] // len(transformed), tuple(transformed), tuple(identity), interleaved,
+    )  # fmt: skip
+    return Part((step,), tensors, context, module.features)
+
+
+def _coupling_spline(module):
+    return _made._spline(
+        module.tails, module.tail_bound, module.min_bin_width, module.min_bin_height, module.min_derivative,
+        nflows._softmax_scale(module.transform_net),
+    )  # fmt: skip
+
+
+def _conditioner(net, with_context):
+    """([`layer`], how many features of the context it reads) of a coupling's network, or why there are none."""
+    if name_of(type(net)) != "nn.nets.resnet.ResidualNet" or has_own_forward(net):
+        return f"its network is no ResidualNet but {type(net).__name__}"
+    inner = list(net.modules())
+    strange = next((m for m in inner if not _in_residual_net(m) or has_own_forward(m)), None)
+    if strange is not None:
+        return f"its network holds {type(strange).__name__}"
+    if any(m.training and m.p > 0 for m in inner if isinstance(m, nn.Dropout)):
+        return "its dropout is active"
+    norms = [m for m in inner if isinstance(m, nn.BatchNorm1d)]
+    if any(norm.training or norm.running_mean is None for norm in norms):
+        return "its batch normalisation takes the statistics of the batch"
+    if not all(activation_of(block.activation) for block in net.blocks):
+        return "its activation has no kernel"
+    takes = net.blocks[0].context_layer.in_features if "context_layer" in net.blocks[0]._modules else 0
+    if with_context != bool(takes):
+        return "its network takes a context" if takes else "its network takes no context"
+    return _residual_net(net, takes), takes
+
+
+def _in_residual_net(module):
+    known = (nn.Linear, nn.ModuleList, nn.Dropout, nn.BatchNorm1d)
+    name = name_of(type(module))
+    return type(module) in known or name in ("nn.nets.resnet.ResidualNet", "nn.nets.resnet.ResidualBlock") or (
+        activation_of(module) is not None
+    )
+
+
+def _residual_net(net, takes):
+    blocks = list(net.blocks)
+    first = layer(slots(net.initial_layer), ("identity", None, None) if takes else NO_TERM, joint=bool(takes))
+    gates = [("sigmoid", *slots(block.context_layer)) if takes else NO_TERM for block in blocks]
+    linears = [tuple(map(slots, block.linear_layers)) for block in blocks]
+    return residual(first, blocks, layer(slots(net.final_layer)), linears, [NO_TERM] * len(blocks), gates)
+
+
+# Linear and elementwise transforms.
+
+
+def _permutation(module, with_context, features):
+    if module._dim != 1:
+        return "it permutes another dimension"
+    order = tuple(module._permutation.tolist())
+    return Part((Permutation(order),), features=len(order))
+
+
+def _lu(module, with_context, features):
+    if module.using_cache and not module.training:
+        return "it caches its matrices"
+    names = ("lower_entries", "upper_entries", "unconstrained_upper_diag", "bias")
+    return Part((LU(module.eps),), tuple((module._parameters, name) for name in names), features=module.features)
+
+
+def _pointwise(module, with_context, features):
+    scale, shift = module._scale, module._shift
+    if not bool((scale > 0).all()):
+        return "its scale is not positive"
+    if any(t.dim() > 1 or t.numel() not in (1, features) for t in (scale, shift)):
+        return "its scale or shift has more than one dimension"
+    return Part((Scale(),), tuple(_vector(module, name, features) for name in ("_scale", "_shift")))
+
+
+def _vector(module, name, features):
+    """The slot of a buffer that has a number for each feature, or one for all."""
+    place = module._buffers, name
+    if module._buffers[name].dim() == 1 and module._buffers[name].shape[0] == features:
+        return place
+    return Computed(lambda dtype, number: number.to(dtype).expand(features), (place,))
+
+
+def _identity(module, with_context, features):
+    return Part(())
+
+
+def _act_norm(module, with_context, features):
+    if module.training and not module.initialized:
+        return "its first batch in training sets its parameters"
+    both = (module._parameters, "log_scale"), (module._parameters, "shift")
+    return Part((Scale(logarithmic=True),), both, features=module.shift.shape[0])
+
+
+def _batch_norm(module, with_context, features):
+    if module.training:
+        return "it takes the statistics of the batch"
+    places = (
+        (module._parameters, "unconstrained_weight"), (module._parameters, "bias"),
+        (module._buffers, "running_mean"), (module._buffers, "running_var"),
+    )  # fmt: skip
+
+    def scale(dtype, raw, bias, mean, var):
+        return (F.softplus(raw) + module.eps) / (var + module.eps).sqrt()
+
+    def shift(dtype, raw, bias, mean, var):
+        return bias - mean * scale(dtype, raw, bias, mean, var)
+
+    slots = Computed(scale, places), Computed(shift, places)
+    return Part((Scale(),), slots, features=module.bias.shape[0])
+
+
+_AFFINE = AffineElement(nflows._SIGMOID)
+_ADDITIVE = AffineElement("additive")
+_COUPLINGS = {
+    "coupling.AdditiveCouplingTransform": partial(_coupling, lambda module: _ADDITIVE, False),
+    "coupling.AffineCouplingTransform": partial(_coupling, lambda module: _AFFINE, False),
+    "coupling.PiecewiseRationalQuadraticCouplingTransform": partial(_coupling, _coupling_spline, True),
+}
+_PERMUTATION = _permutation, ("_permute", "_inverse_permutation")
+_POINTWISE = _pointwise, ("_batch_logabsdet", "_log_scale")
+# name of a class: (module, whether there is a context, features -> its `Part`, or why it has none;
+# attributes of the class that the part reproduces)
+_PARTS = {
+    "transforms." + name: entry
+    for name, entry in (
+        *((n, (partial(_autoregressive, kind), (*_made._FORMULAS, *kind.relies_on)))
+          for n, kind in nflows._AUTOREGRESSIVE.items()),
+        *((n, (read, nflows._KINDS[n].relies_on)) for n, read in _COUPLINGS.items()),
+        ("permutations.Permutation", _PERMUTATION),
+        ("permutations.RandomPermutation", _PERMUTATION),
+        ("permutations.ReversePermutation", _PERMUTATION),
+        ("lu.LULinear", (_lu, ("forward_no_cache", "inverse_no_cache", "_create_lower_upper", "logabsdet", "upper_diag"))),
+        ("standard.PointwiseAffineTransform", _POINTWISE),
+        ("standard.AffineTransform", _POINTWISE),
+        ("standard.IdentityTransform", (_identity, ())),
+        ("normalization.ActNorm", (_act_norm, ("_broadcastable_scale_shift", "scale"))),
+        ("normalization.BatchNorm", (_batch_norm, ("weight",))),
+    )
+}  # fmt: skip

@@ -1,0 +1,13 @@
+"""Which modules run as one program of `ops.flow_program`, and with what tensors.
+
+For the adapters of other libraries and for flowkern's own transforms.
+"""
+
+from flowkern.programs.fusion import Found, Fusion, hooked
+from flowkern.programs.network import NO_TERM, layer, missing, outputs, slots, stacked
+from flowkern.programs.program import Apart, Computed, Part, Reader, Segment, allowed, on_rows, pieces, run, why
+
+__all__ = [
+    *("Apart", "Computed", "Found", "Fusion", "NO_TERM", "Part", "Reader", "Segment", "allowed", "hooked"),
+    *("layer", "missing", "on_rows", "outputs", "pieces", "run", "slots", "stacked", "why"),
+]
