@@ -8,6 +8,7 @@ import contextlib
 import functools
 import importlib.util
 import os
+import sys
 import threading
 import warnings
 
@@ -60,7 +61,13 @@ def resolve(device_type, kernels=("cpu", "triton", "cuda"), half=False):
         _require_device(explicit, device_type)
         if explicit != "reference" and explicit not in kernels:
             raise RuntimeError(f"backend {explicit!r} was chosen, but has no kernel for this op")
+        if explicit != "reference" and _traces():
+            raise RuntimeError(
+                f"backend {explicit!r} was chosen, but torch.jit.trace and ONNX take plain operations alone"
+            )
         return explicit
+    if _traces():
+        return "reference"
     automatic = _AUTOMATIC_HALF if half else _AUTOMATIC
     for name in automatic.get(device_type, ("reference",)):
         if name != "reference" and name not in kernels:
@@ -69,6 +76,14 @@ def resolve(device_type, kernels=("cpu", "triton", "cuda"), half=False):
             if name == "reference" and not torch.compiler.is_compiling():
                 _warn_slow(device_type)
             return name
+
+
+def _traces():
+    """Whether torch.jit.trace or an export to ONNX records the call, which save plain operations alone."""
+    if torch.jit.is_tracing():
+        return True
+    exports = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+    return exports and "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export()
 
 
 def unavailable(name):

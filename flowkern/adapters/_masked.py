@@ -43,12 +43,21 @@ _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backw
 def activation_of(function):
     """The `Activation` that a function or a module of torch computes, or None for any other."""
     if isinstance(function, nn.Module):
-        read = _MODULES.get(type(function))
+        read = _MODULES.get(_class_of(function))
         return read and read(function)
     try:
         return _FUNCTIONS.get(function)
     except TypeError:  # it cannot be hashed
         return None
+
+
+def _class_of(module):
+    """Its class; `torch.export` puts one of its own in front where a module is used twice."""
+    if not torch.compiler.is_compiling() or torch.compiler.is_dynamo_compiling():
+        return type(module)
+    mro = type(module).__mro__
+    proxies = [i for i, cls in enumerate(mro) if cls.__module__ == "torch.fx.experimental.proxy_tensor"]
+    return mro[proxies[-1] + 1] if proxies else mro[0]
 
 
 class Network(NamedTuple):

@@ -117,7 +117,10 @@ def _identity_half(module, inputs):
 def _additive(module, inputs, params, inverse):
     # This one op of PyTorch is faster than a kernel of ours, from one sample to thousands.
     shift = _split(params, module.transform_features.shape[0], 1).squeeze(2).to(inputs.dtype)
-    y = inputs.index_add(1, module.transform_features, shift, alpha=-1 if inverse else 1)
+    sign = -1 if inverse else 1
+    if torch.jit.is_tracing():  # ONNX has no alpha
+        shift, sign = sign * shift, 1
+    y = inputs.index_add(1, module.transform_features, shift, alpha=sign)
     return _in_format_of(inputs, y), inputs.new_zeros(inputs.shape[0])
 
 

@@ -9,7 +9,8 @@ through the op's reference implementation, which is plain PyTorch.
 """
 
 import torch
-from torch.autograd import forward_ad
+
+from flowkern.ops._plain import runs_formulas
 
 
 def coupling_function(backends, reference, tensors):
@@ -85,9 +86,7 @@ def coupling_function(backends, reference, tensors):
         backward = staticmethod(Coupling.backward)
 
     def apply(x, params, backend, *arguments):
-        # PyTorch drops the outer tangent, without a word, when forward mode is nested over a
-        # Function, and torch.compile refuses a Function with jvp: forward mode runs the formulas.
-        if forward_ad._current_level >= 0:
+        if runs_formulas():
             return reference(x, params, *arguments)
         compiling = torch.compiler.is_compiling()
         if not compiling and torch._C._are_functorch_transforms_active():

@@ -6,6 +6,7 @@ import torch
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._subclasses import FakeTensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch.autograd import forward_ad
 
 
 @contextlib.contextmanager
@@ -19,6 +20,15 @@ def plainly():
         return
     with temporarily_clear_interpreter_stack(), torch.inference_mode(False), unset_fake_temporarily():
         yield
+
+
+def runs_formulas():
+    """Whether a call runs the reference's operations as they are, without a Function around them.
+
+    PyTorch drops the outer tangent, without a word, when forward mode is nested over a Function, torch.compile
+    refuses a Function with jvp, and torch.jit.trace cannot save one.
+    """
+    return forward_ad._current_level >= 0 or torch.jit.is_tracing()
 
 
 def is_abstract(tensor):

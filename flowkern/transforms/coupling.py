@@ -71,7 +71,7 @@ class Coupling(Transform):
                 f"conditioner: expected output shape (…, {sizes[0]}·{sizes[1]}), one block of "
                 f"{sizes[1]} parameters per transformed feature, got {tuple(raw.shape)}"
             )
-        return raw.unflatten(-1, sizes)
+        return raw.view(*raw.shape[:-1], *sizes)
 
     def _broadcast(self, name, x, context):
         """x and context with one batch shape, unless the conditioner broadcasts them itself."""

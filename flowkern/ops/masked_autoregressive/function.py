@@ -9,9 +9,9 @@ is wanted (else None may come back). Second derivatives and forward mode go thro
 """
 
 import torch
-from torch.autograd import forward_ad
 
 from flowkern.ops._batched import batched, one_by_one
+from flowkern.ops._plain import runs_formulas
 from flowkern.ops.masked_autoregressive import native, reference
 
 ROW_WISE = (False, True, True, False, False)  # weight, bias, gate, gain, offset of a layer
@@ -117,7 +117,7 @@ class EagerMaskedAutoregressive(torch.autograd.Function):
 def is_plain(tensors):
     """Whether a call computes values alone: no gradient, forward mode or transform of torch.func."""
     compiling = torch.compiler.is_compiling()
-    if forward_ad._current_level >= 0 or not compiling and torch._C._are_functorch_transforms_active():
+    if runs_formulas() or not compiling and torch._C._are_functorch_transforms_active():
         return False
     return not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors))
 
@@ -125,8 +125,7 @@ def is_plain(tensors):
 def apply(x, backend, spec, order, ends, ranks, *tensors):
     """(y, logabsdet) for x (N, D) on `backend`; differentiable in x and tensors."""
     arguments = spec, order, ends, ranks, *tensors
-    # Forward mode runs the formulas: see flowkern/ops/_function.py.
-    if forward_ad._current_level >= 0:
+    if runs_formulas():
         return reference.forward(x, *arguments)
     compiling = torch.compiler.is_compiling()
     if not compiling and torch._C._are_functorch_transforms_active():

@@ -104,7 +104,8 @@ def network(x, spec, layers):
         z = z if gain is None else z * gain
         z = z if offset is None else z + offset
         u = activation(z, code, slope)
-    return u.unflatten(-1, (x.shape[1], -1))
+    features = x.shape[1]
+    return u.view(*u.shape[:-1], features, u.shape[-1] // features)
 
 
 def activation(z, code, slope):

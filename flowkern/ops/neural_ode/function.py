@@ -8,9 +8,9 @@ differentiated again run the formulas.
 """
 
 import torch
-from torch.autograd import forward_ad
 
 from flowkern.ops._batched import batched, one_by_one
+from flowkern.ops._plain import runs_formulas
 from flowkern.ops.neural_ode import native, pieces, reference
 
 
@@ -83,7 +83,7 @@ def apply(y, backend, adjoint, *arguments):
     """(ends, sums) for y (N, D) on `backend`; adjoint: the gradient is to be the continuous adjoint."""
     compiling = torch.compiler.is_compiling()
     transformed = not compiling and torch._C._are_functorch_transforms_active()
-    if forward_ad._current_level >= 0 or transformed or torch.jit.is_tracing():
+    if runs_formulas() or transformed:
         return reference.forward(y, *arguments)[:2]
 
     def solve(y, *arguments):

@@ -9,9 +9,9 @@ grad_t is wanted. Second derivatives and forward mode go through the reference, 
 """
 
 import torch
-from torch.autograd import forward_ad
 
 from flowkern.ops._batched import batched, one_by_one
+from flowkern.ops._plain import runs_formulas
 from flowkern.ops.probability_path import native, reference
 
 
@@ -64,8 +64,7 @@ class ProbabilityPath(torch.autograd.Function):
 
 def apply(x0, x1, t, *arguments):
     """(x_t, u_t, the t drawn) for x0, x1 (N, D); arguments are noise, seed, backend, path, sigma."""
-    # Forward mode runs the formulas: see flowkern/ops/_function.py. So do traces, which are saved and converted.
-    if forward_ad._current_level >= 0 or torch.jit.is_tracing():
+    if runs_formulas():
         noise, seed, _, *plain = arguments
         return reference.forward(x0, x1, t, noise, seed, *plain)
     transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()

@@ -1,8 +1,8 @@
 """The autograd.Function of a Runge-Kutta stage, and the choice of what runs."""
 
 import torch
-from torch.autograd import forward_ad
 
+from flowkern.ops._plain import runs_formulas
 from flowkern.ops.runge_kutta_stage import native, reference
 
 _KERNEL_DTYPES = (torch.float32, torch.float64)
@@ -73,9 +73,8 @@ def _plain(y):
     """Where PyTorch has to see plain operations: compilers, traces, transforms, forward mode, other dtypes."""
     return (
         torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
         or y.dtype not in _KERNEL_DTYPES
-        or forward_ad._current_level >= 0
+        or runs_formulas()
         or torch._C._are_functorch_transforms_active()
     )
 
