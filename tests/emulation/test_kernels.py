@@ -1,5 +1,6 @@
 """The CUDA kernels, emulated on the CPU: equal to the reference, whatever the order of threads."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from tests import (
     cases,
     masked_autoregressive_cases,
     neural_ode_cases,
+    options,
     probability_path_cases,
     runge_kutta_stage_cases,
 )
@@ -108,6 +110,14 @@ def test_agrees_with_the_reference(name, dtype):
 def test_gradients_are_finite_wherever_they_fit(name):
     for inverse in (False, True):
         cases.check_gradients_fit(CASES[name], "cpu", inverse)
+
+
+@pytest.mark.parametrize("op", options.SPACES)
+def test_many_pairs_of_options_agree_with_the_reference(op):
+    """The first choices, which have most pairs."""
+    space = options.smaller(options.SPACES[op], 17)
+    for choice in itertools.islice(options.pairs(space), 8):
+        options.call(space, choice).check("cpu")
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0, -1.0])

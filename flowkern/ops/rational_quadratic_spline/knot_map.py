@@ -5,6 +5,9 @@ import numbers
 from dataclasses import dataclass
 
 
+KINDS = ("softplus", "softclip")
+
+
 @dataclass(frozen=True)
 class KnotMap:
     """Raw parameters → bin widths and heights as shares of the interval, and knot slopes.
@@ -29,8 +32,8 @@ class KnotMap:
     scale: float = 1.0
 
     def __post_init__(self):
-        if self.kind not in ("softplus", "softclip"):
-            raise ValueError(f"knot_map: expected kind softplus or softclip, got {self.kind!r}")
+        if self.kind not in KINDS:
+            raise ValueError(f"knot_map: expected kind {' or '.join(KINDS)}, got {self.kind!r}")
         for name in ("min_width", "min_height", "min_slope"):
             value = getattr(self, name)
             if not (isinstance(value, numbers.Real) and 0 <= value < 1):
