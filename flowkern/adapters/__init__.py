@@ -15,12 +15,22 @@ from typing import NamedTuple
 
 import torch
 
-from flowkern.adapters import _nflows_program, _zuko_program, flow_matching, nflows, normflows, torchdyn, zuko
+from flowkern.adapters import (
+    _nflows_program,
+    _zuko_program,
+    flow_matching,
+    nflows,
+    normflows,
+    sbi,
+    torchdyn,
+    zuko,
+)
+from flowkern.adapters._plan import one_thread
 from flowkern.ops import FieldLayer, neural_ode
 
 __all__ = ["Explanation", "Layer", "accelerate", "explain", "restore"]
 
-PEERS = (nflows, _nflows_program, zuko, _zuko_program, normflows, flow_matching, torchdyn)
+PEERS = (nflows, _nflows_program, zuko, _zuko_program, normflows, flow_matching, torchdyn, sbi)
 _REPLICATE = "_replicate_for_data_parallel"
 _ODE = ("method", "steps", "gradient", "checkpoint", "on_failure")
 
@@ -51,16 +61,22 @@ def accelerate(model, ode=None):
     _check_ode(ode)
     if ode is not None:
         restore(model)  # layers that are solved by other steps already
-    for module in reversed(list(model.modules())):  # what is inside first: programs watch it
-        replaced = _replaced(module)
-        if replaced:
-            _note(module, replaced)  # looks at its masks again
-        methods = {} if replaced else _methods(module, ode)
-        if methods:
-            _replace(module, methods)
+    with one_thread():
+        for module in reversed(list(model.modules())):  # what is inside first: programs watch it
+            _accelerate(module, ode)
     if not any(_replaced(module) for module in model.modules()):
         warnings.warn(f"flowkern.accelerate: model is unchanged. {explain(model)}", stacklevel=2)
     return model
+
+
+def _accelerate(module, ode):
+    replaced = _replaced(module)
+    if replaced:
+        _note(module, replaced)  # looks at its masks again
+        return
+    methods = _methods(module, ode)
+    if methods:
+        _replace(module, methods)
 
 
 def restore(model):
@@ -95,32 +111,42 @@ def explain(model):
         TypeError: model is no `torch.nn.Module`.
     """
     _check(model)
-    replaced, replaceable, left = [], [], []
-    inside = _inside(model)
-    for name, module in model.named_modules():
-        layer = functools.partial(Layer, name or "(the model)", type(module).__name__)
-        methods = _replaced(module)
-        plan = None if methods else _plan(module)
-        if methods:
-            replaced.append(layer(_note(module, methods)))
-        elif id(module) in inside:
-            replaced.append(layer("within the one call of what holds it"))
-        elif plan is not None:
-            note = ", ".join(plan.methods) or plan.reason
-            (replaceable if plan.methods else left).append(layer(note))
-    return Explanation(type(model).__name__, tuple(replaced), tuple(replaceable), tuple(left))
+    found = {"replaced": [], "replaceable": [], "left": []}
+    with one_thread():
+        inside = _inside(model)
+        for name, module in model.named_modules():
+            kind, note = _explained(module, inside)
+            if kind:
+                found[kind].append(Layer(name or "(the model)", type(module).__name__, note))
+    return Explanation(type(model).__name__, **{kind: tuple(layers) for kind, layers in found.items()})
+
+
+def _explained(module, inside):
+    """In which list of an `Explanation` the module belongs, and the note of its `Layer`."""
+    methods = _replaced(module)
+    if methods:
+        return "replaced", _note(module, methods)
+    if id(module) in inside:
+        return "replaced", "within the one call of what holds it"
+    plan = _plan(module)
+    if plan is None:
+        return None, ""
+    note = "; ".join(filter(None, (", ".join(plan.methods) or plan.reason, plan.remark)))
+    return "replaceable" if plan.methods else "left", note
 
 
 def _note(module, methods):
     """The replaced methods, how an equation is solved, and why the peer computes at present, if so."""
     arguments = [a for name in methods for a in module.__dict__[name].args]
     known = next((a for a in arguments if hasattr(a, "left")), None)
-    parts = [", ".join(name for name in methods if name != _REPLICATE)]
-    if hasattr(known, "note"):
-        parts.append(known.note(module) if callable(known.note) else known.note)
+    note = getattr(known, "note", "")
     left = known.left(module) if known else nflows.left(module)
-    if left:
-        parts.append(f"at present left to its own code: {left}")
+    parts = (
+        ", ".join(name for name in methods if name != _REPLICATE),
+        note(module) if callable(note) else note,
+        getattr(known, "remark", ""),
+        left and f"at present left to its own code: {left}",
+    )
     return "; ".join(filter(None, parts))
 
 
@@ -161,20 +187,43 @@ class Explanation:
         )
         blocks = [_block(title, layers) for title, layers in parts if layers]
         if not self.replaced and not self.replaceable:
-            handled = "; ".join(peer.HANDLES for peer in PEERS)
+            handled = "; ".join(peer.HANDLES for peer in PEERS if peer.HANDLES)
             blocks.insert(0, f"Nothing to accelerate in {self.model}: flowkern handles {handled}.")
         return "\n".join(blocks)
 
 
+_MOST_ALIKE = 3  # lines of one class and one note, before they are one line
+
+
 def _block(title, layers):
-    names, kinds = (max(len(layer[i]) for layer in layers) for i in (0, 1))
-    lines = (f"  {name:{names}}  {kind:{kinds}}  {note}" for name, kind, note in layers)
+    rows = [row for alike in _alike(layers) for row in _rows(alike)]
+    names, kinds = (max(len(row[i]) for row in rows) for i in (0, 1))
+    lines = (f"  {name:{names}}  {kind:{kinds}}  {note}" for name, kind, note in rows)
     return "\n".join((f"{title} ({len(layers)}):", *lines))
 
 
+def _alike(layers):
+    """Lists of the layers that have one class and one note, in the order of the first of each."""
+    groups = {}
+    for layer in layers:
+        groups.setdefault((layer.kind, layer.note), []).append(layer)
+    return groups.values()
+
+
+def _rows(alike):
+    """Each layer, or one line for many: the first, how many there are, and the last."""
+    if len(alike) <= _MOST_ALIKE:
+        return alike
+    first, *_, last = alike
+    return [Layer(f"{first.name} … {last.name} ({len(alike)})", first.kind, first.note)]
+
+
 def _check(model):
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.nn.Module):
+        return
+    held = [name for name, value in getattr(model, "__dict__", {}).items() if isinstance(value, torch.nn.Module)]
+    advice = f"; it holds modules: {', '.join(f'model.{name}' for name in held)}" if held else ""
+    raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}{advice}")
 
 
 def _check_ode(ode):

@@ -18,10 +18,13 @@ from torch import nn
 from flowkern.adapters._masked import (
     Inspection,
     activation_of,
+    class_of,
+    dtype_of,
     has_own_forward,
     network,
     normalisation,
     parameter,
+    parts,
     plain_masks,
     takes,
 )
@@ -95,11 +98,11 @@ def _call(style, kind, inspection, inverse, module, inputs, context=None):
 
 def _fits(net, linears, inputs, context):
     """Whether inputs and context are such that the peer would not raise an error."""
-    weight = parameter(linears[0], "weight")
+    first = linears[0]
     return (
         inputs.dim() == 2
-        and inputs.shape[1] == weight.shape[1]
-        and inputs.dtype == weight.dtype
+        and inputs.shape[1] == first.in_features
+        and inputs.dtype == dtype_of(first)
         and (context is None or _takes(net._modules.get("context_layer"), context))
     )
 
@@ -108,7 +111,7 @@ def _takes(layer, context):
     """Whether layer is one of torch's, and takes such a context."""
     if getattr(type(layer), "forward", None) is not nn.Linear.forward or has_own_forward(layer):
         return False
-    return takes(layer.in_features, parameter(layer, "weight").dtype, context)
+    return takes(layer.in_features, dtype_of(layer), context)
 
 
 def _one_row(context):
@@ -220,9 +223,15 @@ def plan(style, kind, module):
         overridden(module, ("forward", "inverse", *inspection.formulas), style.name)
         or (kind.unsuitable and kind.unsuitable(module))
         or _why_not(inspection(module)[1])
-        or disagreement(functools.partial(_comparisons, style, kind, module))
+        or _trial(style, kind, inspection, module)
     )
-    return Plan({}, reason) if reason else Plan(methods)
+    return Plan({} if reason else methods, reason or "", remark=inspection.remark)
+
+
+def _trial(style, kind, inspection, module):
+    """Why the layer's numbers are not known to be the kernel's; old-style weight norm and pruning forbid copies."""
+    reason = disagreement(functools.partial(_comparisons, style, kind, module))
+    return "its network has hooks" if reason and any(inspection.seen.found.hooks) else reason
 
 
 def _inspection(style, kind):
@@ -256,18 +265,30 @@ def _inspect(style, module):
     linears = _linears(module)
     residual = _is_residual(linears, net.blocks)
     skips = [k - 2 if residual and k and k % 2 == 0 else None for k in range(len(linears))]
-    found = network(net, plain_masks(linears), skips)
-    if isinstance(found, str) or residual:
+    masks = plain_masks(linears)
+    found = network(net, masks, skips)
+    if isinstance(found, str):
+        return found
+    if hasattr(net, "context_layer"):
+        found = found._replace(remark=_blindness(masks))
+    if residual:
         return found
     normed = [False, *(block.batch_norm is not None for block in net.blocks), False]
     return found._replace(exact=tuple(e and not n for e, n in zip(found.exact, normed)))
+
+
+def _blindness(masks):
+    """What to say of features whose parameters read no hidden unit: the context enters by these alone."""
+    reads = masks[-1].cpu().view(masks[0].shape[1], -1).any(1)
+    blind = ", ".join(map(str, (~reads).nonzero().flatten().tolist()))
+    return f"in the library's own code, too, the context does not reach feature {blind}" if blind else ""
 
 
 def _unfamiliar(style, net):
     """Why the network is not taken for a MADE of the peer's, or None."""
     if style.name(type(net)) != f"{style.module}.MADE":
         return f"its network is no MADE but {type(net).__name__}"
-    for path, module in net.named_modules():
+    for path, module in parts(net):
         if not _is_known(style, path, module):
             return f"its network holds {type(module).__name__}"
         if has_own_forward(module):
@@ -282,8 +303,9 @@ def _is_known(style, path, module):
     name = re.sub(r"\.\d+$", "", path).rpartition(".")[2]
     if name == "activation":
         return activation_of(module) is not None
-    named = (style.name(type(module)) or "").removeprefix(f"{style.module}.")
-    return not _KNOWN.get(name, frozenset()).isdisjoint((type(module), named))
+    cls = class_of(module)
+    named = (style.name(cls) or "").removeprefix(f"{style.module}.")
+    return not _KNOWN.get(name, frozenset()).isdisjoint((cls, named))
 
 
 def _unfit(style, module):

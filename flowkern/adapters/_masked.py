@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook as has_global_hooks
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from flowkern.adapters._plan import changed
 from flowkern.ops import Activation, Degrees
@@ -69,6 +70,7 @@ class Network(NamedTuple):
     modules: all its modules.
     hooks: the dictionaries of hooks of all its modules.
     dropouts, norms, activations: its modules of these kinds.
+    remark: what `explain` says of it.
     """
 
     degrees: Degrees
@@ -78,6 +80,7 @@ class Network(NamedTuple):
     dropouts: tuple
     norms: tuple
     activations: tuple
+    remark: str = ""
 
     def busy(self):
         """Why the peer must compute, as the network's modules are now; None if it need not."""
@@ -235,6 +238,11 @@ class Inspection:
         masks = tuple((held, mask, -1) for held, mask, _ in self.seen.masks)  # a copy counts versions from zero
         return self.__dict__ | {"seen": self.seen._replace(masks=masks)}
 
+    @property
+    def remark(self):
+        """What `explain` says of the network beside whether it is left."""
+        return getattr(self.seen.found, "remark", "")
+
     def left(self, module):
         """Why the peer computes the module as it is now; None if it does not.
 
@@ -260,6 +268,23 @@ def parameter(module, name):
     """module.name, found sooner if it is a plain parameter: torch looks there last."""
     found = module._parameters.get(name)
     return getattr(module, name) if found is None else found
+
+
+def dtype_of(linear):
+    """The dtype of a linear layer, whose weight may be costly to compute, or change when it is."""
+    held = linear._parameters.get("weight")
+    held = linear._parameters.get("bias") if held is None else held
+    return (linear.weight if held is None else held).dtype
+
+
+def class_of(module):
+    """Its class before `torch.nn.utils.parametrize` put one of its own in front."""
+    return type_before_parametrizations(module)
+
+
+def parts(net):
+    """(name, module) of all that a network holds, but for parametrizations, which compute tensors."""
+    return [(name, m) for name, m in net.named_modules() if "parametrizations" not in name.split(".")]
 
 
 def takes(width, dtype, inputs):

@@ -1,5 +1,6 @@
 """What a peer's module says about one layer, and the check that a fused layer keeps its numbers."""
 
+import contextlib
 import copy
 import math
 from typing import Callable, NamedTuple
@@ -17,11 +18,27 @@ class Plan(NamedTuple):
         the layer as it is.
     reason: why the layer is left.
     by_ode: options of `accelerate`'s `ode` → methods, for a layer whose steps these can name.
+    remark: what `explain` says beside that.
     """
 
     methods: dict
     reason: str = ""
     by_ode: Callable | None = None
+    remark: str = ""
+
+
+@contextlib.contextmanager
+def one_thread():
+    """A context in which PyTorch starts no threads, which a process that forks afterwards must not have."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def qualified_name(package, cls):

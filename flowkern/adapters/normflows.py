@@ -1,8 +1,8 @@
 """Autoregressive layers of normflows 1.7, each as one fused op.
 
 normflows goes from noise to data: the `forward` of these layers, their one pass, samples. The
-wrappers AutoregressiveRationalQuadraticSpline and its circular sibling, which turn a layer round,
-need nothing of their own.
+wrapper AutoregressiveRationalQuadraticSpline, which turns a layer round, needs nothing of its own; its circular
+sibling gives its layer a list of tails, which has no kernel.
 """
 
 import numbers
@@ -51,7 +51,7 @@ def _sigmoid(module):
 
 def _unsuitable_spline(module):
     if module.tails not in (None, "linear", "circular"):
-        return "its tails differ from feature to feature"
+        return "its tails are a list, with which normflows maps what lies outside the interval to 0"
     if not isinstance(module.tail_bound, numbers.Real):
         return f"its tail_bound is no plain number but {type(module.tail_bound).__name__}"
     return None

@@ -15,9 +15,12 @@ from flowkern.adapters import _zuko_ode
 from flowkern.adapters._masked import (
     Inspection,
     activation_of,
+    class_of,
+    dtype_of,
     has_own_forward,
     network,
     parameter,
+    parts,
     plain_masks,
     takes,
 )
@@ -65,7 +68,7 @@ def _evaluate(inspection, module, c, x, inverse):
     if isinstance(found, str) or found.busy():
         return None
     features = _features(module)
-    dtype = parameter(linears[0], "weight").dtype
+    dtype = dtype_of(linears[0])
     if x.dim() < 1 or x.shape[-1] != features or x.dtype != dtype:
         return None
     if c is not None and not takes(_context(module), dtype, c):
@@ -197,8 +200,8 @@ def _unfamiliar(module):
     hyper = module.hyper
     if _name(type(hyper)) != "nn.MaskedMLP":
         return f"its network is no MaskedMLP but {type(hyper).__name__}"
-    for part in hyper.modules():
-        known = _name(type(part)) in ("nn.MaskedMLP", "nn.MaskedLinear", "nn.Residual")
+    for _, part in parts(hyper):
+        known = _name(class_of(part)) in ("nn.MaskedMLP", "nn.MaskedLinear", "nn.Residual")
         if not known and activation_of(part) is None:
             return f"its network holds {type(part).__name__}"
         if has_own_forward(part):

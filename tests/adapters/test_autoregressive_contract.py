@@ -239,7 +239,7 @@ def test_a_hook_in_the_network_is_called():
     assert calls == [1] and note(fast).endswith("its network has hooks")
     handle.remove()
     fast(inputs, context)
-    assert calls == [1] and note(fast) == "forward, inverse"
+    assert calls == [1] and note(fast).startswith("forward, inverse") and "at present" not in note(fast)
 
 
 class Halved(nflows.MaskedAffineAutoregressiveTransform):
@@ -268,11 +268,11 @@ LEFT = {
     "its network holds LayerNorm": lambda: with_network(
         nflows_affine(), lambda net: net.blocks.append(nn.LayerNorm(12))
     ),
-    "a trial call failed: RuntimeError: Only Tensors created": lambda: pruned(nflows_affine()),
+    "its network has hooks": lambda: pruned(nflows_affine()),
     "its tail_bound is no plain number": lambda: nflows_spline(
         tails="linear", tail_bound=torch.tensor(1.0)
     ),
-    "its tails differ from feature to feature": lambda: normflows_spline(
+    "its tails are a list": lambda: normflows_spline(
         tails=["linear", "circular", "linear", "linear", "linear"]
     ),
     "its tail_bound is no plain number but Tensor": lambda: normflows_spline(

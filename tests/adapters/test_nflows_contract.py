@@ -175,6 +175,13 @@ def test_lu_caches_as_before():
         torch.testing.assert_close(layer.inverse(layer(inputs)[0])[0], inputs)
 
 
+@pytest.mark.parametrize("inputs", [torch.randn(6, 4, dtype=torch.float64), torch.randn(2, 3, 4)])
+def test_an_inverse_of_lu_refuses_what_nflows_refuses(inputs):
+    for model in pair(LULinear(4, identity_init=False)):
+        with pytest.raises(RuntimeError):
+            model.inverse(inputs)
+
+
 def test_empty_identity_half():
     """All features transformed: the conditioner sees no input, but context."""
     layer = AffineCouplingTransform([1] * FEATURES, vector_net).double()

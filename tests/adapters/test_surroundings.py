@@ -42,7 +42,7 @@ def test_a_model_in_half_precision_has_results_of_its_dtype(name, dtype, inverse
         with torch.set_grad_enabled(keep):
             y, logabsdet = call(fast.inverse if inverse else fast, inputs.to(dtype), context)
         assert y.dtype == logabsdet.dtype == dtype
-    assert flowkern.explain(fast).replaced[-1].note in ("forward, inverse", "forward")
+    assert "at present" not in flowkern.explain(fast).replaced[-1].note
 
 
 def test_a_loss_in_half_precision():
