@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tests import times
 from tests.emulation import build as emulation
-from tests.sanitizers import build, planted
+from tests.sanitizers import build, planted, sample
 
 
 def runs():
@@ -35,6 +35,8 @@ def passes(name, sanitizer, kind, library):
 def main():
     with ThreadPoolExecutor(2) as pool:
         clean = all([*pool.map(lambda run: passes(*run), runs())])
+    with times.part("run under the address sanitizer: cases drawn at random"):
+        clean &= sample.passes(build.library("address", build.runnable()[-1]))
     return 1 if planted.main() or not clean else 0
 
 
