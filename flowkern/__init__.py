@@ -17,6 +17,7 @@ __all__ = [
     "odeint",
     "odeint_adjoint",
     "ops",
+    "profile",
     "restore",
     "transforms",
 ]
@@ -25,6 +26,7 @@ _LAZY = {
     "accelerate": ("flowkern.adapters", "accelerate"),
     "adapters": ("flowkern.adapters", None),
     "explain": ("flowkern.adapters", "explain"),
+    "profile": ("flowkern.profiling", "profile"),
     "restore": ("flowkern.adapters", "restore"),
     "flows": ("flowkern.flows", None),
     "matching": ("flowkern.matching", None),

@@ -81,6 +81,14 @@ def test_interleaved_visits_every_call_in_every_round_and_turns_round():
     assert [len(t.seconds) for t in timings.values()] == [2, 2]
 
 
+def test_interleaved_ends_after_the_round_in_which_its_time_is_over():
+    rounds = []
+    timings = timing.interleaved(
+        {"a": lambda: None}, rounds=9, sample_seconds=0.0, seconds=0.0, on_round=lambda: rounds.append(1)
+    )
+    assert len(rounds) == len(timings["a"].seconds) == 1
+
+
 def test_speedup_is_taken_round_by_round():
     ours, theirs = timing.Timing([1.0, 2.0, 4.0]), timing.Timing([2.0, 6.0, 8.0])
     assert ours.speedups_over(theirs) == [2.0, 3.0, 2.0]

@@ -32,6 +32,7 @@ ROOMS = {
     "ode": {"ops"},
     "adapters": {"backends", "nn", "ode", "ops", "programs"},
     "report": {"", "backends"},
+    "profiling": {"adapters", "report"},
     "demo": {"", "backends", "adapters", "flows", "matching", "nn", "ops", "report"},
     "__main__": {"", "backends", "report"},
 }
@@ -210,6 +211,7 @@ def test_lazy_attributes():
         assert "flowkern.flows" not in sys.modules
         assert flowkern.nn.VectorField and flowkern.adapters.zuko.ode_error and flowkern.accelerate
         assert flowkern.flows.RealNVP and flowkern.transforms
+        assert flowkern.profile is flowkern.profiling.profile and "rich" not in sys.modules
         try:
             flowkern.nonsense
         except AttributeError as error:

@@ -1,11 +1,8 @@
-"""One table for the terminal (rich) and for the page (HTML)."""
+"""One table for the terminal (by rich, or as plain text) and for the page (HTML)."""
 
 import html
+import textwrap
 from typing import NamedTuple
-
-import rich.box
-import rich.markup
-import rich.table
 
 
 class Table(NamedTuple):
@@ -18,6 +15,10 @@ class Table(NamedTuple):
 
     def show(self, console):
         """Print the table on a rich console, its notes below."""
+        import rich.box
+        import rich.markup
+        import rich.table
+
         table = rich.table.Table(
             title=self.title, title_justify="left", box=rich.box.SIMPLE_HEAD, collapse_padding=True,
             pad_edge=False,
@@ -32,6 +33,14 @@ class Table(NamedTuple):
         console.print(table)
         for note in self.notes:
             console.print(note, style="dim", markup=False, highlight=False)
+
+    def text(self, width):
+        """The table as plain text, its notes below, filled to `width`."""
+        lines = [self.columns, *self.rows]
+        widths = [max(map(len, cells)) for cells in zip(*lines)]
+        lines = ["  ".join((line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:]))) for line in lines]
+        notes = [textwrap.fill(note, width) for note in self.notes]
+        return "\n".join((self.title, lines[0], "─" * len(lines[0]), *lines[1:], *notes))
 
     def for_page(self):
         """The table as HTML, without its title."""

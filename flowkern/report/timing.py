@@ -4,6 +4,7 @@ Every round visits each way once, so that a machine which slows down slows all o
 taken within each round holds where absolute times drift.
 """
 
+import math
 import statistics
 import time
 from dataclasses import dataclass, field
@@ -45,17 +46,20 @@ def quartiles(values):
     return lower, upper
 
 
-def interleaved(calls, *, rounds, sample_seconds, on_round=lambda: None):
+def interleaved(calls, *, rounds, sample_seconds, seconds=math.inf, on_round=lambda: None):
     """Time each of `calls` in `rounds` rounds; one sample is back-to-back calls.
 
     Args:
-        calls: name → function of no arguments, already warm.
+        calls: name → function of no arguments, already warm (or warmed by the one call that tells how often
+            to repeat it, if that matters less than the time).
         sample_seconds: how long a sample takes at least.
+        seconds: after how long no further round begins; there is at least one.
         on_round: called after every round, for a progress bar.
 
     Returns:
         name → Timing.
     """
+    start = time.perf_counter()
     repeats = {name: _repeats(call, sample_seconds) for name, call in calls.items()}
     timings = {name: Timing() for name in calls}
     for round_ in range(rounds):
@@ -63,6 +67,8 @@ def interleaved(calls, *, rounds, sample_seconds, on_round=lambda: None):
         for name in list(calls) if round_ % 2 == 0 else reversed(calls):
             _sample(calls[name], repeats[name], timings[name])
         on_round()
+        if time.perf_counter() - start > seconds:
+            break
     return timings
 
 
