@@ -119,6 +119,11 @@ def test_reads_as_a_dictionary_and_as_text(capsys):
     assert "What would help next" in capsys.readouterr().out
 
 
+def test_figures_have_three_digits_and_no_exponent():
+    text = str(dataclasses.replace(CALM, works=(work("log_prob", plain=1.2345, accelerated=1e-3, few=1.234e-4),)))
+    assert "1234 ×" in text and " 0.123" in text and "e+" not in text
+
+
 def test_needs_no_rich(monkeypatch, capsys):
     for name in ("rich", "rich.console", "rich.progress"):
         monkeypatch.setitem(sys.modules, name, None)

@@ -133,7 +133,7 @@ class Profile:
     def _work_table(self):
         columns = ("ms", "plain", "accelerated", "speedup", f"plain, {self._few()}", f"accelerated, {self._few()}")
         rows = [
-            (w.name, ms(w.plain), ms(w.accelerated), f"{w.speedup:.3g} ×", ms(w.plain_few), ms(w.accelerated_few))
+            (w.name, ms(w.plain), ms(w.accelerated), f"{digits(w.speedup)} ×", ms(w.plain_few), ms(w.accelerated_few))
             for w in self.works
         ]
         about = f"{self.rows} rows, {self.dtype}, {self.device}, {self.threads} of {self.cores} cores"
@@ -175,5 +175,9 @@ class Profile:
 
 def ms(seconds):
     """Milliseconds with three digits."""
-    value = 1e3 * seconds
+    return digits(1e3 * seconds)
+
+
+def digits(value):
+    """Three digits, and no exponent where it is large."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
