@@ -1,10 +1,12 @@
 """Loads the compiled kernels, which register themselves with torch's dispatcher."""
 
+import os
 from pathlib import Path
 
 import torch
 
 _FOLDER = Path(__file__).parent
+_INSTRUCTION_SETS = (None, "", "portable", "avx2", "avx512")
 _HOW_TO_BUILD = (
     "install a C++20 compiler (g++ 11 or later), then, where flowkern's sources are, "
     "pip install --no-build-isolation --force-reinstall --no-deps ."
@@ -33,6 +35,9 @@ def _load(name):
         return _no_gpu()
     if not path(name).exists():
         return f"the {name} kernels were not built: {_HOW_TO_BUILD}"
+    wish = os.environ.get("FLOWKERN_CPU")
+    if name == "cpu" and wish not in _INSTRUCTION_SETS:
+        return f"FLOWKERN_CPU: expected portable, avx2 or avx512, got {wish!r}"
     try:
         torch.ops.load_library(path(name))
     except OSError as error:

@@ -203,3 +203,14 @@ def test_environment_that_cannot_be_met(choice):
     result = in_process(choice, "flowkern.ops.affine_coupling(X, torch.zeros(2, 3, 2))")
     assert result.returncode == 1
     assert "FLOWKERN_BACKEND: " in result.stderr and repr(choice) in result.stderr
+
+
+@pytest.mark.parametrize("wish", ["foo", "portable"])
+def test_an_unknown_instruction_set_is_named(wish):
+    code = "from flowkern import backends; print(backends.unavailable('cpu'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"FLOWKERN_CPU": wish}, cwd=ROOT, capture_output=True, text=True
+    )
+    wanted = f"FLOWKERN_CPU: expected portable, avx2 or avx512, got {wish!r}"
+    if _library.path("cpu").exists():
+        assert done.stdout.strip() == (wanted if wish == "foo" else "None"), done.stderr

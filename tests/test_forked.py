@@ -1,4 +1,4 @@
-"""What must not start the threads of OpenMP, which a forked child does not have."""
+"""Kernels in a forked child, whose parent's OpenMP threads are gone, and what must not start these threads."""
 
 import os
 import subprocess
@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from flowkern import backends
+
 ROOT = Path(__file__).parents[1]
 FORK = """
 import multiprocessing, torch, flowkern
 from nflows.flows import MaskedAutoregressiveFlow
+from nflows.transforms import MaskedAffineAutoregressiveTransform
 torch.set_num_threads(2)
 
 def forked(function):
@@ -28,6 +31,28 @@ def run(code, **environment):
         [sys.executable, "-W", "ignore", "-c", FORK + code], cwd=ROOT, capture_output=True, text=True, timeout=120,
         env=os.environ | {"OMP_NUM_THREADS": "2"} | environment,
     )  # fmt: skip
+
+
+@pytest.mark.skipif(backends.unavailable("cpu") is not None, reason="the CPU kernels are not built")
+def test_a_child_runs_kernels_whose_parent_ran_them_on_threads():
+    result = run(
+        """
+layer = flowkern.accelerate(MaskedAffineAutoregressiveTransform(4, 32)).eval()
+assert flowkern.explain(layer).replaced
+x = torch.randn(40000, 4)
+with torch.no_grad():
+    wanted = layer(x)[0]
+
+def work():
+    with torch.no_grad():
+        y = layer(x)[0]
+        assert (y.numpy() == wanted.numpy()).all()  # torch.equal would wait for the threads
+        layer.inverse(wanted)
+
+forked(work)
+"""
+    )
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("look", ["flowkern.explain(flow)", "flowkern.accelerate(flow)"])

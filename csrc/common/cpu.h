@@ -2,6 +2,7 @@
 #pragma once
 
 #include "checks.h"
+#include "threads.h"
 
 #include <cstdlib>
 #include <cstring>
@@ -54,7 +55,7 @@ template <class F>
 void in_parallel(std::int64_t rows, std::int64_t features, std::int64_t least, const F& body) {
   if (rows <= 0 || features <= 0) return;
   const std::int64_t grain = features < least ? least / features : 1;
-  torch::stable::parallel_for(0, rows, grain, body);
+  parallel_for(rows, grain, body);
 }
 
 // Raises where an index names a feature twice; its entries lie in [0, width).

@@ -4,6 +4,7 @@
 
 #include "checks.h"
 #include "scratch.h"
+#include "threads.h"
 
 #include <algorithm>
 
@@ -24,7 +25,7 @@ template <class S> struct Tiles {
   // body(memory, sums of the chunk, row, samples) for each tile; memory() is called once by a thread
   // for `grain` chunks or more.
   template <class M, class F> void each(std::int64_t grain, const M& memory, const F& body) const {
-    torch::stable::parallel_for(0, chunks, grain, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(chunks, grain, [&](std::int64_t begin, std::int64_t end) {
       S* own = memory();
       for (std::int64_t chunk = begin; chunk < end; ++chunk)
         for (std::int64_t tile = count * chunk / chunks; tile < count * (chunk + 1) / chunks; ++tile) {

@@ -35,7 +35,7 @@ struct FlowOnCpu {
   // body(i) for each step, on several threads where there are many numbers to move.
   template <class S, class F> static void each_step(const FlowPlan<S>& plan, std::int64_t numbers, const F& body) {
     const std::int64_t grain = numbers < kNumbers ? plan.count() : 1;
-    torch::stable::parallel_for(0, plan.count(), grain, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(plan.count(), grain, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) body(int(i));
     });
   }
