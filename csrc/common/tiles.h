@@ -44,5 +44,17 @@ template <class S> struct Tiles {
   }
 };
 
+// The sums of several chunks, `apart` numbers from each other.
+template <class S> struct ChunkSums {
+  const S* sums;
+  int chunks;
+  std::int64_t apart;
+  S total(std::int64_t at) const {
+    S value = sums[at];
+    for (int i = 1; i < chunks; ++i) value += sums[at + i * apart];
+    return value;
+  }
+};
+
 }  // namespace
 }  // namespace flowkern

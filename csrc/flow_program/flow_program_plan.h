@@ -54,16 +54,7 @@ template <class S> class FlowPlan {
     std::unique_ptr<MaskedPlan<S>> conditioned;
     std::int64_t packed;  // where its memory begins
   };
-  struct Sums {
-    const S* sums;
-    int chunks;
-    std::int64_t apart;
-    S total(std::int64_t at) const {
-      S value = sums[at];
-      for (int i = 1; i < chunks; ++i) value += sums[at + i * apart];
-      return value;
-    }
-  };
+  using Sums = ChunkSums<S>;
 
   const FlowCall& call;
   const MaskedShape shape;

@@ -6,6 +6,7 @@
 
 #include "../common/activation.h"
 #include "../common/checks.h"
+#include "../common/tiles.h"
 #include "masked_autoregressive_network.h"
 
 #include <algorithm>
@@ -59,16 +60,7 @@ template <class S> class MaskedPlan {
   }
 
  private:
-  struct Sums {
-    const S* sums;
-    int chunks;
-    std::int64_t apart;
-    S total(std::int64_t at) const {
-      S value = sums[at];
-      for (int i = 1; i < chunks; ++i) value += sums[at + i * apart];
-      return value;
-    }
-  };
+  using Sums = ChunkSums<S>;
 
   const Network net;
   const MaskedShape shape;
