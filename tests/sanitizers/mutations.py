@@ -171,6 +171,7 @@ MUTATIONS = (
     _masked_on_cpu("CPU: values read of one sample too many", "for (int n = 0; n < samples; ++n) to[n] =", "for (int n = 0; n < samples + FAULT; ++n) to[n] =", "masked_autoregressive_tile.h", **_ADDRESS),
     _masked_on_cpu("CPU: backward: a gate's gradient with the wrong sign", "store(of_gate + i, g_z *", "store(of_gate + i, T(S(FAULT ? -1 : 1)) * g_z *", **_ADDRESS),
     _masked_on_cpu("CPU: backward: of two skips from one layer, one cotangent", "load(past + i) + g_z", "FAULT ? g_z : load(past + i) + g_z", **_ADDRESS),
+    Mutation("CPU: an additive map's parameter looked for one row before", "csrc/masked_autoregressive/masked_autoregressive_element_simd.cpp", "return kind != kAdditive && p.scale_first;", "return (kind != kAdditive || FAULT) && p.scale_first;", ("masked-additive_scale_first",), **_ADDRESS),
     _masked_on_cpu("CPU: one tile for all threads", "return scratch<S, 1>(p.memory * tiles.width);", "if (FAULT) { static S* all = scratch<S, 1>(p.memory * tiles.width); return all; } return scratch<S, 1>(p.memory * tiles.width);", "masked_autoregressive_cpu.cpp", **_THREAD),
     _common("CPU: a matrix's rows one on", "columns * kPanelRows + lane};", "columns * kPanelRows + lane + FAULT};", "panel_product.h", ODE_ON_CPU, **_ADDRESS),
     _ode_on_cpu("CPU: the next stage's slope", "of_k(j * apart + r, i)", "of_k((j + FAULT) * apart + r, i)", "neural_ode_tile.h", **_ADDRESS),
