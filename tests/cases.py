@@ -95,6 +95,10 @@ class Case:
         )
 
 
+# In how many perturbed copies a unit is measured.
+SAMPLES = 8
+
+
 def generator_of(seed):
     return torch.Generator().manual_seed(seed)
 
@@ -246,14 +250,14 @@ def expected(case, x, params, *, inverse=False, grads):
     )
 
 
-def roundings(case, x, params, want, *, inverse=False, grads, samples=8):
+def roundings(case, x, params, want, *, inverse=False, grads):
     """How far the reference strays from `want` when every input moves by one rounding.
 
-    It runs in the precision that kernels compute in, on a stack of `samples` perturbed copies.
+    It runs in the precision that kernels compute in, on a stack of SAMPLES perturbed copies.
     """
     dtype = compute_dtype(x, params)
-    strays = (moved(t.to(dtype), samples) for t in (x, params))
-    grads = tuple(g.to(dtype).expand(samples, *g.shape) for g in grads)
+    strays = (moved(t.to(dtype), SAMPLES) for t in (x, params))
+    grads = tuple(g.to(dtype).expand(SAMPLES, *g.shape) for g in grads)
     strayed = evaluate(case, *strays, backend="reference", inverse=inverse, grads=grads)
     return Result(*((s.double() - w).abs().nan_to_num(0, 0).amax(0) for s, w in zip(strayed, want)))
 

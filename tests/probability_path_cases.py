@@ -9,6 +9,7 @@ import torch
 import flowkern
 from flowkern.ops import probability_path
 from flowkern.ops.probability_path import PATHS
+from tests import cases
 from tests.cases import generator_of, moved
 from tests.tolerances import errors
 
@@ -115,9 +116,9 @@ def check(case, backend, dtype, seed=0, device="cpu"):
         assert worst <= MOST[dtype], f"{case} on {backend}, {dtype}: {quantity} is wrong by {worst:.3g} units"
 
 
-def _roundings(case, inputs, grads, want, samples=8):
+def _roundings(case, inputs, grads, want):
     strays = [torch.zeros_like(w) for w in want]
-    copies = [moved(v, samples, seed) for seed, v in enumerate((*inputs[:2], *grads))]
+    copies = [moved(v, cases.SAMPLES, seed) for seed, v in enumerate((*inputs[:2], *grads))]
     for x0, x1, *others in zip(*copies):
         result = evaluate(case, x0, x1, *inputs[2:], others, "reference")
         strays = [torch.maximum(s, (r.double() - w).abs()) for s, r, w in zip(strays, result, want)]
