@@ -79,3 +79,30 @@ def pytest_terminal_summary(terminalreporter):
         lines = [f"{seconds:6.0f} s  {name}\n" for name, seconds in times.of_tests(reports)]
         terminalreporter.section("time of each part")
         terminalreporter.write("".join([collected, "tests, on all their processes:\n", *lines]))
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    """The program of each call that runs transforms of a flow in one, in a list."""
+    from flowkern.programs import program
+
+    seen = []
+
+    def evaluate(x, called, *arguments):
+        seen.append(called)
+        return original(x, called, *arguments)
+
+    original = program.evaluate
+    monkeypatch.setattr(program, "evaluate", evaluate)
+    return seen
+
+
+@pytest.fixture(params=["cpu", "reference"])
+def program_backend(request):
+    """Each backend that has programs."""
+    from flowkern.programs import program
+
+    if request.param == "cpu" and "cpu" not in program.KERNELS:
+        pytest.skip("no compiled kernels")
+    with flowkern.backend(request.param):
+        yield request.param

@@ -34,28 +34,6 @@ FLOWS = {
 }
 
 
-@pytest.fixture
-def programs(monkeypatch):
-    """The program of each call, in a list."""
-    seen = []
-
-    def evaluate(x, called, *arguments):
-        seen.append(called)
-        return original(x, called, *arguments)
-
-    original = program.evaluate
-    monkeypatch.setattr(program, "evaluate", evaluate)
-    return seen
-
-
-@pytest.fixture(params=["cpu", "reference"])
-def any_backend(request):
-    if request.param == "cpu" and "cpu" not in program.KERNELS:
-        pytest.skip("no compiled kernels")
-    with flowkern.backend(request.param):
-        yield
-
-
 def build(name, context=C):
     torch.manual_seed(0)
     return randomised(FLOWS[name](context))
@@ -90,7 +68,7 @@ def results(flow, x, c):
 
 @pytest.mark.parametrize("context", [0, C])
 @pytest.mark.parametrize("name", FLOWS)
-def test_one_call_gives_the_numbers_of_each_transform(name, context, any_backend, programs, monkeypatch):
+def test_one_call_gives_the_numbers_of_each_transform(name, context, program_backend, programs, monkeypatch):
     flow, (x, c) = build(name, context), data(2, 5, context=context)
     wanted = one_by_one(monkeypatch, lambda: results(flow, x, c))
     assert not programs

@@ -61,7 +61,7 @@ def _by_reference(ctx, needs, grad_y, grad_l, x, context, *tensors):
         wanted = [i for i, need in enumerate(needs) if need and inputs[i] is not None]
         some = torch.autograd.grad(
             [o for o, _ in pairs], [inputs[i] for i in wanted], [g for _, g in pairs],
-            create_graph=torch.is_grad_enabled(), allow_unused=True,
+            create_graph=True, allow_unused=True,
         )  # fmt: skip
     grads = [None] * len(inputs)
     for i, grad in zip(wanted, some):
