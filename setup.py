@@ -125,8 +125,8 @@ def missing_for_cuda():
 
 def warn(name, missing):
     """One clear message; a missing CUDA build is news only to those who have CUDA."""
-    fallback = "the slow reference implementation runs on the CPU" if name == "cpu" else (
-        "the Triton kernels run on a GPU"
+    fallback = (
+        "the slow reference implementation runs on the CPU" if name == "cpu" else ("the Triton kernels run on a GPU")
     )
     if name == "cpu" or nvcc() and os.environ.get("FLOWKERN_CUDA") != "0":
         print(f"flowkern: the {name} kernels are not built: {missing}. Until then {fallback}.", file=sys.stderr)

@@ -1,9 +1,9 @@
 """Print the comparison table of the last run, of a JSON file, or of a run made now.
 
-    python -m bench                          the last run, bench/results/latest.json
-    python -m bench FILE.json                another run
-    python -m bench --run full --only spline measure all tables whose name has "spline" in it
-    python -m bench --run quick              tiny sizes, nothing compiled: proves that all runs
+python -m bench                          the last run, bench/results/latest.json
+python -m bench FILE.json                another run
+python -m bench --run full --only spline measure all tables whose name has "spline" in it
+python -m bench --run quick              tiny sizes, nothing compiled: proves that all runs
 """
 
 import argparse
@@ -18,9 +18,7 @@ def main():
     parser = argparse.ArgumentParser("python -m bench", description=__doc__.splitlines()[0])
     parser.add_argument("file", nargs="?", type=Path, default=report.RESULTS / "latest.json")
     parser.add_argument("--run", choices=("full", "quick"), help="measure first")
-    parser.add_argument(
-        "--only", nargs="+", default=[""], help="measure the tables whose name has one of these in it"
-    )
+    parser.add_argument("--only", nargs="+", default=[""], help="measure the tables whose name has one of these in it")
     options = parser.parse_args()
     if options.run:
         print(run(options.run == "quick", options.only))

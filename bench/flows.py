@@ -101,9 +101,7 @@ def _matmuls(shape, task, inputs):
     """Every linear layer; in training also both gradients of each, and Adam."""
     flow, batch = libraries.build("nflows", shape), inputs[0][0].shape[0]
     linears = [module for module in flow.modules() if isinstance(module, nn.Linear)]
-    work = [
-        (torch.randn(batch, m.in_features), m, torch.randn(batch, m.out_features)) for m in linears
-    ]
+    work = [(torch.randn(batch, m.in_features), m, torch.randn(batch, m.out_features)) for m in linears]
     for parameter in flow.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer = torch.optim.Adam(flow.parameters(), lr=1e-4)

@@ -93,9 +93,7 @@ def _by_diffrax(steps):
 
     def solve(parameters, y):
         term, start = diffrax.ODETerm(slope), (y, 0 * y[:, 0])
-        found = diffrax.diffeqsolve(
-            term, Classical(), 0.0, 1.0, 1 / steps, start, parameters, max_steps=steps
-        )
+        found = diffrax.diffeqsolve(term, Classical(), 0.0, 1.0, 1 / steps, start, parameters, max_steps=steps)
         return tuple(part[-1] for part in found.ys)
 
     return solve

@@ -123,9 +123,7 @@ def _zuko(shape, features, layers):
 def _normflows(shape, features, layers):
     layer = _normflows_spline if shape == "nsf" else _normflows_affine
     base = normflows.distributions.DiagGaussian(features, trainable=False)
-    return normflows.NormalizingFlow(
-        base, [part for i in range(layers) for part in layer(i, features)]
-    )
+    return normflows.NormalizingFlow(base, [part for i in range(layers) for part in layer(i, features)])
 
 
 def _normflows_spline(i, features):
@@ -145,9 +143,7 @@ def _flowkern(shape, features, layers):
     if shape == "maf":
         return flows.MAF(features, transforms=layers, hidden_features=MADE_WIDTHS)
     if shape == "nsf":
-        return flows.NSF(
-            features, transforms=layers, bins=BINS, bound=BOUND, hidden_features=WIDTHS
-        )
+        return flows.NSF(features, transforms=layers, bins=BINS, bound=BOUND, hidden_features=WIDTHS)
     return flows.RealNVP(features, transforms=layers, hidden_features=WIDTHS)
 
 

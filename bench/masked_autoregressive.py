@@ -134,9 +134,7 @@ _BUILDERS = {
     "nflows": lambda features, hidden: nflows_transforms.MaskedAffineAutoregressiveTransform(
         features, hidden, **_BLOCK
     ),
-    "normflows": lambda features, hidden: normflows_flows.MaskedAffineAutoregressive(
-        features, hidden, **_BLOCK
-    ),
+    "normflows": lambda features, hidden: normflows_flows.MaskedAffineAutoregressive(features, hidden, **_BLOCK),
     "zuko": lambda features, hidden: zuko_flows.MaskedAutoregressiveTransform(
         features, hidden_features=(hidden, hidden)
     ),

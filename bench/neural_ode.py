@@ -189,8 +189,7 @@ def _trace(f, x, noise, create):
     if noise is not None:
         return (torch.autograd.grad(f, x, noise, create_graph=create)[0] * noise).sum(-1)
     columns = (
-        torch.autograd.grad(f[:, i].sum(), x, create_graph=create, retain_graph=True)[0][:, i]
-        for i in range(FEATURES)
+        torch.autograd.grad(f[:, i].sum(), x, create_graph=create, retain_graph=True)[0][:, i] for i in range(FEATURES)
     )
     return sum(columns)
 

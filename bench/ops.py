@@ -33,9 +33,7 @@ def tables(op, candidates, x_shape, params_shape, batches, streaming, compiled):
         yield Table(
             f"{op}-{direction}-{batch}",
             f"{op}, {direction}, N={batch}, {memory(moved, sets)}",
-            lambda shapes=shapes, sets=sets, direction=direction: [
-                _inputs(shapes, direction) for _ in range(sets)
-            ],
+            lambda shapes=shapes, sets=sets, direction=direction: [_inputs(shapes, direction) for _ in range(sets)],
             (*chosen(candidates(direction), compiled), limit(moved)),
         )
 

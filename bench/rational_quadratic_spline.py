@@ -40,17 +40,13 @@ def _candidates(direction):
         ("flowkern[zuko]", _flowkern_zuko, plain_zuko, ours[1]),
         ("zuko", _zuko, plain_zuko, ours[1]),
     ):
-        yield from ops.candidates(
-            name, lambda f=function: f, direction, plain, pair, compiled=name not in ours
-        )
+        yield from ops.candidates(name, lambda f=function: f, direction, plain, pair, compiled=name not in ours)
 
 
 def _plain(direction, knot_map):
     def function(x, params, inverse):
         with flowkern.backend("reference"):
-            return rational_quadratic_spline(
-                x, params, bound=BOUND, knot_map=knot_map, inverse=inverse
-            )
+            return rational_quadratic_spline(x, params, bound=BOUND, knot_map=knot_map, inverse=inverse)
 
     return lambda dtype: ops.bind(function, direction)
 
@@ -60,9 +56,7 @@ def _flowkern(x, params, inverse):
 
 
 def _flowkern_zuko(x, params, inverse):
-    return rational_quadratic_spline(
-        x, params, bound=BOUND, knot_map=ZUKO_KNOTS, inverse=inverse
-    )
+    return rational_quadratic_spline(x, params, bound=BOUND, knot_map=ZUKO_KNOTS, inverse=inverse)
 
 
 def _split(params):
@@ -102,9 +96,7 @@ def dense(x, params, inverse, min_width=1e-3, min_slope=1e-3, scale=1.0):
     knots = knots_y if inverse else knots_x
     k = (x_in.unsqueeze(-1) >= knots[..., 1:-1]).sum(-1, keepdim=True)
     x_k, x_next, y_k, y_next, p, r = (
-        values.gather(-1, k + i).squeeze(-1)
-        for values in (knots_x, knots_y, slopes)
-        for i in (0, 1)
+        values.gather(-1, k + i).squeeze(-1) for values in (knots_x, knots_y, slopes) for i in (0, 1)
     )
     w, h = x_next - x_k, y_next - y_k
     s = h / w

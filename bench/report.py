@@ -99,9 +99,7 @@ def _details(table):
 
 def _refused(table):
     return [
-        f"Refused: {table['title']}: {row['name']}: {row['refused']}"
-        for row in table["candidates"]
-        if "refused" in row
+        f"Refused: {table['title']}: {row['name']}: {row['refused']}" for row in table["candidates"] if "refused" in row
     ]
 
 

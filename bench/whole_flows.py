@@ -7,8 +7,9 @@ is installed, jits its whole step; its conditioners are MLPs of the same width, 
 """
 
 import itertools
+from collections.abc import Callable
 from functools import partial
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn

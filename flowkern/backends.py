@@ -107,9 +107,7 @@ def _require_device(name, device_type):
     interpreted = name == "triton" and device_type == "cpu" and triton_interpreted()
     wanted = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}.get(name, device_type)
     if wanted != device_type and not interpreted:
-        raise RuntimeError(
-            f"backend {name!r} was chosen, which runs on {wanted} tensors, but x is on {device_type!r}"
-        )
+        raise RuntimeError(f"backend {name!r} was chosen, which runs on {wanted} tensors, but x is on {device_type!r}")
 
 
 def triton_interpreted():
@@ -130,6 +128,4 @@ def _warn_slow(device_type):
     """Say once why the fused kernels do not run."""
     reasons = {n: unavailable(n) for n in _AUTOMATIC.get(device_type, ()) if n != "reference"}
     detail = "; ".join(f"{n}: {r}" for n, r in reasons.items()) or f"no kernels for {device_type!r}"
-    warnings.warn(
-        f"flowkern falls back to its slow reference implementation ({detail})", stacklevel=3
-    )
+    warnings.warn(f"flowkern falls back to its slow reference implementation ({detail})", stacklevel=3)

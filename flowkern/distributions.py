@@ -38,9 +38,7 @@ class FlowDistribution(Distribution):
         new.transform, new.origin, new.context = self.transform, self.origin, self.context
         batch_shape = torch.Size(batch_shape)
         if check_broadcast("batch_shape", batch_shape, "the flow", self.batch_shape) != batch_shape:
-            raise ValueError(
-                f"batch_shape: cannot expand {tuple(self.batch_shape)} to {tuple(batch_shape)}"
-            )
+            raise ValueError(f"batch_shape: cannot expand {tuple(self.batch_shape)} to {tuple(batch_shape)}")
         Distribution.__init__(new, batch_shape, self.event_shape, validate_args=False)
         return new
 

@@ -69,16 +69,12 @@ class Case:
             return {"index": index}
         return {"mask": torch.zeros(self.width, dtype=torch.bool).index_fill(0, index, True)}
 
-    def tensors(
-        self, dtype=torch.float32, *, params_dtype=None, inverse=False, seed=0, device="cpu"
-    ):
+    def tensors(self, dtype=torch.float32, *, params_dtype=None, inverse=False, seed=0, device="cpu"):
         """x (*batch, D), over the interval and a little beyond, and params (*batch, T, P)."""
         generator = generator_of(seed)
         low, high = self._range(inverse)
         x = torch.rand(*self.batch, self.width, generator=generator, dtype=torch.float64)
-        params = torch.randn(
-            *self.batch, self.features, self.per_feature, generator=generator, dtype=torch.float64
-        )
+        params = torch.randn(*self.batch, self.features, self.per_feature, generator=generator, dtype=torch.float64)
         x, params = low + (high - low) * x, self.spread * params
         return (
             laid_out(x.to(device, dtype), self.layout),
@@ -90,9 +86,7 @@ class Case:
         if isinstance(bound, tuple):
             return bound[2:] if inverse else bound[:2]
         beyond = 1.0 if self.options.get("tails") == "none" else 1.3
-        return -beyond * float(torch.as_tensor(bound).max()), beyond * float(
-            torch.as_tensor(bound).max()
-        )
+        return -beyond * float(torch.as_tensor(bound).max()), beyond * float(torch.as_tensor(bound).max())
 
 
 # In how many perturbed copies a unit is measured.
@@ -206,9 +200,7 @@ NAMED = {"affine_coupling": AFFINES, "rational_quadratic_spline": SPLINES}
 
 # One typical call of each op, for tests about the machinery around the kernels.
 TYPICAL = {
-    "affine_coupling": _affine(
-        "typical", width=6, features=3, select="index", options={"scale_map": "sigmoid"}
-    ),
+    "affine_coupling": _affine("typical", width=6, features=3, select="index", options={"scale_map": "sigmoid"}),
     "rational_quadratic_spline": _spline("typical", width=6, features=3, select="index"),
 }
 
@@ -225,10 +217,7 @@ class Result(NamedTuple):
 def cotangents(y, logabsdet, seed=1):
     """Fixed random gradients for y and logabsdet."""
     generator = generator_of(seed)
-    return tuple(
-        torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t)
-        for t in (y, logabsdet)
-    )
+    return tuple(torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t) for t in (y, logabsdet))
 
 
 def evaluate(case, x, params, *, backend, inverse=False, grads=None):
@@ -245,9 +234,7 @@ def evaluate(case, x, params, *, backend, inverse=False, grads=None):
 def expected(case, x, params, *, inverse=False, grads):
     """The `Result` of the float64 reference at the same inputs."""
     grads = tuple(g.double() for g in grads)
-    return evaluate(
-        case, x.double(), params.double(), backend="reference", inverse=inverse, grads=grads
-    )
+    return evaluate(case, x.double(), params.double(), backend="reference", inverse=inverse, grads=grads)
 
 
 def roundings(case, x, params, want, *, inverse=False, grads):
@@ -273,9 +260,7 @@ def moved(tensor, samples, seed=5):
 
 def check(case, backend, dtype, *, params_dtype=None, inverse=False, seed=0, device="cpu"):
     """Raise AssertionError unless `backend` agrees with the float64 reference on `case`."""
-    x, params = case.tensors(
-        dtype, params_dtype=params_dtype, inverse=inverse, seed=seed, device=device
-    )
+    x, params = case.tensors(dtype, params_dtype=params_dtype, inverse=inverse, seed=seed, device=device)
     check_at(case, backend, x, params, inverse=inverse)
 
 

@@ -61,7 +61,9 @@ def autoregressive(features, element=AFFINE, parameters=2, width=9, depth=2, ord
     return Conditioned(layers, Degrees(of_features, degrees), element, parameters, inverse=inverse)
 
 
-def coupling(features, element=EXP, parameters=2, width=20, depth=2, interleaved=True, first=0, inverse=False, **options):
+def coupling(
+    features, element=EXP, parameters=2, width=20, depth=2, interleaved=True, first=0, inverse=False, **options
+):
     """A coupling step: every other feature stays, and the outputs are in another order than the features."""
     layers, hidden = _network(width, depth, **options)
     inputs = tuple(f for f in range(features) if f % 2 == first)
@@ -196,8 +198,10 @@ def drawn(seed):
 def evaluate(case, tensors, backend, inverse=False):
     """The results and, by fixed random cotangents, the gradients of all tensors, by name."""
     tensors = {name: tensor.detach().clone().requires_grad_() for name, tensor in tensors.items()}
-    x, context, *others = tensors["x"], tensors.get("context"), *(
-        tensor for name, tensor in tensors.items() if name not in ("x", "context")
+    x, context, *others = (
+        tensors["x"],
+        tensors.get("context"),
+        *(tensor for name, tensor in tensors.items() if name not in ("x", "context")),
     )
     with flowkern.backend(backend):
         y, l = flow_program(x, case.program(), others, context, inverse)

@@ -130,9 +130,7 @@ def _degrees(features, hidden, order, residual):
 def _spline(name, bins=8, tails="identity", **arguments):
     extra = {"identity": -1, "circular": 0, "none": 1}[tails]
     options = {"bound": 3.0, "tails": tails, **arguments.pop("options", {})}
-    return Case(
-        name, element=SplineElement(**options), per_feature=3 * bins + extra, **arguments
-    )
+    return Case(name, element=SplineElement(**options), per_feature=3 * bins + extra, **arguments)
 
 
 CASES = {
@@ -140,10 +138,7 @@ CASES = {
     for case in (
         *(Case(a, activation=a) for a in ("relu", "leaky_relu", "elu", "silu", "gelu", "sigmoid")),
         Case("identity", activation="identity"),
-        *(
-            Case(kind, element=AffineElement(kind), per_feature=1 if kind == "additive" else 2)
-            for kind in SCALE_MAPS
-        ),
+        *(Case(kind, element=AffineElement(kind), per_feature=1 if kind == "additive" else 2) for kind in SCALE_MAPS),
         Case("additive_scale_first", element=AffineElement("additive", True), per_feature=1),
         Case("constants", element=AffineElement(ScaleMap("tanh", a=1.5, prefactor=0.5))),
         _spline("k8"),
@@ -164,8 +159,16 @@ CASES = {
         # One inside of another, two that begin in one layer, and one that begins where another ends.
         Case("skips", residual=((2, 1), (3, 0), (4, 0), (5, 3)), hidden=(10,) * 6),
         Case("everything", residual=True, hidden=(10, 10, 10), rows=True, gate=True, norm=True),
-        Case("inputs_with_everything", residual=True, hidden=(10, 10, 10), rows=True, gate=True, norm=True,
-             inputs=3, of_context="elu"),
+        Case(
+            "inputs_with_everything",
+            residual=True,
+            hidden=(10, 10, 10),
+            rows=True,
+            gate=True,
+            norm=True,
+            inputs=3,
+            of_context="elu",
+        ),
         Case("no_bias", bias=False),
         Case("linear", hidden=()),
         Case("deep", hidden=(8, 6, 7, 5)),
@@ -224,9 +227,7 @@ def evaluate(case, x, tensors, *, backend, inverse=False, grads=None):
             with torch.no_grad():
                 y, logabsdet = case(x, tensors, inverse=inverse)
     some = iter(some)
-    return Result(
-        y.detach(), logabsdet.detach(), grad_x, [t if t is None else next(some) for t in tensors]
-    )
+    return Result(y.detach(), logabsdet.detach(), grad_x, [t if t is None else next(some) for t in tensors])
 
 
 def flat(result):

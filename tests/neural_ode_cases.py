@@ -65,10 +65,7 @@ class Case:
 
     def layers(self, tensors):
         kinds = (*self.activations, "identity")
-        return [
-            FieldLayer(tensors[f"weight{l}"], tensors.get(f"bias{l}"), kind, 0.3)
-            for l, kind in enumerate(kinds)
-        ]
+        return [FieldLayer(tensors[f"weight{l}"], tensors.get(f"bias{l}"), kind, 0.3) for l, kind in enumerate(kinds)]
 
     def solve(self, tensors, noise, **changed):
         """The `Solution`."""

@@ -9,8 +9,9 @@ in every pair from the day it is there. tests/ops/test_options.py sees to it tha
 import contextlib
 import itertools
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Callable
+from typing import Any
 from unittest import mock
 
 import torch
@@ -132,7 +133,9 @@ def pairs(space):
     while left:
         chosen = dict(min(left, key=sorted))
         for name in sorted(options.keys() - chosen.keys(), key=lambda name: (-len(options[name]), name)):
-            fresh = [sum(frozenset(((name, i), at)) in left for at in chosen.items()) for i in range(len(options[name]))]
+            fresh = [
+                sum(frozenset(((name, i), at)) in left for at in chosen.items()) for i in range(len(options[name]))
+            ]
             chosen[name] = rng.choice([i for i, count in enumerate(fresh) if count == max(fresh)])
         left -= {frozenset(pair) for pair in itertools.combinations(chosen.items(), 2)}
         yield {name: options[name][i] for name, i in chosen.items()}
@@ -195,14 +198,16 @@ _MASKED = {
     "hidden": ((), (1,), (7,), (12, 9), (5, 17, 4)),
     "activation": tuple(ACTIVATIONS),
     "skip": (False, True, ((2, 1), (3, 0), (4, 0))),
-    **{name: _BOTH for name in ("bias", "rows", "gate", "norm")},
+    **dict.fromkeys(("bias", "rows", "gate", "norm"), _BOTH),
     "inputs": (None, 0, 1, 5),
     "of_context": tuple(ACTIVATIONS),
 }
 
 
 def _masked(choice):
-    arguments = {name: value for name, value in choice.items() if name in masked_autoregressive_cases.Case.__dataclass_fields__}
+    arguments = {
+        name: value for name, value in choice.items() if name in masked_autoregressive_cases.Case.__dataclass_fields__
+    }
     element = choice["element"]
     if element in SCALE_MAPS:
         per_feature = 1 if element == "additive" else 2
@@ -234,7 +239,7 @@ _ODE = {
     "gradient": ("discrete", "adjoint"),
     "trace": (None, "exact", 1, 2),
     "time": (None, "concatenated", "fourier"),
-    **{name: _BOTH for name in ("kinetic", "jacobian", "rows", "bias")},
+    **dict.fromkeys(("kinetic", "jacobian", "rows", "bias"), _BOTH),
 }
 
 

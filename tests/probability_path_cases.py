@@ -39,9 +39,7 @@ class Case:
         return x0, x1, *((t, noise) if self.given else (None, None))
 
     def __call__(self, x0, x1, t, noise, seed=SEED):
-        return probability_path(
-            x0, x1, t, path=self.path, sigma=self.sigma, noise=noise, seed=seed
-        )
+        return probability_path(x0, x1, t, path=self.path, sigma=self.sigma, noise=noise, seed=seed)
 
 
 CASES = {

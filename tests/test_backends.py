@@ -186,14 +186,17 @@ def in_process(choice, code):
 
 def test_environment_chooses():
     """Beaten only by a block; empty means automatic."""
-    result = in_process("reference", """
+    result = in_process(
+        "reference",
+        """
 assert backends.resolve("cpu") == "reference"
 with flowkern.backend("reference"):
     assert backends.resolve("cpu") == "reference"
 backends._environment = "nonsense"
 with flowkern.backend("reference"):
     assert backends.resolve("cpu") == "reference"
-""")
+""",
+    )
     assert result.returncode == 0, result.stderr
 
 

@@ -31,9 +31,7 @@ def test_info_prints_versions_and_why_a_backend_is_missing(capsys):
 )
 def test_info_tells_what_the_environment_asks_for(wish, answer):
     environment = {**os.environ, "FLOWKERN_BACKEND": wish}
-    done = subprocess.run(
-        [sys.executable, "-m", "flowkern", "info"], env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "flowkern", "info"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert answer in done.stdout
 

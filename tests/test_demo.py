@@ -45,9 +45,7 @@ def test_to_logits_has_the_jacobian_of_autograd():
     levels = torch.randint(17, (digits.FEATURES,)).double()
     noise = torch.rand(digits.FEATURES, dtype=torch.float64)
     jacobian = torch.func.jacrev(lambda x: digits.to_logits(x, noise)[0])(levels)
-    torch.testing.assert_close(
-        digits.to_logits(levels, noise)[1], torch.linalg.slogdet(jacobian).logabsdet
-    )
+    torch.testing.assert_close(digits.to_logits(levels, noise)[1], torch.linalg.slogdet(jacobian).logabsdet)
 
 
 def test_to_levels_undoes_to_logits():
@@ -240,9 +238,7 @@ def test_what_cannot_be_timed_is_named_with_its_reason(monkeypatch):
     assert all(w.refused == {"torch.compile": "RuntimeError: no compiler"} for w in works)
     table = tables.speed(works)
     assert table.columns == ("", "eager", "flowkern", "vs eager")
-    assert any(
-        "torch.compile could not be timed: RuntimeError: no compiler" in n for n in table.notes
-    )
+    assert any("torch.compile could not be timed: RuntimeError: no compiler" in n for n in table.notes)
 
 
 def test_without_kernels_the_demo_says_that_nothing_is_accelerated(tmp_path):

@@ -153,7 +153,10 @@ def test_op_modules_import_downwards(op):
 
 
 def test_others_use_the_public_ops():
-    public = {"flowkern.ops", *(f"flowkern.ops._{name}" for name in ("arguments", "plain", "batched", "modules", "status"))}
+    public = {
+        "flowkern.ops",
+        *(f"flowkern.ops._{name}" for name in ("arguments", "plain", "batched", "modules", "status")),
+    }
     public |= {f"flowkern.ops.{op}" for op in OPS}
     for module, path in MODULES.items():
         if room(module) != "ops":
@@ -162,9 +165,7 @@ def test_others_use_the_public_ops():
 
 
 def run(code, *options):
-    result = subprocess.run(
-        [sys.executable, *options, "-c", code], cwd=ROOT, capture_output=True, text=True
-    )
+    result = subprocess.run([sys.executable, *options, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout + result.stderr == ""
 

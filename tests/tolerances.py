@@ -97,6 +97,4 @@ def errors(got, want, rounding, by_row):
 def assert_same(got, want, label, rtol=1e-9, atol=1e-9):
     """Each quantity of one float64 `Result` equal to another, up to the order of operations."""
     for quantity, *values in zip(got._fields, got, want):
-        torch.testing.assert_close(
-            *values, rtol=rtol, atol=atol, msg=lambda m: f"{label}: {quantity}: {m}"
-        )
+        torch.testing.assert_close(*values, rtol=rtol, atol=atol, msg=lambda m: f"{label}: {quantity}: {m}")

@@ -66,7 +66,7 @@ def _kernel_of(call):
     asked = []
     with mock.patch.object(_launch_parameters, "tuned", lambda *a: asked.append(a) or a[2]):
         call()
-    (kernel, _, default), = asked
+    ((kernel, _, default),) = asked
     return kernel, default
 
 

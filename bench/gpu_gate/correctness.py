@@ -25,9 +25,9 @@ from tests import (
 GROUPS = ("named", "odd sizes", "half precision", "spread", "large")
 # op: the backends that have kernels of it, and the groups of checks
 OPS = {
-    **{op: (BACKENDS, GROUPS) for op in cases.NAMED},
+    **dict.fromkeys(cases.NAMED, (BACKENDS, GROUPS)),
     "masked_autoregressive": (BACKENDS, ("conditioners", "large")),
-    **{op: (BACKENDS, ("cases", "large")) for op in ("neural_ode", "probability_path", "runge_kutta_stage")},
+    **dict.fromkeys(("neural_ode", "probability_path", "runge_kutta_stage"), (BACKENDS, ("cases", "large"))),
 }
 WIDE = (torch.float64, torch.float32)
 # (rows, features of x, transformed ones), about the edges of warps, blocks, tiles and segments
@@ -84,9 +84,7 @@ def _both_ways(case, gate, dtype, params_dtype=None):
     for inverse in (False, True):
 
         def check(backend, seed, inverse=inverse):
-            x, params = case.tensors(
-                dtype, params_dtype=params_dtype, inverse=inverse, seed=seed, device=gate.device
-            )
+            x, params = case.tensors(dtype, params_dtype=params_dtype, inverse=inverse, seed=seed, device=gate.device)
             cases.check_at(case, backend, x, params, inverse=inverse)
             twice = [cases.evaluate(case, x, params, backend=backend, inverse=inverse) for _ in "12"]
             for quantity, first, second in zip(twice[0]._fields, *twice):
@@ -105,9 +103,7 @@ def _named(op, gate):
 def _odd(op, gate):
     for rows, width, features in ODD[:4] if gate.dry_run else ODD:
         select = "all" if width == features else "index"
-        case = replace(
-            cases.TYPICAL[op], batch=(rows,), width=width, features=features, select=select
-        )
+        case = replace(cases.TYPICAL[op], batch=(rows,), width=width, features=features, select=select)
         for dtype in WIDE:
             yield from _both_ways(case, gate, dtype)
 

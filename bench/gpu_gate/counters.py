@@ -42,11 +42,7 @@ def names(gate, results):
 
 
 def _over_limit(table):
-    medians = {
-        row["name"]: statistics.median(row["seconds"])
-        for row in table["candidates"]
-        if "refused" not in row
-    }
+    medians = {row["name"]: statistics.median(row["seconds"]) for row in table["candidates"] if "refused" not in row}
     ours, limit = medians.get("flowkern"), medians.get("limit: copy")
     return ours / limit if ours and limit else None
 

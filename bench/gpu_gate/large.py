@@ -3,8 +3,9 @@
 A dry run takes the same calls with few rows.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -37,9 +38,7 @@ def _masked(inverse):
 
 
 def _solve(y):
-    case = neural_ode_cases.Case(
-        64, (1,), ("tanh",), batch=1, method="euler", steps=1, time=None, times=(0.0, 0.3)
-    )
+    case = neural_ode_cases.Case(64, (1,), ("tanh",), batch=1, method="euler", steps=1, time=None, times=(0.0, 0.3))
     tensors, _ = case.tensors(y.dtype, device=y.device)
     solution = case.solve(tensors | {"y": y}, None)
     return solution.y[-1], solution.logabsdet[-1]

@@ -19,12 +19,7 @@ def missing(gate):
 
 
 def names(gate, results):
-    return [
-        f"{tool}/{backend}/{op}"
-        for tool in TOOLS
-        for op, (backends, _) in OPS.items()
-        for backend in backends
-    ]
+    return [f"{tool}/{backend}/{op}" for tool in TOOLS for op, (backends, _) in OPS.items() for backend in backends]
 
 
 def run(name, gate):

@@ -96,9 +96,7 @@ def _failures(rows):
 def _on_device(table, gate):
     """The table with tensors and modules made on the gate's device, and flowkern on both backends."""
     candidates = itertools.chain.from_iterable(_on_backends(c, gate) for c in table.candidates)
-    made = tuple(
-        c._replace(make=_made(c.make, gate), plain=c.plain and _made(c.plain, gate)) for c in candidates
-    )
+    made = tuple(c._replace(make=_made(c.make, gate), plain=c.plain and _made(c.plain, gate)) for c in candidates)
     return table._replace(inputs=_made(table.inputs, gate), candidates=made)
 
 

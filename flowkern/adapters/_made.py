@@ -9,7 +9,8 @@ in where the context enters and in the activation after the initial layer: see `
 import functools
 import math
 import re
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F

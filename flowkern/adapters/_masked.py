@@ -184,9 +184,7 @@ class _Seen(NamedTuple):
 
     def has_masks(self):
         """Whether its modules still have those masks, unwritten."""
-        return all(
-            now.get("mask") is mask and _version(mask) == version for now, mask, version in self.masks
-        )
+        return all(now.get("mask") is mask and _version(mask) == version for now, mask, version in self.masks)
 
 
 def _submodules(module):

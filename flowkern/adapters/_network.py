@@ -6,6 +6,7 @@ from flowkern.adapters._masked import activation_of
 from flowkern.adapters._masked import normalisation as gain_and_offset
 from flowkern.programs import NO_TERM, Computed, layer, slots
 
+
 def _given(*slots):
     return tuple(slot for slot in slots if slot is not None)
 

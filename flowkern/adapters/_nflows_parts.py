@@ -8,11 +8,11 @@ from torch import nn
 
 from flowkern.adapters import _made, nflows
 from flowkern.adapters._masked import activation_of, has_own_forward
+from flowkern.adapters._network import made, residual
 from flowkern.adapters._plan import changed, interval, overridden, points, qualified_name, stranger
+from flowkern.adapters._trust import agreed, bare, strip
 from flowkern.ops import AffineElement, Degrees
 from flowkern.ops.flow_program import LU, Conditioned, Permutation, Program, Scale, evaluate
-from flowkern.adapters._network import made, residual
-from flowkern.adapters._trust import agreed, bare, strip
 from flowkern.programs import NO_TERM, Computed, Part, Reader, hooked, layer, missing, outputs, slots, stacked
 
 _PACKAGE = re.compile(r"(?:.*\.)?nflows\.(?=(?:transforms|flows|distributions|nn)\.)")
@@ -162,8 +162,10 @@ def _conditioner(net, with_context):
 def _in_residual_net(module):
     known = (nn.Linear, nn.ModuleList, nn.Dropout, nn.BatchNorm1d)
     name = name_of(type(module))
-    return type(module) in known or name in ("nn.nets.resnet.ResidualNet", "nn.nets.resnet.ResidualBlock") or (
-        activation_of(module) is not None
+    return (
+        type(module) in known
+        or name in ("nn.nets.resnet.ResidualNet", "nn.nets.resnet.ResidualBlock")
+        or (activation_of(module) is not None)
     )
 
 

@@ -3,7 +3,8 @@
 import contextlib
 import copy
 import math
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
@@ -93,8 +94,7 @@ def twin(module, stand_ins):
     copied = copy.copy(module)
     for store in ("_parameters", "_buffers"):
         copied.__dict__[store] = {
-            name: None if tensor is None else _on_cpu(tensor)
-            for name, tensor in getattr(module, store).items()
+            name: None if tensor is None else _on_cpu(tensor) for name, tensor in getattr(module, store).items()
         }
     copied.__dict__["_modules"] = {**module._modules, **stand_ins}
     return copied

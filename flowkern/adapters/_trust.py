@@ -1,6 +1,5 @@
 """Whether a part of a program gives a transform's own numbers, checked once for each structure."""
 
-import torch
 from torch import nn
 
 from flowkern.adapters._plan import disagreement

@@ -166,9 +166,7 @@ def ode_error(flow, x, c=None):
     for module in layers[2]:
         module.atol, module.rtol = 1e-3 * module.atol, 1e-3 * module.rtol
     wanted = _call(exact.double(), x.double(), None if c is None else c.double())
-    return OdeError(
-        *(largest(a, b) for f in (fixed, plain) for a, b in zip(_call(f, x, c), wanted))
-    )
+    return OdeError(*(largest(a, b) for f in (fixed, plain) for a, b in zip(_call(f, x, c), wanted)))
 
 
 def _call(flow, x, c):

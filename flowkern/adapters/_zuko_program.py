@@ -12,13 +12,28 @@ from torch import nn
 
 from flowkern.adapters import zuko
 from flowkern.adapters._masked import activation_of, has_own_forward
+from flowkern.adapters._network import masked
 from flowkern.adapters._plan import Plan, changed, disagreement, overridden, points, stranger
+from flowkern.adapters._trust import agreed, bare, strip
 from flowkern.adapters._zuko_ode import name as name_of
 from flowkern.ops import Degrees
 from flowkern.ops.flow_program import Conditioned, Permutation, Program, Scale, evaluate
-from flowkern.adapters._network import masked
-from flowkern.adapters._trust import agreed, bare, strip
-from flowkern.programs import NO_TERM, Found, Fusion, Part, Reader, allowed, hooked, layer, missing, on_rows, pieces, slots, stacked, why
+from flowkern.programs import (
+    NO_TERM,
+    Found,
+    Fusion,
+    Part,
+    Reader,
+    allowed,
+    hooked,
+    layer,
+    missing,
+    on_rows,
+    pieces,
+    slots,
+    stacked,
+    why,
+)
 
 HANDLES = "LazyComposedTransform and Flow of zuko, whose transforms run in one call"
 _COMPOSED, _INVERSE = "lazy.LazyComposedTransform", "lazy.LazyInverse"
@@ -261,7 +276,11 @@ def _other_base(base):
     """Why the base is not the standard normal distribution of zuko's flows, or None."""
     if _kind(base) != "lazy.UnconditionalDistribution" or hooked([base]):
         return f"its base is {type(base).__name__}"
-    if name_of(base.f) != "distributions.DiagNormal" or {*base._buffers} != {"loc", "scale"} or base._keys != ["loc", "scale"]:
+    if (
+        name_of(base.f) != "distributions.DiagNormal"
+        or {*base._buffers} != {"loc", "scale"}
+        or base._keys != ["loc", "scale"]
+    ):
         return "its base is not the standard normal distribution"
     return overridden(base, ("forward",), name_of) or disagreement(functools.partial(_bases, base))
 

@@ -66,9 +66,7 @@ class FusedFreeFormJacobianTransform(FreeFormJacobianTransform):
     """
 
     def __init__(self, solve, plain, **kwargs):
-        super().__init__(
-            plain.f, plain.t0, plain.t1, plain.phi, plain.atol, plain.rtol, plain.exact, **kwargs
-        )
+        super().__init__(plain.f, plain.t0, plain.t1, plain.phi, plain.atol, plain.rtol, plain.exact, **kwargs)
         self.solve = solve
 
     def _call(self, x):

@@ -14,7 +14,8 @@ import numbers
 import re
 import sys
 import warnings
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
@@ -46,9 +47,7 @@ HANDLES = (
     "and the inverse of LULinear"
 )
 _PACKAGE = re.compile(r"(?:.*\.)?nflows\.transforms\.")
-_CONTAINERS = frozenset(
-    ("base.CompositeTransform", "base.InverseTransform", "base.MultiscaleCompositeTransform")
-)
+_CONTAINERS = frozenset(("base.CompositeTransform", "base.InverseTransform", "base.MultiscaleCompositeTransform"))
 _NO_KERNEL = "there is no fused kernel for this layer"
 _COUPLING_METHODS = (
     "forward",
@@ -143,9 +142,7 @@ def _spline(module, inputs, params, inverse):
 def _split(params, rows, columns):
     """(B, rows·columns, …) as a view (B, rows, columns, …)."""
     if params.shape[1] != rows * columns:
-        raise ValueError(
-            f"transform_net: expected {rows * columns} outputs per sample, got {params.shape[1]}"
-        )
+        raise ValueError(f"transform_net: expected {rows * columns} outputs per sample, got {params.shape[1]}")
     return params.view(params.shape[0], rows, columns, *params.shape[2:])
 
 
@@ -220,8 +217,7 @@ def _cdf(inverse, module, inputs, context=None):
     )
     if inputs.shape[1:] != raw[0].shape[:-1]:
         raise ValueError(
-            f"Expected inputs of shape (batch, {', '.join(map(str, raw[0].shape[:-1]))}), "
-            f"got {tuple(inputs.shape)}."
+            f"Expected inputs of shape (batch, {', '.join(map(str, raw[0].shape[:-1]))}), got {tuple(inputs.shape)}."
         )
     if module.tails is None:
         _check_domain(module, inputs)
@@ -242,9 +238,7 @@ def _lu_inverse(module, inputs):
     if left(module) or inputs.dim() != 2 or inputs.dtype != module.bias.dtype:
         return type(module).inverse_no_cache(module, inputs)
     lower, upper = module._create_lower_upper()
-    x = torch.linalg.solve_triangular(
-        lower.mT, inputs - module.bias, upper=True, left=False, unitriangular=True
-    )
+    x = torch.linalg.solve_triangular(lower.mT, inputs - module.bias, upper=True, left=False, unitriangular=True)
     x = torch.linalg.solve_triangular(upper.mT, x, upper=False, left=False).contiguous()
     return x, -module.logabsdet() * inputs.new_ones(inputs.shape[0])
 
@@ -393,9 +387,7 @@ _KINDS = {
 
 _MADE = _made.MadeStyle(_name, "made", gated=False)
 _AUTOREGRESSIVE = {
-    "autoregressive.MaskedAffineAutoregressiveTransform": _made.Kind(
-        _softplus, ("_unconstrained_scale_and_shift",)
-    ),
+    "autoregressive.MaskedAffineAutoregressiveTransform": _made.Kind(_softplus, ("_unconstrained_scale_and_shift",)),
     "autoregressive.MaskedPiecewiseRationalQuadraticAutoregressiveTransform": _made.Kind(
         _made.spline, ("_elementwise",), _unsuitable_spline, _check_unit_interval
     ),

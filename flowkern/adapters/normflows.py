@@ -12,9 +12,7 @@ from flowkern.adapters import _made
 from flowkern.adapters._plan import Plan, qualified_name
 from flowkern.ops import AffineElement, ScaleMap
 
-HANDLES = (
-    "normflows: MaskedAffineAutoregressive and MaskedPiecewiseRationalQuadraticAutoregressive"
-)
+HANDLES = "normflows: MaskedAffineAutoregressive and MaskedPiecewiseRationalQuadraticAutoregressive"
 _PACKAGE = re.compile(r"(?:.*\.)?normflows\.")
 _CONTAINERS = frozenset(
     (
@@ -59,9 +57,7 @@ def _unsuitable_spline(module):
 
 _MADE = _made.MadeStyle(_name, "nets.made", gated=True)
 _KINDS = {
-    "flows.affine.autoregressive.MaskedAffineAutoregressive": _made.Kind(
-        _sigmoid, ("_unconstrained_scale_and_shift",)
-    ),
+    "flows.affine.autoregressive.MaskedAffineAutoregressive": _made.Kind(_sigmoid, ("_unconstrained_scale_and_shift",)),
     "flows.neural_spline.autoregressive.MaskedPiecewiseRationalQuadraticAutoregressive": _made.Kind(
         _made.spline, ("_elementwise",), _unsuitable_spline
     ),

@@ -85,10 +85,7 @@ class Torchdiffeq(torch.nn.Module):
         with torch.enable_grad():
             x = state[0] if state[0].requires_grad else state[0].detach().requires_grad_()
             f = self.field(t, x)
-            rows = (
-                torch.autograd.grad(f[:, i].sum(), x, create_graph=True)[0][:, i]
-                for i in range(x.shape[1])
-            )
+            rows = (torch.autograd.grad(f[:, i].sum(), x, create_graph=True)[0][:, i] for i in range(x.shape[1]))
             return f, sum(rows)
 
     def log_prob(self, x):
@@ -186,8 +183,6 @@ def accuracies():
         for steps in STEPS_OF_SOLVERS:
             t = torch.tensor([0.0, end], dtype=torch.float64)
             got = neural_ode(x, layers, t, method=method, steps=steps, trace="exact")
-            errors.append(
-                [(a[-1] - b).abs().max().item() for a, b in ((got.y, y), (got.logabsdet, logabsdet))]
-            )
+            errors.append([(a[-1] - b).abs().max().item() for a, b in ((got.y, y), (got.logabsdet, logabsdet))])
         found.append(Accuracy(method, evaluations, *map(list, zip(*errors))))
     return found

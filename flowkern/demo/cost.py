@@ -32,9 +32,7 @@ def measure(settings, on_size):
 
 def _calls(features, peer):
     torch.manual_seed(7)
-    plain = MaskedAffineAutoregressiveTransform(
-        features, 4 * features, num_blocks=1, use_residual_blocks=False
-    )
+    plain = MaskedAffineAutoregressiveTransform(features, 4 * features, num_blocks=1, use_residual_blocks=False)
     fast, x = flowkern.accelerate(copy.deepcopy(plain)), torch.randn(BATCH, features)
     ways = dict(zip(WAYS, (plain, plain.inverse, fast, fast.inverse)))
     if not peer:

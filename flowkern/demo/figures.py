@@ -25,9 +25,7 @@ def digit_grids(data, generated, path):
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(10.4, 4.3), gridspec_kw={"wspace": 0.06})
         for ax, title, levels in zip(axes, ("Real (held out)", "Generated"), (real, generated)):
-            ax.imshow(
-                _mosaic(levels).numpy(), cmap="gray_r", interpolation="nearest", vmin=0, vmax=16
-            )
+            ax.imshow(_mosaic(levels).numpy(), cmap="gray_r", interpolation="nearest", vmin=0, vmax=16)
             ax.set_title(title)
             ax.set_axis_off()
         return save(figure, path)
@@ -49,9 +47,7 @@ def training_curves(plain, accelerated, path):
             _draw(ax, plain, against, "eager", "plain", linewidth=4)
             _draw(ax, accelerated, against, "flowkern", "accelerated", linewidth=1.5)
             ax.grid(axis="y")
-        by_step.set(
-            title="The same curve, step by step", xlabel="step", ylabel="bits per dimension"
-        )
+        by_step.set(title="The same curve, step by step", xlabel="step", ylabel="bits per dimension")
         by_time.set(title="… in less time", xlabel="seconds of training")
         by_step.set_ylim(*_limits(plain))
         by_step.legend(loc="upper right")
@@ -73,9 +69,7 @@ def _draw(ax, curve, against, name, label, linewidth):
     color = COLORS[name]
     ax.plot(x, curve.bits, color=color, linewidth=linewidth * 0.4, alpha=0.45)
     held_out = [x[step - 1] for step in curve.held_out_steps]
-    ax.plot(
-        held_out, curve.held_out_bits, color=color, linewidth=linewidth, label=label + ", held-out"
-    )
+    ax.plot(held_out, curve.held_out_bits, color=color, linewidth=linewidth, label=label + ", held-out")
 
 
 def _limits(curve):
@@ -116,9 +110,7 @@ def two_moons(flow, path):
         figure, axes = plt.subplots(1, 3, figsize=(10.4, 2.75))
         _scatter(axes[0], "Data", moons.points(2000, seed=1), MUTED, extent)
         density = moons.density(flow, extent).numpy()
-        axes[1].imshow(
-            density, extent=extent, origin="lower", cmap="magma", interpolation="bilinear"
-        )
+        axes[1].imshow(density, extent=extent, origin="lower", cmap="magma", interpolation="bilinear")
         axes[1].set(title="Density", xticks=[], yticks=[])
         _scatter(axes[2], "Samples", samples, COLORS["flowkern"], extent)
         return save(figure, path)
@@ -144,9 +136,7 @@ def _densities_and_paths(flows, path):
         figure, axes = plt.subplots(2, 2, figsize=(10.4, 7.2))
         for row, title, flow in zip(axes, ("Likelihood", "Flow matching"), flows):
             density = moons.density(flow, extent, pixels=150).numpy()
-            row[0].imshow(
-                density, extent=extent, origin="lower", cmap="magma", interpolation="bilinear"
-            )
+            row[0].imshow(density, extent=extent, origin="lower", cmap="magma", interpolation="bilinear")
             row[0].set(title=f"{title}: density", xticks=[], yticks=[])
             paths = flow.trajectory(noise, t)
             row[1].plot(*paths.unbind(-1), color=COLORS["flowkern"], linewidth=0.6, alpha=0.5)

@@ -36,9 +36,7 @@ def measure(flow, settings, on_step):
     x, field, found = moons.points(BATCH, seed=2), flow.transform.field, []
     for steps in settings.memory_steps:
         flows = {way: CNF(field=field, steps=steps, **options(steps)) for way, options in WAYS.items()}
-        calls = {
-            way: _gradient(lambda x, flow=flow: flow().log_prob(x), flow, x) for way, flow in flows.items()
-        }
+        calls = {way: _gradient(lambda x, flow=flow: flow().log_prob(x), flow, x) for way, flow in flows.items()}
         if steps <= settings.memory_peer_steps:
             peer = Torchdiffeq(flows["discrete"])
             calls["torchdiffeq"] = _gradient(peer.log_prob, peer, x)

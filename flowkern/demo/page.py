@@ -138,8 +138,7 @@ def _autoregressive(results, picture, settings):
 def _autoregressive_agreement(results):
     return Section(
         "The same samples",
-        "Both ways turn the same noise into samples with their log-dets, each in float32; "
-        "float64 as above.",
+        "Both ways turn the same noise into samples with their log-dets, each in float32; float64 as above.",
         table=tables.agreement(results.maf_agreement),
     )
 

@@ -46,8 +46,6 @@ def messages_to(path):
         finally:
             logger.handlers = screen
             for warning in warned:
-                text = warnings.formatwarning(
-                    warning.message, warning.category, warning.filename, warning.lineno
-                )
+                text = warnings.formatwarning(warning.message, warning.category, warning.filename, warning.lineno)
                 handler.stream.write(text)
             handler.close()

@@ -183,9 +183,7 @@ def _pictures(flow, data, results, settings, console, folder):
         logits = flow.eval().sample(figures.ROWS, torch.eye(digits.CLASSES))
     return {
         "digits": figures.digit_grids(data, digits.to_levels(logits), folder / "digits.png"),
-        "training": figures.training_curves(
-            results.plain_curve, results.accelerated_curve, folder / "training.png"
-        ),
+        "training": figures.training_curves(results.plain_curve, results.accelerated_curve, folder / "training.png"),
         "speed": figures.throughput(results.works, folder / "speed.png"),
         "autoregressive": figures.autoregressive(results.maf_works, folder / "autoregressive.png"),
         "cost": cost_chart(results.costs, folder / "cost.png"),

@@ -75,9 +75,7 @@ def training(flow, data, settings, seed):
     torch.manual_seed(seed)
     randomness = torch.get_rng_state()
     optimizer = torch.optim.Adam(flow.parameters(), lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, LEARNING_RATE, total_steps=settings.steps, pct_start=0.1
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=settings.steps, pct_start=0.1)
     curve, spent = Curve(), 0.0
     for step in range(1, settings.steps + 1):
         torch.set_rng_state(randomness)

@@ -22,10 +22,7 @@ def training(results):
     return Table(
         f"Training, {len(plain.bits)} steps from the same seed",
         ("run", "held-out bits per dimension", "largest gap to plain", "training time"),
-        [
-            [name, f"{c.held_out_bits[-1]:.4f}", _gap(plain, c), f"{c.seconds[-1]:.1f} s"]
-            for name, c in runs.items()
-        ],
+        [[name, f"{c.held_out_bits[-1]:.4f}", _gap(plain, c), f"{c.seconds[-1]:.1f} s"] for name, c in runs.items()],
         (
             f"A model that knows nothing needs log₂ {digits.LEVELS} = {digits.UNIFORM_BITS:.2f}.",
             f"Before any training, the two losses differ by {_first_difference(results):.1g}.",
@@ -56,20 +53,14 @@ def _distance(distance):
 
 def speed(works):
     """Milliseconds and ratios of every kind of work."""
-    names = [
-        n for n in ("eager", "torch.compile", "flowkern") if any(n in w.timings for w in works)
-    ]
+    names = [n for n in ("eager", "torch.compile", "flowkern") if any(n in w.timings for w in works)]
     peers = [name for name in names if name != "flowkern"]
     rows = [
-        [work.title]
-        + [_milliseconds(work, name) for name in names]
-        + [_speedup(work, peer) for peer in peers]
+        [work.title] + [_milliseconds(work, name) for name in names] + [_speedup(work, peer) for peer in peers]
         for work in works
     ]
     columns = ("", *names, *(f"vs {peer.removeprefix('torch.')}" for peer in peers))
-    return Table(
-        "Speed in milliseconds, and how many times faster", columns, rows, tuple(_notes(works))
-    )
+    return Table("Speed in milliseconds, and how many times faster", columns, rows, tuple(_notes(works)))
 
 
 def autoregressive(results):

@@ -13,9 +13,7 @@ from flowkern.transforms import AffineAutoregressive, Compose, Inverse, SplineAu
 class _AutoregressiveFlow(Flow):
     """Autoregressive layers, every second one in descending order, or all in random orders."""
 
-    def __init__(
-        self, layer, features, context, transforms, passes, randperm, hidden_features, conditioner
-    ):
+    def __init__(self, layer, features, context, transforms, passes, randperm, hidden_features, conditioner):
         check_count("features", features, 1)
         check_count("context", context, 0)
         check_count("transforms", transforms, 1)
@@ -26,11 +24,7 @@ class _AutoregressiveFlow(Flow):
             order = (torch.randperm if randperm else torch.arange)(features, device="cpu")
             order = order.flip(0) if i % 2 and not randperm else order
             order = order // -(features // -min(passes, features))  # blocks of ⌈features/passes⌉
-            layers.append(
-                layer(
-                    features, context, order, conditioner=conditioner, hidden_features=hidden_features
-                )
-            )
+            layers.append(layer(features, context, order, conditioner=conditioner, hidden_features=hidden_features))
         super().__init__(Compose(*layers), features, context)
 
 

@@ -50,9 +50,7 @@ class CNF(Flow):
     ):
         if field is None:
             field = VectorField(features, context, hidden_features, activation, time)
-        transform = NeuralODE(
-            field, method, steps, trace, noise, seed, gradient, checkpoint, times, on_failure
-        )
+        transform = NeuralODE(field, method, steps, trace, noise, seed, gradient, checkpoint, times, on_failure)
         super().__init__(transform, field.features, field.context)
         self.origin = self.origin.to(next(field.parameters()))
 

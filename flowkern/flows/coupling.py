@@ -114,9 +114,7 @@ class NICE(_CouplingFlow):
             hidden_features, conditioner, mixing, actnorm,
         )  # fmt: skip
         every = [True] * features
-        scaling = AffineCoupling(
-            features, context, every, "exp", hidden_features=hidden_features
-        )
+        scaling = AffineCoupling(features, context, every, "exp", hidden_features=hidden_features)
         self.transform = Compose(self.transform, scaling)
 
 

@@ -75,9 +75,7 @@ class FlowMatching(nn.Module):
         t, x_t, u_t = probability_path(x0, x1, t, path=path, sigma=self.sigma, seed=seed)
         velocity = self.field(t.to(x_t.dtype), x_t, context)
         if velocity.shape != u_t.shape:
-            raise ValueError(
-                f"field: expected a velocity of shape {tuple(u_t.shape)}, got {tuple(velocity.shape)}"
-            )
+            raise ValueError(f"field: expected a velocity of shape {tuple(u_t.shape)}, got {tuple(velocity.shape)}")
         return (velocity - u_t).square().mean()
 
     forward = loss  # what torch.nn.parallel.DistributedDataParallel calls

@@ -37,9 +37,7 @@ def check_sizes(features, context, outputs, hidden_features):
 def check_one_width(hidden_features):
     """The one width of all residual blocks; raise if there are several, or none."""
     if len(set(hidden_features)) != 1:
-        raise ValueError(
-            f"hidden_features: expected one width for all residual blocks, got {hidden_features}"
-        )
+        raise ValueError(f"hidden_features: expected one width for all residual blocks, got {hidden_features}")
     return hidden_features[0]
 
 
@@ -69,8 +67,7 @@ def check_broadcast(name, shape, other_name, other):
         return torch.broadcast_shapes(shape, other)
     except RuntimeError:
         raise ValueError(
-            f"{name}: batch shape {tuple(shape)} does not broadcast with that of {other_name}, "
-            f"{tuple(other)}"
+            f"{name}: batch shape {tuple(shape)} does not broadcast with that of {other_name}, {tuple(other)}"
         ) from None
 
 
@@ -87,9 +84,7 @@ def check_spline(bins, bound, knot_map):
 def check_dtype(name, x, parameter):
     """Raise unless x is where the parameters are and has their dtype, or autocast will bring both to one."""
     if x.device != parameter.device:
-        raise ValueError(
-            f"{name}: expected device {parameter.device} as the parameters have, got {x.device}"
-        )
+        raise ValueError(f"{name}: expected device {parameter.device} as the parameters have, got {x.device}")
     if x.dtype == parameter.dtype or torch.is_autocast_enabled(x.device.type):
         return
     raise TypeError(

@@ -162,8 +162,7 @@ def _checked_order(order, features):
     integers = not order.is_floating_point() and not order.is_complex() and not order.is_meta
     if not integers or tuple(order.shape) != (features,):
         raise ValueError(
-            f"order: expected integers of shape ({features},), got {order.dtype} {tuple(order.shape)} "
-            f"on {order.device}"
+            f"order: expected integers of shape ({features},), got {order.dtype} {tuple(order.shape)} on {order.device}"
         )
     return torch.unique(order.cpu(), return_inverse=True)[1]
 

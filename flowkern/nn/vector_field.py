@@ -56,9 +56,7 @@ class VectorField(nn.Module):
     Source: Grathwohl et al., FFJORD (2019), B.1; fourier: the fields of zuko's CNF.
     """
 
-    def __init__(
-        self, features, context=0, hidden_features=(64, 64), activation="tanh", time="concatenate"
-    ):
+    def __init__(self, features, context=0, hidden_features=(64, 64), activation="tanh", time="concatenate"):
         super().__init__()
         check_count("features", features, 1)
         hidden = check_sizes(features, context, features, hidden_features)

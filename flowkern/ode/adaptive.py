@@ -97,9 +97,7 @@ class _Solve:
     def _evaluated(self, h, end):
         """The stages, the state after the step and its error in units of the tolerance."""
         signed, c = self.sign * h, self.method.c
-        times = self._times(
-            [self.sign * (end if part == 1 else self.time + part * h) for part in c[1:]]
-        )
+        times = self._times([self.sign * (end if part == 1 else self.time + part * h) for part in c[1:]])
         if end in self.jumps:  # the stages at the end see the field before it jumps
             before = self._beside(end, -math.inf)
             times = [before if part == 1 else t for part, t in zip(c[1:], times)]

@@ -103,9 +103,7 @@ def _tensors(params):
 
 def _check_surroundings():
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        raise NotImplementedError(
-            "odeint_adjoint: torch.func's transforms and forward mode do not see it; use odeint"
-        )
+        raise NotImplementedError("odeint_adjoint: torch.func's transforms and forward mode do not see it; use odeint")
     if parametrize._cache_enabled:
         raise RuntimeError(
             "odeint_adjoint: not within parametrize.cached(): the solve has no graph, and the weights that are "

@@ -29,12 +29,12 @@ def solve(
     if step_size is not None and grid_constructor is not None:
         raise ValueError("options: step_size and grid_constructor are mutually exclusive")
     if not (grid_constructor is None or callable(grid_constructor)):
-        raise TypeError(f"options: grid_constructor: expected a function (func, y0, t) → grid, got {grid_constructor!r}")
+        raise TypeError(
+            f"options: grid_constructor: expected a function (func, y0, t) → grid, got {grid_constructor!r}"
+        )
     if per_sample and grid_constructor is not None:
         raise ValueError("options: grid_constructor: not with per_sample")
-    grid, outputs = (
-        _own_grids(problem, step_size) if per_sample else grid_of(problem, step_size, grid_constructor)
-    )
+    grid, outputs = _own_grids(problem, step_size) if per_sample else grid_of(problem, step_size, grid_constructor)
     states = [problem.y0] * len(problem.t)
     step = _stepper(problem, method, grid, perturb)
     y0 = problem.y0

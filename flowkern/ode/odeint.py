@@ -9,7 +9,14 @@ import torch
 from flowkern.ode import adaptive, fixed, per_sample
 from flowkern.ode.control import Control
 from flowkern.ode.problem import (
-    CALLBACKS, Problem, broadcasts, check_monotonic, flattened, number, problem, unflattened,
+    CALLBACKS,
+    Problem,
+    broadcasts,
+    check_monotonic,
+    flattened,
+    number,
+    problem,
+    unflattened,
 )  # fmt: skip
 from flowkern.ode.tableau import Tableau, tableau
 
@@ -137,7 +144,9 @@ def tolerance(name, value, task):
         try:
             parts = [torch.as_tensor(v).expand(shape) for v, shape in zip(value, task.shapes)]
         except (TypeError, ValueError, RuntimeError):
-            raise ValueError(f"{name}: expected a number for each part of y0, or a tensor like it, got {value}") from None
+            raise ValueError(
+                f"{name}: expected a number for each part of y0, or a tensor like it, got {value}"
+            ) from None
         value = flattened(parts, per_sample=task.y0.dim() == 2)
     if isinstance(value, torch.Tensor) and value.requires_grad:
         raise ValueError(f"{name}: cannot require gradients")

@@ -135,9 +135,7 @@ class _Solve:
         number, h = number[rows], h[rows]
         theta = (self.arrival[number, rows] - self.time[rows]) / h
         weights = _control.dense_weights(self.dense, (self.sign[rows] * h).unsqueeze(1), theta)
-        state = runge_kutta_stage(
-            self.y[rows], [k_j[rows] for k_j in k], weights.to(self.problem.dtype)
-        )
+        state = runge_kutta_stage(self.y[rows], [k_j[rows] for k_j in k], weights.to(self.problem.dtype))
         self.made.append((number * len(self.y) + rows, state))
 
     def _factor(self):

@@ -40,9 +40,7 @@ def check_tensors(x, params):
     if x.dim() < 1:
         raise ValueError(f"x: expected shape (…, features), got {tuple(x.shape)}")
     if params.dim() < 2:
-        raise ValueError(
-            f"params: expected shape (…, transformed features, parameters), got {tuple(params.shape)}"
-        )
+        raise ValueError(f"params: expected shape (…, transformed features, parameters), got {tuple(params.shape)}")
 
 
 def flatten(x, params):
@@ -67,8 +65,7 @@ def _broadcast(x_batch, params_batch):
         return torch.broadcast_shapes(x_batch, params_batch)
     except RuntimeError:
         raise ValueError(
-            f"params: batch shape {tuple(params_batch)} does not broadcast with that of x, "
-            f"{tuple(x_batch)}"
+            f"params: batch shape {tuple(params_batch)} does not broadcast with that of x, {tuple(x_batch)}"
         ) from None
 
 
@@ -103,9 +100,7 @@ def resolve_index(index, mask, x, features):
         return None
     index = _on_device_of(x, "index", index)
     if index.dtype != torch.int64 or index.dim() != 1:
-        raise ValueError(
-            f"index: expected an int64 tensor of shape (T,), got {index.dtype} {tuple(index.shape)}"
-        )
+        raise ValueError(f"index: expected an int64 tensor of shape (T,), got {index.dtype} {tuple(index.shape)}")
     if index.shape[0] != features:
         raise ValueError(f"index: names {index.shape[0]} features, but params has {features}")
     on_cpu = index.device.type == "cpu"
@@ -133,9 +128,7 @@ def _on_device_of(x, name, values):
 def _index_of_mask(mask, x, features):
     width = x.shape[-1]
     if mask.dtype != torch.bool or tuple(mask.shape) != (width,):
-        raise ValueError(
-            f"mask: expected a bool tensor of shape ({width},), got {mask.dtype} {tuple(mask.shape)}"
-        )
+        raise ValueError(f"mask: expected a bool tensor of shape ({width},), got {mask.dtype} {tuple(mask.shape)}")
     _check_count("mask", features, x)
     index = torch.argsort(mask.logical_not(), stable=True)[:features]
     if mask.device.type != "cpu":

@@ -11,9 +11,7 @@ _library = torch.library.Library("flowkern", "FRAGMENT")
 def coupling_kernels(op, schema):
     """(forward, backward, KERNELS) of one op, whose dispatcher op takes the arguments in `schema`."""
     _library.define(f"{op}({schema}) -> (Tensor, Tensor)")
-    _library.define(
-        f"{op}_backward(Tensor grad_y, Tensor grad_logabsdet, {schema}) -> (Tensor, Tensor)"
-    )
+    _library.define(f"{op}_backward(Tensor grad_y, Tensor grad_logabsdet, {schema}) -> (Tensor, Tensor)")
     torch.library.register_fake(f"flowkern::{op}", _fake, lib=_library)
     torch.library.register_fake(f"flowkern::{op}_backward", _fake_backward, lib=_library)
 

@@ -4,7 +4,8 @@ Libraries are recognised by the qualified names of their classes, so that none i
 """
 
 import re
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import nn
 

@@ -6,7 +6,8 @@ what depends on structure alone is kept (fusion.py).
 """
 
 import math
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -265,7 +266,10 @@ def _segment(run, base):
         program = Program(features, steps, max(part.context for _, part in run), base)
     except (StopIteration, ValueError) as error:
         return [Apart((transform,), f"no program of it: {error}") for transform, _ in run]
-    if {part.features for _, part in run} - {None, features} or {part.context for _, part in run} - {0, program.context}:
+    if {part.features for _, part in run} - {None, features} or {part.context for _, part in run} - {
+        0,
+        program.context,
+    }:
         return [Apart((transform,), "its neighbours have another number of features") for transform, _ in run]
     return [Segment(program, Reader(slots), tuple(transform for transform, _ in run))]
 

@@ -25,9 +25,7 @@ class Table(NamedTuple):
         )  # fmt: skip
         for i, column in enumerate(self.columns):
             longest = max(map(len, column.split()), default=0)
-            table.add_column(
-                column, justify="right" if i else "left", no_wrap=i == 0, min_width=longest
-            )
+            table.add_column(column, justify="right" if i else "left", no_wrap=i == 0, min_width=longest)
         for row in self.rows:
             table.add_row(*map(rich.markup.escape, row))
         console.print(table)
@@ -46,11 +44,9 @@ class Table(NamedTuple):
         """The table as HTML, without its title."""
         head = "".join(f"<th>{html.escape(column)}</th>" for column in self.columns)
         body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n"
-            for row in self.rows
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in self.rows
         )
         notes = "".join(f'<p class="note">{html.escape(note)}</p>\n' for note in self.notes)
         return (
-            f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n'
-            f"<tbody>{body}</tbody></table></div>\n{notes}"
+            f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>\n{notes}'
         )

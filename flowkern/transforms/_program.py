@@ -1,10 +1,19 @@
 """`Compose` in as few calls as it can: its transforms as parts of a program of `flowkern.programs`."""
 
-import torch
-
 from flowkern.nn import MADE, MLP, ResidualNet
 from flowkern.programs import (
-    NO_TERM, Found, Fusion, allowed, hooked, layer, missing, on_rows, pieces, run, slots, why,
+    NO_TERM,
+    Found,
+    Fusion,
+    allowed,
+    hooked,
+    layer,
+    missing,
+    on_rows,
+    pieces,
+    run,
+    slots,
+    why,
 )  # fmt: skip
 
 _WATCHED = frozenset(("order", "index", "identity", "permutation", "initialized"))
@@ -60,7 +69,9 @@ def _density(module):
 
 def _inspected(module, base, is_of_use):
     leaves = list(_leaves(module, False))
-    variants = [pieces([(leaf, _part(leaf[0], with_context)) for leaf in leaves], base) for with_context in (False, True)]
+    variants = [
+        pieces([(leaf, _part(leaf[0], with_context)) for leaf in leaves], base) for with_context in (False, True)
+    ]
     result = tuple(found if is_of_use(found) else None for found in variants)
     strange = {id(inner) for leaf, _ in leaves if not _is_own(leaf) for inner in leaf.modules()}
     modules = [inner for inner in module.modules() if id(inner) not in strange]

@@ -103,6 +103,4 @@ def _cascade(functions, x, context):
 
 def _check_transform(name, transform):
     if not isinstance(transform, nn.Module) or not callable(getattr(transform, "inverse", None)):
-        raise TypeError(
-            f"{name}: expected modules with forward and inverse, got {type(transform).__name__}"
-        )
+        raise TypeError(f"{name}: expected modules with forward and inverse, got {type(transform).__name__}")

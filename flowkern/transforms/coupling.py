@@ -137,9 +137,7 @@ class AffineCoupling(Coupling):
         self.scale_map = scale_map
 
     def _op(self, x, params, inverse):
-        return ops.affine_coupling(
-            x, params, index=self.index, scale_map=self.scale_map, inverse=inverse
-        )
+        return ops.affine_coupling(x, params, index=self.index, scale_map=self.scale_map, inverse=inverse)
 
     def _element(self):
         return AffineElement(self.scale_map)
@@ -194,8 +192,7 @@ def _checked_mask(mask, features):
     mask = mask if isinstance(mask, torch.Tensor) else torch.as_tensor(mask, device=_device())
     if mask.dtype != torch.bool or tuple(mask.shape) != (features,) or mask.is_meta:
         raise ValueError(
-            f"mask: expected bool of shape ({features},), got {mask.dtype} {tuple(mask.shape)} "
-            f"on {mask.device}"
+            f"mask: expected bool of shape ({features},), got {mask.dtype} {tuple(mask.shape)} on {mask.device}"
         )
     if not mask.any():
         raise ValueError("mask: expected True at one feature at least, got none to transform")

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from flowkern.nn._arguments import check_count, check_dtype, check_features
-from flowkern.ops._arguments import compute_dtype, without_autocast
 from flowkern.ops import flow_program as program
+from flowkern.ops._arguments import compute_dtype, without_autocast
 from flowkern.programs import Computed, Part
 from flowkern.transforms.base import Transform
 
@@ -29,14 +29,11 @@ class Permutation(Transform):
         permutation = torch.as_tensor(permutation)
         if permutation.dtype != torch.int64 or permutation.dim() != 1 or not len(permutation):
             raise ValueError(
-                f"permutation: expected int64 of shape (D,), got {permutation.dtype} "
-                f"{tuple(permutation.shape)}"
+                f"permutation: expected int64 of shape (D,), got {permutation.dtype} {tuple(permutation.shape)}"
             )
         wanted = torch.arange(len(permutation), device=permutation.device)
         if not permutation.is_meta and not torch.equal(permutation.sort().values, wanted):
-            raise ValueError(
-                f"permutation: expected each of 0 … D − 1 once, got {permutation.tolist()}"
-            )
+            raise ValueError(f"permutation: expected each of 0 … D − 1 once, got {permutation.tolist()}")
         self.register_buffer("permutation", permutation.clone())
 
     def forward(self, x, context=None):

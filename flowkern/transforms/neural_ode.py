@@ -68,9 +68,7 @@ class NeuralODE(Transform):
     ):
         super().__init__()
         if not callable(getattr(field, "layers", None)):
-            raise TypeError(
-                f"field: expected a module with layers, such as nn.VectorField, got {type(field).__name__}"
-            )
+            raise TypeError(f"field: expected a module with layers, such as nn.VectorField, got {type(field).__name__}")
         check_choice("method", method, TABLEAUX)
         check_choice("trace", trace, ("exact", "hutchinson"))
         check_choice("noise", noise, ("rademacher", "normal"))
@@ -104,9 +102,7 @@ class NeuralODE(Transform):
 
     def forward_and_costs(self, x, context=None):
         """`forward`, and ∫ ‖f‖² |dt| and ∫ ‖∂f/∂x‖² |dt| along the way (Frobenius; by ε its estimate)."""
-        solution = self._solve(
-            "x", x, context, *reversed(self.times), trace=True, kinetic=True, jacobian=True
-        )
+        solution = self._solve("x", x, context, *reversed(self.times), trace=True, kinetic=True, jacobian=True)
         y, logabsdet, *costs = (part[-1] for part in solution)
         sign = 1 if self.times[0] > self.times[1] else -1
         return y, logabsdet, *(sign * cost for cost in costs)
@@ -143,9 +139,7 @@ class NeuralODE(Transform):
         with without_autocast(x.device.type):
             layers = field.layers(context)
             trace = self._trace(name, x, context) if trace else None
-            return ops.neural_ode(
-                x, layers, t, steps=steps, time=field.time, trace=trace, **options, **costs
-            )
+            return ops.neural_ode(x, layers, t, steps=steps, time=field.time, trace=trace, **options, **costs)
 
     def _trace(self, name, x, context):
         if self.trace == "exact":

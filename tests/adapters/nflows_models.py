@@ -64,9 +64,7 @@ VECTOR_LAYERS = {
         False,
     ),
     "spline_minima": (
-        lambda: spline(
-            vector_net, **TAILS, min_bin_width=0.05, min_bin_height=0.02, min_derivative=0.1
-        ),
+        lambda: spline(vector_net, **TAILS, min_bin_width=0.05, min_bin_height=0.02, min_derivative=0.1),
         False,
     ),
     "spline_unit": (lambda: spline(vector_net), True),
@@ -85,9 +83,7 @@ IMAGE_LAYERS = {
     "image_spline": (lambda: spline(image_net, **TAILS), False),
     "image_spline_unit": (lambda: spline(image_net), True),
     "image_spline_unconditional": (
-        lambda: spline(
-            image_net, **TAILS, apply_unconditional_transform=True, img_shape=list(IMAGE[1:])
-        ),
+        lambda: spline(image_net, **TAILS, apply_unconditional_transform=True, img_shape=list(IMAGE[1:])),
         False,
     ),
     "image_cdf": (lambda: PiecewiseRationalQuadraticCDF(IMAGE, num_bins=4, **TAILS), False),

@@ -51,9 +51,7 @@ except ImportError:
 
             options = {} if step_size is None else {"step_size": step_size}
             start = x_1, torch.zeros(len(x_1), dtype=x_1.dtype)
-            states, sums = odeint(
-                dynamics, start, time_grid, method=method, options=options, atol=atol, rtol=rtol
-            )
+            states, sums = odeint(dynamics, start, time_grid, method=method, options=options, atol=atol, rtol=rtol)
             return states if return_intermediates else states[-1], log_p0(states[-1]) + sums[-1]
 
 

@@ -19,16 +19,14 @@ from nflows.transforms.base import InputOutsideDomain
 from nflows.transforms.made import MaskedFeedforwardBlock, MaskedLinear
 from normflows import flows as normflows
 from torch import nn
-from torch.nn.utils import prune
 from torch.distributions.transforms import _InverseTransform
+from torch.nn.utils import prune
 
 import flowkern
 from tests.adapters.autoregressive_models import (
     CONTEXT,
     FEATURES,
-    GIVEN,
     LAYERS,
-    Lazy,
     build,
     call,
     nflows_affine,
@@ -269,12 +267,8 @@ LEFT = {
         nflows_affine(), lambda net: net.blocks.append(nn.LayerNorm(12))
     ),
     "its network has hooks": lambda: pruned(nflows_affine()),
-    "its tail_bound is no plain number": lambda: nflows_spline(
-        tails="linear", tail_bound=torch.tensor(1.0)
-    ),
-    "its tails are a list": lambda: normflows_spline(
-        tails=["linear", "circular", "linear", "linear", "linear"]
-    ),
+    "its tail_bound is no plain number": lambda: nflows_spline(tails="linear", tail_bound=torch.tensor(1.0)),
+    "its tails are a list": lambda: normflows_spline(tails=["linear", "circular", "linear", "linear", "linear"]),
     "its tail_bound is no plain number but Tensor": lambda: normflows_spline(
         tails="linear", tail_bound=torch.ones(FEATURES)
     ),

@@ -58,8 +58,6 @@ def test_accelerated_after_compilation():
 def test_export():
     transform = flowkern.accelerate(sbi_flow())._transform
     inputs, context = torch.randn(8, 4), torch.randn(8, CONTEXT)
-    program = torch.export.export(
-        transform, (inputs, context), dynamic_shapes=[{0: torch.export.Dim("n")}] * 2
-    )
+    program = torch.export.export(transform, (inputs, context), dynamic_shapes=[{0: torch.export.Dim("n")}] * 2)
     got = program.module()(inputs[:3], context[:3])
     torch.testing.assert_close(got, transform(inputs[:3], context[:3]))

@@ -87,9 +87,7 @@ def test_all_inputs_in_the_tails(name):
     for call in (layer, layer.inverse):
         y, logabsdet = call(far, context)
         assert torch.equal(y, far) and not logabsdet.any()
-        grads = torch.autograd.grad(
-            y.sum() + logabsdet.sum(), [far, *layer.parameters()], allow_unused=True
-        )
+        grads = torch.autograd.grad(y.sum() + logabsdet.sum(), [far, *layer.parameters()], allow_unused=True)
         assert torch.equal(grads[0], torch.ones_like(far))
         assert not any(grad.any() for grad in grads[1:] if grad is not None)
 

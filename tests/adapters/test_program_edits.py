@@ -56,7 +56,10 @@ def write_data(flow):
 
 
 def load(flow):
-    flow.load_state_dict({k: v if k.endswith("mask") else v * 0.9 for k, v in flow.state_dict().items() if v.is_floating_point()}, strict=False)
+    flow.load_state_dict(
+        {k: v if k.endswith("mask") else v * 0.9 for k, v in flow.state_dict().items() if v.is_floating_point()},
+        strict=False,
+    )
 
 
 def load_other_orders(flow):
@@ -183,7 +186,9 @@ def frozen(flow):
 
 def spectral(flow):
     torch.manual_seed(5)
-    parametrizations.weight_norm(conditioner(flow).blocks[0].linear_layers[0] if resnet_of(flow) else first_linear(flow))
+    parametrizations.weight_norm(
+        conditioner(flow).blocks[0].linear_layers[0] if resnet_of(flow) else first_linear(flow)
+    )
 
 
 def resnet_of(flow):
@@ -231,7 +236,13 @@ def check(plain, fast, c):
         inputs = [x.clone().requires_grad_(), c.clone().requires_grad_()]
         value = model.log_prob(*inputs)
         parameters = [p for p in model.parameters() if p.requires_grad]
-        results.append((value, model._transform(*inputs), torch.autograd.grad(value.sum(), [*inputs, *parameters], allow_unused=True)))
+        results.append(
+            (
+                value,
+                model._transform(*inputs),
+                torch.autograd.grad(value.sum(), [*inputs, *parameters], allow_unused=True),
+            )
+        )
     torch.testing.assert_close(*results, **EXACT)
 
 

@@ -139,9 +139,7 @@ def test_a_distribution_of_zuko_is_what_it_was(programs):
     torch.testing.assert_close(fast.transform(x), plain.transform(x))
     torch.testing.assert_close(fast.transform.inv.inv(x), plain.transform(x))
     y = fast.transform(x)
-    torch.testing.assert_close(
-        fast.transform.log_abs_det_jacobian(x, y), plain.transform.log_abs_det_jacobian(x, y)
-    )
+    torch.testing.assert_close(fast.transform.log_abs_det_jacobian(x, y), plain.transform.log_abs_det_jacobian(x, y))
     assert programs
 
 
@@ -153,9 +151,7 @@ def test_second_derivatives(library, name, program_backend):
         inputs = leaves(*data(context))
         first = derivatives(some, log_prob(some, *inputs), *inputs)
         with torch.enable_grad():
-            again = torch.autograd.grad(
-                log_prob(some, *inputs)[0].sum(), inputs, create_graph=True
-            )
+            again = torch.autograd.grad(log_prob(some, *inputs)[0].sum(), inputs, create_graph=True)
         results.append((first, derivatives(some, again, *inputs)))
     torch.testing.assert_close(*results, rtol=1e-8, atol=1e-8)
 

@@ -107,9 +107,7 @@ def test_likelihoods_have_the_right_gradients():
     swish = nn.Sequential(*(nn.SiLU() if isinstance(part, Swish) else part for part in net))
     flow = CNF(field=VectorField.of(swish), steps=4)
     leaves = [x, *net.parameters()]
-    grads = [
-        torch.autograd.grad(f(x).sum(), leaves) for f in (log_prob, lambda x: flow().log_prob(x))
-    ]
+    grads = [torch.autograd.grad(f(x).sum(), leaves) for f in (log_prob, lambda x: flow().log_prob(x))]
     torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-9)
     assert torch.autograd.gradcheck(log_prob, x)
 

@@ -59,7 +59,6 @@ def fake():
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
-
 MODES = {
     "inference mode": torch.inference_mode,
     "no_grad": torch.no_grad,

@@ -21,9 +21,7 @@ MODELS = {
     "context": lambda **o: CNF(3, 2, hidden_features=(8, 6), activation=nn.Tanh, **o),
     "no context": lambda **o: CNF(3, hidden_features=(8, 6), activation=nn.GELU, **o),
     "one feature": lambda **o: CNF(1, 2, hidden_features=(5,), freqs=1, activation=nn.SiLU, **o),
-    "three layers": lambda **o: CNF(
-        2, 1, hidden_features=(4, 4, 4), freqs=5, activation=nn.Softplus, **o
-    ),
+    "three layers": lambda **o: CNF(2, 1, hidden_features=(4, 4, 4), freqs=5, activation=nn.Softplus, **o),
     "no hidden layer": lambda **o: CNF(2, 2, hidden_features=(), **o),
 }
 

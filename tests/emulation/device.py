@@ -9,7 +9,6 @@ from unittest import mock
 import torch
 
 import flowkern  # noqa: F401  (registers the ops that are replaced here)
-
 from flowkern.ops.masked_autoregressive import gradients
 from flowkern.ops.masked_autoregressive import native as masked
 from flowkern.ops.neural_ode import native as solve
@@ -365,9 +364,7 @@ OPS = {
     "runge_kutta_stage": _stage,
 }
 # dispatcher op: the entry point that runs it
-ENTRIES = {
-    op: "runge_kutta_stage" if op == "runge_kutta_error" else op.removesuffix("_backward") for op in OPS
-}
+ENTRIES = {op: "runge_kutta_stage" if op == "runge_kutta_error" else op.removesuffix("_backward") for op in OPS}
 
 
 @contextlib.contextmanager

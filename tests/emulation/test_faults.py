@@ -8,7 +8,6 @@ import pytest
 from tests.emulation import build, faults
 from tests.sanitizers.build import command, environment
 
-
 pytestmark = pytest.mark.timeout(900)  # the first test that runs builds the library
 
 # The block and the thread that come upon it first where all run in order, and what is said of them.

@@ -37,18 +37,12 @@ EDGES = {
     "spline-softclip-k10": replace(SPLINES["softclip"], bins=10),
     "spline-softclip-k33": replace(SPLINES["softclip"], bins=33, batch=(29,)),
     "spline-wide": replace(SPLINES["k8"], batch=(2,), width=600, features=600),
-    "spline-wide-k3": replace(
-        SPLINES["k3"], batch=(3,), width=1201, features=600, select="mask"
-    ),
+    "spline-wide-k3": replace(SPLINES["k3"], batch=(3,), width=1201, features=600, select="mask"),
     "spline-k256": replace(SPLINES["softclip"], bins=256, batch=(3,)),
     # Parameters that do not go through shared memory, so that fewer barriers hide a missing one.
-    "spline-k256-wide": replace(
-        SPLINES["softclip"], bins=256, batch=(1,), width=293, features=289, select="index"
-    ),
+    "spline-k256-wide": replace(SPLINES["softclip"], bins=256, batch=(1,), width=293, features=289, select="index"),
     "affine-rows-257": replace(AFFINES["exp"], batch=(257,)),
-    "affine-wide": replace(
-        AFFINES["exp"], batch=(3,), width=1201, features=600, select="index"
-    ),
+    "affine-wide": replace(AFFINES["exp"], batch=(3,), width=1201, features=600, select="index"),
     "affine-one-feature": replace(AFFINES["exp"], batch=(257,), width=1, features=1),
 }
 PATHS = {

@@ -37,9 +37,7 @@ def errors(transform, x, c):
 def test_round_trip_and_log_det_are_right_to_the_order_of_the_method(features, method, order):
     """Twice the steps take off a factor of 2^order (measured: at least 2^(order − 0.12))."""
     x, c = normal(4, features), normal(4, 2)
-    coarse, fine = (
-        errors(small(features, 2, method=method, steps=steps).transform, x, c) for steps in (16, 32)
-    )
+    coarse, fine = (errors(small(features, 2, method=method, steps=steps).transform, x, c) for steps in (16, 32))
     for a, b in zip(coarse, fine):
         assert 0 < b < a / 2 ** (order - 0.25) and a < 1e-3
 
@@ -72,9 +70,7 @@ def test_density_of_one_feature_integrates_to_one():
     flow = small(1, 1, activation="silu", steps=8)
     x = torch.linspace(-15, 15, 2001).double().view(-1, 1, 1)
     density = flow(normal(3, 1)).log_prob(x).exp()
-    torch.testing.assert_close(
-        torch.trapezoid(density, x[..., 0], dim=0), torch.ones(3).double(), rtol=0, atol=1e-4
-    )
+    torch.testing.assert_close(torch.trapezoid(density, x[..., 0], dim=0), torch.ones(3).double(), rtol=0, atol=1e-4)
 
 
 @torch.no_grad()
@@ -221,7 +217,9 @@ def test_a_flow_matching_model_has_a_likelihood():
 def test_failures_have_a_status():
     """A field that carries some samples out of the numbers: by option that raises, or warns, both ways."""
     x = torch.tensor([[1.0], [0.0], [1.0]])
-    flows = {kind: CNF(1, hidden_features=(1,), activation="leaky_relu", on_failure=kind) for kind in (None, "raise", "warn")}
+    flows = {
+        kind: CNF(1, hidden_features=(1,), activation="leaky_relu", on_failure=kind) for kind in (None, "raise", "warn")
+    }
     for flow in flows.values():
         with torch.no_grad():
             for parameter in flow.parameters():  # dx/dt = 10¹² leaky_relu(x)

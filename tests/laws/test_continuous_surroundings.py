@@ -121,8 +121,12 @@ CASES = {
     "neural_ode": Case(lambda: call(by_op), lambda: call(by_hand), inputs, REAL),
     "CNF": Case(lambda: LogProb(False), lambda: LogProb(True), inputs, FIELD, rtols={"bfloat16": 0.2}),
     "CNF adjoint": Case(
-        lambda: LogProb(False, steps=12, gradient="adjoint"), lambda: LogProb(True, steps=12), inputs, ADJOINT,
-        rtol=1e-2, rtols={"bfloat16": 0.2},
+        lambda: LogProb(False, steps=12, gradient="adjoint"),
+        lambda: LogProb(True, steps=12),
+        inputs,
+        ADJOINT,
+        rtol=1e-2,
+        rtols={"bfloat16": 0.2},
     ),  # fmt: skip
     "samples": Case(lambda: Samples(False), lambda: Samples(True), inputs, FIELD),
     "matching": Case(lambda: Loss(False), lambda: Loss(True), pairs, REAL),

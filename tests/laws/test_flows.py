@@ -158,9 +158,7 @@ def test_torch_distributions_take_it():
     plain = distribution.log_prob(x)
     independent = distributions.Independent(distribution, 1)
     torch.testing.assert_close(independent.log_prob(x), plain.sum(-1))
-    scaled = distributions.TransformedDistribution(
-        distribution, [distributions.AffineTransform(1.0, 2.0, event_dim=1)]
-    )
+    scaled = distributions.TransformedDistribution(distribution, [distributions.AffineTransform(1.0, 2.0, event_dim=1)])
     wanted = plain - 2 * torch.tensor(2.0).log()
     torch.testing.assert_close(scaled.log_prob(2 * x + 1), wanted)
     assert scaled.rsample((7,)).shape == (7, 3, 2)

@@ -111,10 +111,7 @@ def test_circular_slopes_agree_at_the_two_ends(inverse):
     case = replace(SPLINES["circular"], width=1, features=1, batch=(9,))
     bound = case.options["bound"]
     _, params = case.tensors(torch.float64)
-    slopes = [
-        case(torch.full((9, 1), end, dtype=torch.float64), params, inverse=inverse)[1]
-        for end in (-bound, bound)
-    ]
+    slopes = [case(torch.full((9, 1), end, dtype=torch.float64), params, inverse=inverse)[1] for end in (-bound, bound)]
     torch.testing.assert_close(*slopes)
     assert slopes[0].abs().max() > 0.1
 

@@ -30,11 +30,12 @@ MAKE = {
     "affine_exp": lambda d, c: AffineCoupling(d, c, alternating_mask(d, 0), "exp", **SMALL),
     "spline": lambda d, c: SplineCoupling(d, c, bins=3, bound=2.0, **SMALL),
     "autoregressive": lambda d, c: AffineAutoregressive(d, c, **SMALL),
-    "autoregressive_additive": lambda d, c: AffineAutoregressive(
-        d, c, torch.arange(d).flip(0), "additive", **SMALL
-    ),
+    "autoregressive_additive": lambda d, c: AffineAutoregressive(d, c, torch.arange(d).flip(0), "additive", **SMALL),
     "autoregressive_residual": lambda d, c: AffineAutoregressive(
-        d, c, scale_map="softplus", conditioner=partial(MADE, residual=True, activation="tanh"),
+        d,
+        c,
+        scale_map="softplus",
+        conditioner=partial(MADE, residual=True, activation="tanh"),
         **SMALL,
     ),
     "autoregressive_spline": lambda d, c: SplineAutoregressive(d, c, bins=3, bound=2.0, **SMALL),

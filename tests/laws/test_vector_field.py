@@ -59,9 +59,7 @@ def network(inputs=4, outputs=3, *activations):
     return nn.Sequential(*parts[:-1], nn.Linear(5, outputs))
 
 
-@pytest.mark.parametrize(
-    "order", [("x", "t", "context"), ("t", "x", "context"), ("context", "x", "t")]
-)
+@pytest.mark.parametrize("order", [("x", "t", "context"), ("t", "x", "context"), ("context", "x", "t")])
 def test_a_network_that_is_there_already_is_taken(order):
     net = randomised(network(6))
     field = VectorField.of(net, order=order)

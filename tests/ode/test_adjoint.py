@@ -344,7 +344,9 @@ def test_a_name_without_a_value_in_a_closure():
 
 
 def test_transforms_are_refused():
-    with pytest.raises(NotImplementedError, match="odeint_adjoint: torch.func's transforms and forward mode do not see it"):
+    with pytest.raises(
+        NotImplementedError, match="odeint_adjoint: torch.func's transforms and forward mode do not see it"
+    ):
         torch.func.grad(lambda y0: solved(Growth(), y0))(torch.ones(1).double())
 
 
@@ -356,7 +358,7 @@ def test_tolerances_of_parts(own):
         results = []
         for solve, call in ((flowkern.odeint, {}), (flowkern.odeint_adjoint, {"adjoint_params": field.parameters()})):
             y0 = torch.ones(4, 3, dtype=torch.float64, requires_grad=True)
-            tolerances = {name: tolerance for name in ("rtol", "atol")}
+            tolerances = dict.fromkeys(("rtol", "atol"), tolerance)
             if own and call:
                 call |= {"adjoint_rtol": tolerance, "adjoint_atol": tolerance}
                 tolerances = {"rtol": 1e-9, "atol": 1e-9}

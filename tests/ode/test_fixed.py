@@ -206,8 +206,7 @@ class OnHost(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         self.count += any(
-            isinstance(part, torch.Tensor) and part.device.type == "cpu"
-            for part in tree_leaves((args, kwargs, result))
+            isinstance(part, torch.Tensor) and part.device.type == "cpu" for part in tree_leaves((args, kwargs, result))
         )
         return result
 

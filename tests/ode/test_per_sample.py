@@ -15,9 +15,7 @@ from tests.ode.fields import Field, close, decay
 METHODS = ("bosh3", "dopri5", "tsit5", "dopri8")
 RATES = torch.tensor([0.1, 1.0, 3.0, 10.0, 30.0], dtype=torch.float64).unsqueeze(1)
 T = torch.tensor([0.0, 0.0, 0.3, 0.55, 1.0], dtype=torch.float64)
-OWN = torch.tensor([[0.0, 0.5, 1.0, 0.0, -1.0]]).double() + T.unsqueeze(1) * torch.tensor(
-    [1.0, -1.0, 0.0, 2.0, 0.5]
-)
+OWN = torch.tensor([[0.0, 0.5, 1.0, 0.0, -1.0]]).double() + T.unsqueeze(1) * torch.tensor([1.0, -1.0, 0.0, 2.0, 0.5])
 
 
 def solve(field, y0, t, *, method="dopri5", rtol=1e-7, **options):

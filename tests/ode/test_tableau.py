@@ -47,9 +47,7 @@ def arrays(method):
 def residual(method, weights, order, theta=1.0):
     a, c = arrays(method)
     return max(
-        abs(weights @ stage(a, c) - density * theta**p)
-        for p in range(1, order + 1)
-        for stage, density in CONDITIONS[p]
+        abs(weights @ stage(a, c) - density * theta**p) for p in range(1, order + 1) for stage, density in CONDITIONS[p]
     )
 
 

@@ -116,9 +116,7 @@ PEERS = {
     "normflows additive": ({"scale_map": "additive"}, _normflows_coupling("additive")),
     "FrEIA AllInOneBlock": (
         {"scale_map": ScaleMap("tanh", prefactor=0.1, shift_prefactor=0.1), "scale_first": True},
-        lambda x, p, inverse: _log_affine(
-            x, 2 * torch.tanh(0.1 * p[..., 0]), 0.1 * p[..., 1], inverse
-        ),
+        lambda x, p, inverse: _log_affine(x, 2 * torch.tanh(0.1 * p[..., 0]), 0.1 * p[..., 1], inverse),
     ),
     "FrEIA ATAN": (
         {"scale_map": "atan", "scale_first": True},
@@ -126,9 +124,7 @@ PEERS = {
     ),
     "FrEIA SIGMOID": (
         {"scale_map": ScaleMap("tanh", prefactor=0.5), "scale_first": True},
-        lambda x, p, inverse: _log_affine(
-            x, 2 * 2 * (torch.sigmoid(p[..., 0]) - 0.5), p[..., 1], inverse
-        ),
+        lambda x, p, inverse: _log_affine(x, 2 * 2 * (torch.sigmoid(p[..., 0]) - 0.5), p[..., 1], inverse),
     ),
 }
 

@@ -20,11 +20,15 @@ def flow(kind, **options):
 
 CALLS = {
     "affine_coupling": lambda: lambda x: affine_coupling(x, torch.stack((x, x.sin()), -1))[0],
-    "rational_quadratic_spline": lambda: lambda x: rational_quadratic_spline(x, x.unsqueeze(-1) * torch.ones(8).double())[0],
+    "rational_quadratic_spline": lambda: (
+        lambda x: rational_quadratic_spline(x, x.unsqueeze(-1) * torch.ones(8).double())[0]
+    ),
     "masked_autoregressive": lambda: flow(flows.MAF),
     "neural_ode": lambda: flow(flows.CNF, steps=2),
     "neural_ode adjoint": lambda: flow(flows.CNF, steps=2, gradient="adjoint"),
-    "probability_path": lambda: lambda x: probability_path(x, x.sin(), path="schroedinger_bridge", sigma=0.3, seed=3)[1],
+    "probability_path": lambda: (
+        lambda x: probability_path(x, x.sin(), path="schroedinger_bridge", sigma=0.3, seed=3)[1]
+    ),
     "runge_kutta_stage": lambda: lambda x: runge_kutta_stage(x, [x.sin(), x.exp()], torch.ones(2).double()),
 }
 

@@ -243,9 +243,7 @@ def test_outputs_are_new_tensors(backend):
 # --- shapes and layouts --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "x_batch, params_batch", [((4, 1), (3,)), ((), (5,)), ((2, 3), ()), ((0,), ())]
-)
+@pytest.mark.parametrize("x_batch, params_batch", [((4, 1), (3,)), ((), (5,)), ((2, 3), ()), ((0,), ())])
 def test_batch_dimensions_broadcast(case, on_backend, x_batch, params_batch):
     x, _ = replace(case, batch=x_batch).tensors(torch.float64)
     _, params = replace(case, batch=params_batch).tensors(torch.float64)

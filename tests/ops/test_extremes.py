@@ -194,9 +194,7 @@ def test_scales_that_underflow_keep_their_log_det(backend, kind, dtype):
     x, params = torch.ones_like(raw)[:, None], torch.stack((torch.zeros_like(raw), raw), -1)[:, None]
     params = params.requires_grad_()
     with flowkern.backend(backend):
-        y, logabsdet = affine_coupling(
-            x, params, scale_map=scale_map, inverse=kind == "reciprocal_sigmoid"
-        )
+        y, logabsdet = affine_coupling(x, params, scale_map=scale_map, inverse=kind == "reciprocal_sigmoid")
     grad = torch.autograd.grad((y, logabsdet), params, (torch.zeros_like(y), torch.ones_like(raw)))[0]
     torch.testing.assert_close(logabsdet, raw)
     torch.testing.assert_close(grad[:, 0], torch.tensor([[0.0, 1.0]], dtype=dtype).expand(4, 2))

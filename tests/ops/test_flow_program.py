@@ -79,7 +79,9 @@ def test_forward_mode_and_vmap_give_the_references_numbers(on_backend):
     (_, l), (_, dl) = torch.func.jvp(run, (tensors["x"],), (tangent,))
     grad = torch.autograd.grad(run(x := tensors["x"].clone().requires_grad_())[1].sum(), x)[0]
     torch.testing.assert_close(dl, grad.sum(-1))
-    torch.testing.assert_close(torch.func.vmap(lambda x: _call(case, tensors | {"x": x[None].expand_as(tangent)})[1][0])(tensors["x"])[0], l[0])
+    torch.testing.assert_close(
+        torch.func.vmap(lambda x: _call(case, tensors | {"x": x[None].expand_as(tangent)})[1][0])(tensors["x"])[0], l[0]
+    )
 
 
 def test_batched_gradients_are_those_of_a_loop(on_backend):
@@ -219,7 +221,11 @@ def test_raw_op_refuses_a_code_that_does_not_fit():
         arguments = (changed, numbers) if changed.dtype == torch.int64 else (code, changed)
         with pytest.raises(RuntimeError, match="end"):
             op(x, context, tensors, *arguments, inverse, False)
-    for changed, message in ((tensors[:-1], "tensors: expected"), ([*tensors, x], "tensors: expected"), ([t.float() for t in tensors], "the dtype of x")):
+    for changed, message in (
+        (tensors[:-1], "tensors: expected"),
+        ([*tensors, x], "tensors: expected"),
+        ([t.float() for t in tensors], "the dtype of x"),
+    ):
         with pytest.raises(RuntimeError, match=message):
             op(x, context, changed, code, numbers, inverse, False)
     with pytest.raises(RuntimeError, match="context: expected"):
@@ -243,7 +249,11 @@ def test_raw_op_refuses_a_code_that_does_not_fit():
 def test_bad_arguments_are_named(change, message):
     case = Case(3, (coupling(3, context=True),), context=2, batch=3)
     tensors = case.tensors()
-    arguments = {"x": tensors["x"], "context": tensors["context"], "tensors": [t for n, t in tensors.items() if " " in n]}
+    arguments = {
+        "x": tensors["x"],
+        "context": tensors["context"],
+        "tensors": [t for n, t in tensors.items() if " " in n],
+    }
     with pytest.raises((ValueError, TypeError), match=message):
         flow_program(program=case.program(), **(arguments | change))
 
@@ -261,9 +271,18 @@ PLAIN = ConditionerLayer()
         (Conditioned((PLAIN,), Degrees([1, 2, 3]), AffineElement(), 3), "parameters:"),
         (Conditioned((PLAIN,), Degrees([1, 2, 3]), AffineElement(), 2, outputs=(1,)), "outputs: expected"),
         (Conditioned((PLAIN,), Degrees([1, 2, 3]), AffineElement(), 2, inputs=(0,)), "inputs: expected"),
-        (Conditioned((PLAIN._replace(activation="relu"),), Degrees([1, 2, 3]), AffineElement(), 2), "the last takes no"),
-        (Conditioned((PLAIN._replace(term="tanh"),), Degrees([1, 2, 3]), AffineElement(), 2), "tensors: missing: .*term_weight"),
-        (Conditioned((PLAIN._replace(tensors=("bias", "weight")),), Degrees([1, 2, 3]), AffineElement(), 2), "in this order"),
+        (
+            Conditioned((PLAIN._replace(activation="relu"),), Degrees([1, 2, 3]), AffineElement(), 2),
+            "the last takes no",
+        ),
+        (
+            Conditioned((PLAIN._replace(term="tanh"),), Degrees([1, 2, 3]), AffineElement(), 2),
+            "tensors: missing: .*term_weight",
+        ),
+        (
+            Conditioned((PLAIN._replace(tensors=("bias", "weight")),), Degrees([1, 2, 3]), AffineElement(), 2),
+            "in this order",
+        ),
     ],
 )
 def test_bad_steps_are_named(step, message):

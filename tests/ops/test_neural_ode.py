@@ -111,7 +111,9 @@ def _assert_follows_tableau(got, case, tensors):
     torch.testing.assert_close(got.logabsdet[-1], logabsdet, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("method, order", (("euler", 1), ("midpoint", 2), ("heun2", 2), ("rk4", 4), ("rk4_classic", 4), ("dopri5", 5)))
+@pytest.mark.parametrize(
+    "method, order", (("euler", 1), ("midpoint", 2), ("heun2", 2), ("rk4", 4), ("rk4_classic", 4), ("dopri5", 5))
+)
 def test_order_of_convergence(backend, method, order):
     """dy/dt = A y has y = exp(A t) y₀ and log|det| = Tr A t."""
     generator = torch.Generator().manual_seed(3)
@@ -121,7 +123,9 @@ def test_order_of_convergence(backend, method, order):
     errors = []
     with flowkern.backend(backend):
         for steps in (16, 32):
-            got = neural_ode(y, [FieldLayer(A)], torch.tensor([0.0, 1.0]).double(), method=method, steps=steps, trace="exact")
+            got = neural_ode(
+                y, [FieldLayer(A)], torch.tensor([0.0, 1.0]).double(), method=method, steps=steps, trace="exact"
+            )
             errors.append((got.y[-1] - want).abs().max())
             torch.testing.assert_close(got.logabsdet[-1], A.trace().expand(5), rtol=1e-12, atol=1e-12)
     assert abs(torch.log2(errors[0] / errors[1]).item() - order) < 0.3
@@ -137,7 +141,9 @@ def test_logabsdet_is_that_of_the_map(backend):
             jacobian = torch.autograd.functional.jacobian(
                 lambda y: case.solve(tensors | {"y": y.unsqueeze(0)}, None, trace=None).y[-1, 0], tensors["y"][n]
             )
-            torch.testing.assert_close(solution.logabsdet[-1, n], torch.linalg.slogdet(jacobian)[1], rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(
+                solution.logabsdet[-1, n], torch.linalg.slogdet(jacobian)[1], rtol=1e-6, atol=1e-6
+            )
 
 
 def test_noise_estimates_without_bias(backend):
@@ -380,7 +386,9 @@ def test_nan_and_infinity_stay_in_their_row(backend):
 def test_exploding_field_is_not_finite(backend):
     """dy/dt = 10⁶ y over 64 Euler steps leaves the range of float32; nothing hangs or raises."""
     with flowkern.backend(backend):
-        got = neural_ode(torch.ones(2, 1), [FieldLayer(torch.full((1, 1), 1e6))], torch.tensor([0.0, 64.0]), method="euler", steps=64)
+        got = neural_ode(
+            torch.ones(2, 1), [FieldLayer(torch.full((1, 1), 1e6))], torch.tensor([0.0, 64.0]), method="euler", steps=64
+        )
     assert not got.y[-1].isfinite().any()
 
 
@@ -438,7 +446,10 @@ def test_same_bits_for_any_number_of_threads():
         (dict(layers=[FieldLayer(torch.ones(2, 2), torch.ones(3))]), r"layers\[0\].bias: expected shape"),
         (dict(layers=[FieldLayer(torch.ones(2, 2), torch.ones(4, 2))]), r"layers\[0\].bias: batch shape"),
         (dict(layers=[FieldLayer(torch.ones(2, 2), None, "tanh")]), "layers: the last"),
-        (dict(layers=[FieldLayer(torch.ones(2, 2), None, "sine"), FieldLayer(torch.ones(2, 2))]), "activation: expected"),
+        (
+            dict(layers=[FieldLayer(torch.ones(2, 2), None, "sine"), FieldLayer(torch.ones(2, 2))]),
+            "activation: expected",
+        ),
         (dict(method="rk45"), "method: expected one of euler"),
         (dict(steps=0), "steps: expected"),
         (dict(steps=4, checkpoint=3), "checkpoint: expected a divisor"),
@@ -456,8 +467,14 @@ def test_same_bits_for_any_number_of_threads():
         (dict(t=torch.tensor([0.0, 1.0, 0.5])), "t: expected times that rise or fall throughout, and finite"),
         (dict(layers=[FieldLayer(None)]), r"layers\[0\].weight: expected a tensor, got NoneType"),
         (dict(layers=[FieldLayer(torch.ones(2, 2), 3)]), r"layers\[0\].bias: expected a tensor, got int"),
-        (dict(layers=[FieldLayer(torch.ones(2, 2), None, ["relu"]), FieldLayer(torch.ones(2, 2))]), "activation: expected"),
-        (dict(layers=[FieldLayer(torch.ones(2, 2), None, "elu", "a"), FieldLayer(torch.ones(2, 2))]), "slope: expected"),
+        (
+            dict(layers=[FieldLayer(torch.ones(2, 2), None, ["relu"]), FieldLayer(torch.ones(2, 2))]),
+            "activation: expected",
+        ),
+        (
+            dict(layers=[FieldLayer(torch.ones(2, 2), None, "elu", "a"), FieldLayer(torch.ones(2, 2))]),
+            "slope: expected",
+        ),
         (dict(time=TimeEmbedding(torch.ones(2, 2), 3)), "time.frequencies: expected a tensor, got int"),
         (dict(steps=True), "steps: expected a positive integer, got True"),
         (dict(time=TimeEmbedding(torch.ones(3, 1))), "time.weight: expected shape"),

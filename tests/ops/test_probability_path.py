@@ -61,9 +61,7 @@ def test_velocity_is_the_derivative(on_backend, path):
     x0, x1, t, noise = Case(batch=50, given=True).tensors(torch.float64)
     t, h = 0.05 + 0.9 * t, 1e-6
     _, _, u_t = probability_path(x0, x1, t, path=path, sigma=0.4, noise=noise)
-    before, after = (
-        probability_path(x0, x1, t + step, path=path, sigma=0.4, noise=noise)[1] for step in (-h, h)
-    )
+    before, after = (probability_path(x0, x1, t + step, path=path, sigma=0.4, noise=noise)[1] for step in (-h, h))
     torch.testing.assert_close((after - before) / (2 * h), u_t, rtol=1e-6, atol=1e-6)
 
 

@@ -182,9 +182,7 @@ def test_gradients_at_the_ends_and_knots(backend):
                 )
                 for offset in (0.0, *(1e-9 * side for side in sides))
             ]  # fmt: skip
-            errors = [
-                max((g - w).abs().max() for g, w in zip(at[0][2:], side[2:])) for side in at[1:]
-            ]
+            errors = [max((g - w).abs().max() for g, w in zip(at[0][2:], side[2:])) for side in at[1:]]
             assert min(errors) < 1e-6
 
 

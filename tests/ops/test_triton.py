@@ -88,8 +88,14 @@ def test_mixed_dtypes(case, dtype, params_dtype, inverse):
 @pytest.mark.parametrize(
     "rows, width, features",
     [
-        (0, 3, 3), (1, 1, 1), (2, 0, 0), (3, 5, 0),
-        (130, 1, 1), (15, 9, 7), (17, 33, 33), (2, 300, 130),
+        (0, 3, 3),
+        (1, 1, 1),
+        (2, 0, 0),
+        (3, 5, 0),
+        (130, 1, 1),
+        (15, 9, 7),
+        (17, 33, 33),
+        (2, 300, 130),
     ],  # fmt: skip
 )
 def test_sizes_across_the_edges_of_tiles(case, rows, width, features, inverse):
@@ -144,9 +150,7 @@ COMBINATIONS = {
     ],
     "rational_quadratic_spline": [
         {"tails": tails, "knot_map": KnotMap(kind), "bound": bound}
-        for tails, kind, bound in itertools.product(
-            TAILS, ("softplus", "softclip"), (3.0, torch.tensor([2.0, 3.0]))
-        )
+        for tails, kind, bound in itertools.product(TAILS, ("softplus", "softclip"), (3.0, torch.tensor([2.0, 3.0])))
     ],
 }
 MODULES = {"affine_coupling": affine, "rational_quadratic_spline": spline}
@@ -157,9 +161,7 @@ def test_every_combination_and_every_branch(op):
     """Each agrees with the reference, and together they take every `if` of the kernels both ways."""
     files = [module.__file__ for module in (MODULES[op], _triton)]
     with branches.traced(files) as steps:
-        for options, select, inverse in itertools.product(
-            COMBINATIONS[op], ("all", "index"), (False, True)
-        ):
+        for options, select, inverse in itertools.product(COMBINATIONS[op], ("all", "index"), (False, True)):
             case = replace(
                 TYPICAL[op], name=f"{options}", batch=(3,), width=3 if select == "index" else 2,
                 features=2, select=select, bins=3, options=options,
@@ -347,9 +349,7 @@ def test_export(case):
             return case(x, params, inverse=True)
 
     batch = torch.export.Dim("batch", min=2)
-    program = torch.export.export(
-        Module(), case.tensors(), dynamic_shapes=({0: batch}, {0: batch})
-    )
+    program = torch.export.export(Module(), case.tensors(), dynamic_shapes=({0: batch}, {0: batch}))
     inputs = replace(case, batch=(19,)).tensors()
     assert all(torch.equal(*p) for p in zip(program.module()(*inputs), Module()(*inputs)))
 

@@ -3,13 +3,50 @@
 from typing import NamedTuple
 
 # The fault is looked for in these cases.
-AFFINE = ("affine-scale_first", "affine-whole_vectors", "affine-wide", "affine-rows-257", "affine-index", "affine-sliced")
+AFFINE = (
+    "affine-scale_first",
+    "affine-whole_vectors",
+    "affine-wide",
+    "affine-rows-257",
+    "affine-index",
+    "affine-sliced",
+)
 SPLINE = ("spline-k8", "spline-k256-wide", "spline-wide-k3", "spline-index", "spline-sliced", "spline-circular")
-SOLVE = ("ode-one sample", "ode-exact two hidden", "ode-exact one hidden", "ode-noise", "ode-adjoint noise", "ode-workspace")
+SOLVE = (
+    "ode-one sample",
+    "ode-exact two hidden",
+    "ode-exact one hidden",
+    "ode-noise",
+    "ode-adjoint noise",
+    "ode-workspace",
+)
 STAGE = ("stage-rows-257", "stage-not finite", "stage-(2, 1100) by row", "stage-(5, 8) by row")
-MASKED = ("masked-everything", "masked-skips", "masked-random", "masked-residual", "masked-k5_circular", "masked-rows_63", "masked-large-tiles", "masked-inputs")
-PATH = ("path-target", "path-variance_preserving", "path-schroedinger_bridge given", "path-conditional given", "path-long rows")
-MASKED_ON_CPU = ("masked-relu", "masked-skips", "masked-context", "masked-inputs_of_all", "masked-everything", "masked-coupling", "masked-k8")
+MASKED = (
+    "masked-everything",
+    "masked-skips",
+    "masked-random",
+    "masked-residual",
+    "masked-k5_circular",
+    "masked-rows_63",
+    "masked-large-tiles",
+    "masked-inputs",
+)
+PATH = (
+    "path-target",
+    "path-variance_preserving",
+    "path-schroedinger_bridge given",
+    "path-conditional given",
+    "path-long rows",
+)
+MASKED_ON_CPU = (
+    "masked-relu",
+    "masked-skips",
+    "masked-context",
+    "masked-inputs_of_all",
+    "masked-everything",
+    "masked-coupling",
+    "masked-k8",
+)
 ODE_ON_CPU = ("ode-exact two hidden", "ode-noise", "ode-adjoint", "ode-checkpoints")
 STAGE_ON_CPU = ("stage-(7, 3) by row", "stage-(2, 513) by row", "stage-(70,)", "stage-8 stages")
 FLOW = ("flow-everything", "flow-gates", "flow-lu wide", "flow-coupling", "flow-everything normal")

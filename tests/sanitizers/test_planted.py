@@ -28,10 +28,16 @@ def test_the_docs_have_the_table_of_all_faults():
             "but thread (1, 0, 0) has exited (b.cuh:4)",
             "waits at __syncthreads, but thread (1, 0, 0) has exited",
         ),
-        ("==9==ERROR: AddressSanitizer: heap-buffer-overflow on address 0x1", "address sanitizer: heap-buffer-overflow"),
+        (
+            "==9==ERROR: AddressSanitizer: heap-buffer-overflow on address 0x1",
+            "address sanitizer: heap-buffer-overflow",
+        ),
         ("WARNING: ThreadSanitizer: data race (pid=1)", "thread sanitizer: data race"),
         ("a.h:1:2: runtime error: index 4 out of bounds", "undefined behaviour: index 4 out of bounds"),
-        ("IndexError: _kernel writes 4 bytes that no tensor holds", "out of bounds: writes 4 bytes that no tensor holds"),
+        (
+            "IndexError: _kernel writes 4 bytes that no tensor holds",
+            "out of bounds: writes 4 bytes that no tensor holds",
+        ),
         ("AssertionError: exp on cpu, torch.float32, inverse=True: y is wrong by 3", "reference, inverse: y is wrong"),
         ("AssertionError: grad y is wrong by 3 units", "reference: grad y is wrong"),
         ("AssertionError: stage is wrong: Tensor-likes are not close!", "reference: stage is wrong"),

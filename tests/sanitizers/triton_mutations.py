@@ -21,11 +21,15 @@ def _path(fault, old, new):
 
 
 def _masked(fault, old, new, file="masked_autoregressive/triton_layers.py"):
-    return _mutation(fault, file, old, new, ("masked-two_features", "masked-everything", "masked-skips", "masked-inputs"))
+    return _mutation(
+        fault, file, old, new, ("masked-two_features", "masked-everything", "masked-skips", "masked-inputs")
+    )
 
 
 def _ode(fault, old, new, file="neural_ode/triton_field.py"):
-    return _mutation(fault, file, old, new, ("ode-one sample", "ode-adjoint noise", "ode-adjoint one hidden", "ode-exact linear"))
+    return _mutation(
+        fault, file, old, new, ("ode-one sample", "ode-adjoint noise", "ode-adjoint one hidden", "ode-exact linear")
+    )
 
 
 def _stage(fault, old, new):

@@ -9,9 +9,7 @@ from flowkern.ops.affine_coupling.scale_map import SCALE_MAPS, ScaleMap
 __all__ = ["SCALE_MAPS", "ScaleMap", "affine_coupling"]
 
 
-def affine_coupling(
-    x, params, *, index=None, mask=None, scale_map="exp", scale_first=False, inverse=False
-):
+def affine_coupling(x, params, *, index=None, mask=None, scale_map="exp", scale_first=False, inverse=False):
     """y_t = s(u_t)·x_t + b_t and log|det J| = Σ_t log s(u_t); inverse x_t = (y_t − b_t)/s(u_t).
 
     Features that are not transformed are copied. The parameters are read where they lie, by their

@@ -6,9 +6,7 @@ import torch.nn.functional as F
 from flowkern.ops._arguments import compute_dtype, in_dtype, selected
 
 
-def forward(
-    x, params, index, inverse, scale_first, kind, a, b, prefactor, shift_prefactor
-):
+def forward(x, params, index, inverse, scale_first, kind, a, b, prefactor, shift_prefactor):
     """x (N, D), params (N, T, P) -> y (N, D), logabsdet (N,); differentiable to any order."""
     dtype = compute_dtype(x, params)
     x_t = selected(x, index).to(dtype)

@@ -19,9 +19,7 @@ def forward(x, params, *arguments):
 
 def backward(grad_y, grad_logabsdet, x, params, *arguments):
     """grad_x (N, D) and grad_params (N, T, P), laid out as params is."""
-    return torch.ops.flowkern_triton.affine_coupling_backward(
-        grad_y, grad_logabsdet, x, params, *arguments
-    )
+    return torch.ops.flowkern_triton.affine_coupling_backward(grad_y, grad_logabsdet, x, params, *arguments)
 
 
 def _launch_forward(x, params, index, *arguments):
@@ -193,9 +191,7 @@ def _backward_kernel(
             shift = tl.load(of_t + SHIFT * p_k, mask=here, other=0.0).to(COMPUTE)
         if KIND != 0:
             raw = tl.load(of_t + RAW * p_k, mask=here, other=0.0).to(COMPUTE)
-        g, grad_shift, grad_raw = transform_vjp(
-            z, shift, raw, gy, gl, INVERSE, KIND, A, B, PREFACTOR, SHIFT_PREFACTOR
-        )
+        g, grad_shift, grad_raw = transform_vjp(z, shift, raw, gy, gl, INVERSE, KIND, A, B, PREFACTOR, SHIFT_PREFACTOR)
         tl.store(grad_x + n * D + d, g, mask=found)
         tl.store(to_t + SHIFT * gp_k, grad_shift, mask=here)
         if KIND != 0:

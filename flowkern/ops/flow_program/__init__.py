@@ -50,7 +50,9 @@ def flow_program(x, program, tensors, context=None, inverse=False):
     for i, tensor in enumerate(tensors):
         check_tensor(f"tensors[{i}]", tensor, x)
     if (context is None) != (program.context == 0):
-        raise ValueError(f"context: expected {program.context or 'no'} features, got {context if context is None else tuple(context.shape)}")
+        raise ValueError(
+            f"context: expected {program.context or 'no'} features, got {context if context is None else tuple(context.shape)}"
+        )
     batch = x.shape[:-1]
     if context is not None:
         check_tensor("context", context, x)

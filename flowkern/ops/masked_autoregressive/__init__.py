@@ -82,9 +82,7 @@ def _call(name, x, layers, degrees, element, inverse):
     _check_tensor(name, x, x)
     _check_layers(x, layers, degrees)
     if not isinstance(element, (AffineElement, SplineElement)):
-        raise TypeError(
-            f"element: expected an AffineElement or a SplineElement, got {type(element).__name__}"
-        )
+        raise TypeError(f"element: expected an AffineElement or a SplineElement, got {type(element).__name__}")
     element.parameters(layers[-1].weight.shape[0], x.shape[-1], x.dtype)
     return evaluate(x, layers, degrees, element, inverse)
 
@@ -127,7 +125,11 @@ def _spec(layers, element, inverse):
         tuple(a.code for a in activations),
         constants(*(a.slope for a in activations)),
         tuple(-1 if layer.skip is None else layer.skip for layer in layers),
-        inverse, code, scale_first, tails, constants(*numbers),
+        inverse,
+        code,
+        scale_first,
+        tails,
+        constants(*numbers),
     )
 
 
@@ -175,8 +177,7 @@ def _check_layers(x, layers, degrees):
         raise TypeError(f"degrees: expected a Degrees, got {type(degrees).__name__}")
     if len(layers) != len(degrees.sizes):
         raise ValueError(
-            f"layers: expected {len(degrees.sizes)}, one more than degrees has hidden layers, "
-            f"got {len(layers)}"
+            f"layers: expected {len(degrees.sizes)}, one more than degrees has hidden layers, got {len(layers)}"
         )
     if x.shape[-1] != degrees.sizes[0]:
         raise ValueError(f"degrees: of {degrees.sizes[0]} features, but x has {x.shape[-1]}")
@@ -237,6 +238,4 @@ def _check_skip(k, skip, layers, degrees):
     if not 0 <= skip < k or layers[skip].weight.shape[0] != layers[k].weight.shape[0]:
         raise ValueError(f"layers[{k}].skip: expected an earlier layer of the same width, got {skip}")
     if not degrees.may_skip(skip, k):
-        raise ValueError(
-            f"layers[{k}].skip: a unit of layer {skip} has a higher degree than the one it is added to"
-        )
+        raise ValueError(f"layers[{k}].skip: a unit of layer {skip} has a higher degree than the one it is added to")

@@ -25,8 +25,7 @@ class AffineElement(NamedTuple):
         wanted = 1 if ScaleMap.of(self.scale_map).kind == "additive" else 2
         if outputs != wanted * features:
             raise ValueError(
-                f"layers: the last must have {wanted} output(s) for each of {features} features, "
-                f"got {outputs}"
+                f"layers: the last must have {wanted} output(s) for each of {features} features, got {outputs}"
             )
         return wanted
 
@@ -51,9 +50,7 @@ class SplineElement(NamedTuple):
         box_of(self.bound, self.tails, dtype)
         per_feature = outputs // features  # divmod of dynamic sizes does not compile
         if per_feature * features != outputs:
-            raise ValueError(
-                f"layers: the outputs of the last, {outputs}, are no multiple of {features} features"
-            )
+            raise ValueError(f"layers: the outputs of the last, {outputs}, are no multiple of {features} features")
         self.knot_map.check(bins_of(per_feature, self.tails, "layers"))
         return per_feature
 

@@ -68,9 +68,7 @@ def forward(x, spec, order, ends, ranks, *tensors, terms=NO_TERMS, ops=torch.ops
     return y if y.dtype == x.dtype else y.to(x.dtype), logabsdet
 
 
-def backward(
-    grad_y, grad_logabsdet, x, y, needs, spec, order, ends, ranks, *tensors, ops=torch.ops.flowkern
-):
+def backward(grad_y, grad_logabsdet, x, y, needs, spec, order, ends, ranks, *tensors, ops=torch.ops.flowkern):
     """grad_x (N, D) and the gradients of tensors that are needed."""
     grad_y_k, x_k, y_k, *tensors_k = kernel_tensors(grad_y, x, y, *tensors)
     kernel = grad_y_k, grad_logabsdet, x_k, y_k

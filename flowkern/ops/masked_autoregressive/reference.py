@@ -93,9 +93,7 @@ def folded(layer):
 def network(x, spec, layers):
     """The parameters (N, D, P) of every feature's transform."""
     u, past = x, []
-    for (weight, bias, gate, gain, offset), code, slope, skip in zip(
-        layers, spec.activations, spec.slopes, spec.skips
-    ):
+    for (weight, bias, gate, gain, offset), code, slope, skip in zip(layers, spec.activations, spec.slopes, spec.skips):
         z = F.linear(u, weight)
         z = z if bias is None else z + bias
         z = z if gate is None else z * gate

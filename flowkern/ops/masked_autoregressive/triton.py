@@ -12,12 +12,11 @@ import torch
 import triton
 import triton.language as tl
 
-from flowkern.ops import _triton
 from flowkern.ops.masked_autoregressive import gradients, native
 from flowkern.ops.masked_autoregressive import triton_kernels as kernels
-from flowkern.ops.masked_autoregressive.triton_layers import ROWS, WIDE, Row
 from flowkern.ops.masked_autoregressive.element import SPLINE
 from flowkern.ops.masked_autoregressive.reference import NO_TERMS, Spec, Terms
+from flowkern.ops.masked_autoregressive.triton_layers import ROWS, WIDE, Row
 from flowkern.ops.rational_quadratic_spline.triton_element import spec_of
 
 _ROWS, _WIDE = ROWS.value, WIDE.value
@@ -189,8 +188,6 @@ def _given(tensor):
     return tensor is not None
 
 
-_library = native.define(
-    "flowkern_triton", "masked_autoregressive", "masked_autoregressive_backward"
-)
+_library = native.define("flowkern_triton", "masked_autoregressive", "masked_autoregressive_backward")
 _library.impl("masked_autoregressive", _launch_forward, "CompositeExplicitAutograd")
 _library.impl("masked_autoregressive_backward", _launch_backward, "CompositeExplicitAutograd")

@@ -65,9 +65,7 @@ def _differentiable_vjp(grad_ends, grad_sums, spec, *inputs):
     pairs = [(o, g) for o, g in zip(outputs, (grad_ends, grad_sums)) if o.requires_grad]  # sums may be zeros
     outputs, cotangents = zip(*pairs)
     wanted = [i for i, t in enumerate(views) if t is not None and t.requires_grad]
-    some = torch.autograd.grad(
-        outputs, [views[i] for i in wanted], cotangents, create_graph=True, allow_unused=True
-    )
+    some = torch.autograd.grad(outputs, [views[i] for i in wanted], cotangents, create_graph=True, allow_unused=True)
     grads = [None] * len(inputs)
     for i, grad in zip(wanted, some):
         grads[i] = grad

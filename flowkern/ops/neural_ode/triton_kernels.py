@@ -122,9 +122,7 @@ def _forward_kernel(
         trace, kinetic = tl.zeros((ROWS,), SPEC.compute), tl.zeros((ROWS,), SPEC.compute)
         jacobian = tl.zeros((ROWS,), SPEC.compute)
         for n in range(0, intervals * steps):
-            trace, kinetic, jacobian = _advance(
-                state, state, n, trace, kinetic, jacobian, net, tile, True, SPEC
-            )
+            trace, kinetic, jacobian = _advance(state, state, n, trace, kinetic, jacobian, net, tile, True, SPEC)
             if (n + 1) % every == 0:
                 to = _state_after(n, steps, every, ends, kept, N * features)
                 _write(state, to, tile.n, tile.here, features)

@@ -9,9 +9,7 @@ _REST = "Tensor? noise, Tensor seed, int path, float sigma"
 _OUT = "(Tensor, Tensor, Tensor)"
 SCHEMAS = {
     "probability_path": f"({_ENDS}, Tensor? t, {_REST}) -> {_OUT}",
-    "probability_path_backward": (
-        f"(Tensor grad_x, Tensor grad_u, bool of_t, {_ENDS}, Tensor t, {_REST}) -> {_OUT}"
-    ),
+    "probability_path_backward": (f"(Tensor grad_x, Tensor grad_u, bool of_t, {_ENDS}, Tensor t, {_REST}) -> {_OUT}"),
 }
 
 

@@ -106,9 +106,8 @@ def _noises(noise, seed, counter, KIND: tl.constexpr, SIGMA: tl.constexpr, COMPU
     """The noise of the four elements of each counter, where it is drawn."""
     if noise is None and (SIGMA != 0 or KIND == 1):
         return random.normal(seed, 0, counter, COMPUTE)
-    else:
-        zero = tl.zeros(counter.shape, COMPUTE)
-        return zero, zero, zero, zero
+    zero = tl.zeros(counter.shape, COMPUTE)
+    return zero, zero, zero, zero
 
 
 # Moves per element, in float32: reads x0 and x1, writes x_t and u_t: 16 bytes (target: 12).

@@ -4,7 +4,6 @@ import math
 import numbers
 from dataclasses import dataclass
 
-
 KINDS = ("softplus", "softclip")
 
 
@@ -49,8 +48,7 @@ class KnotMap:
             minimum = getattr(self, name)
             if self.kind == "softplus" and minimum * bins > 1:
                 raise ValueError(
-                    f"knot_map: {name} = {minimum} times {bins} bins exceeds 1, so the spline "
-                    "cannot be monotone"
+                    f"knot_map: {name} = {minimum} times {bins} bins exceeds 1, so the spline cannot be monotone"
                 )
 
     def numbers(self):

@@ -22,9 +22,7 @@ def forward(
         valid = (bound > 0) & bound.isfinite()
         right = top = bound.unsqueeze(-1)
         left = bottom = -right
-    widths, heights, slopes = _constrain(
-        params.to(dtype), tails, min_width, min_height, min_slope, softclip, scale
-    )
+    widths, heights, slopes = _constrain(params.to(dtype), tails, min_width, min_height, min_slope, softclip, scale)
     knots_x, knots_y = _knots(widths, left, right), _knots(heights, bottom, top)
     knots = knots_y if inverse else knots_x
     inside = (x_t >= knots[..., 0]) & (x_t <= knots[..., -1])
@@ -46,9 +44,7 @@ def forward(
 def _constrain(params, tails, min_width, min_height, min_slope, softclip, scale):
     """Shares of the width and of the height (…, K) and slopes at the knots (…, K + 1)."""
     bins = (params.shape[-1] + 1) // 3
-    raw_widths, raw_heights, raw_slopes = params.split(
-        (bins, bins, params.shape[-1] - 2 * bins), dim=-1
-    )
+    raw_widths, raw_heights, raw_slopes = params.split((bins, bins, params.shape[-1] - 2 * bins), dim=-1)
     widths = _shares(scale * raw_widths, min_width, softclip)
     heights = _shares(scale * raw_heights, min_height, softclip)
     if softclip:

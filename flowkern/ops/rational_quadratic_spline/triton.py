@@ -20,9 +20,7 @@ def forward(x, params, *arguments):
 
 def backward(grad_y, grad_logabsdet, x, params, *arguments):
     """grad_x (N, D) and grad_params (N, T, M), laid out as params is."""
-    return torch.ops.flowkern_triton.rational_quadratic_spline_backward(
-        grad_y, grad_logabsdet, x, params, *arguments
-    )
+    return torch.ops.flowkern_triton.rational_quadratic_spline_backward(grad_y, grad_logabsdet, x, params, *arguments)
 
 
 def _launch_forward(x, params, index, bound, *arguments):
@@ -51,9 +49,7 @@ def _launch_backward(grad_y, grad_logabsdet, x, params, index, bound, *arguments
     return grad_x, grad_params
 
 
-_library = _triton.register(
-    "rational_quadratic_spline", ARGUMENTS, _launch_forward, _launch_backward
-)
+_library = _triton.register("rational_quadratic_spline", ARGUMENTS, _launch_forward, _launch_backward)
 
 
 def _spec(x, params, *arguments):

@@ -253,8 +253,7 @@ def _vjp(gy, gl, place, p, r, INVERSE: tl.constexpr):
     ratio = s / base
     slope = ratio * (ratio * steep)
     log_slope_theta = 2 * (
-        (r * theta + s * (omega - theta) - p * omega) / steep
-        - (p + r - 2 * s) * (omega - theta) / base
+        (r * theta + s * (omega - theta) - p * omega) / steep - (p + r - 2 * s) * (omega - theta) / base
     )
     if INVERSE:
         gtheta = -gy * w
