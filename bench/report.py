@@ -6,7 +6,8 @@ from pathlib import Path
 
 from bench import peers
 from bench.harness import paired_ratio
-from flowkern.report.timing import Timing
+from flowkern.report.table import grid
+from flowkern.report.timing import Timing, duration
 
 charts = peers.optional("flowkern.report.cost")  # needs matplotlib
 RESULTS = Path(__file__).parent / "results"
@@ -150,23 +151,5 @@ def limit_ratio(row, measured):
     return f"{paired_ratio(row, limit):.2f}"
 
 
-def duration(seconds):
-    for unit, factor in (("s", 1), ("ms", 1e3)):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} µs"
-
-
 def _percent(share):
     return "unknown" if share is None else f"{100 * share:.0f} %"
-
-
-def grid(header, rows):
-    """A Markdown table whose columns are padded, so that it reads well in a terminal too."""
-    cells = [header, *rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-
-    def line(row):
-        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |"
-
-    return [line(header), line(["-" * width for width in widths]), *map(line, rows)]

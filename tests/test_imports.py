@@ -109,8 +109,8 @@ OP_MODULES_OF = {
 }
 
 
-def imported(path):
-    """The modules of flowkern that the file names, anywhere in it, in an import."""
+def imported(path, package="flowkern"):
+    """The modules of the package that the file names, anywhere in it, in an import."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -120,7 +120,7 @@ def imported(path):
             names = [name if name in MODULES else node.module for name in names]
         else:
             continue
-        yield from (name for name in names if name.split(".")[0] == "flowkern")
+        yield from (name for name in names if name.split(".")[0] == package)
 
 
 def room(module):
@@ -133,6 +133,13 @@ def test_rooms_import_downwards(name):
         if room(module) == name:
             above = {other for other in imported(path) if room(other) not in {name, *ROOMS[name]}}
             assert not above, f"{module} imports {', '.join(sorted(above))}"
+
+
+@pytest.mark.parametrize("folder, other", [("tests", "bench"), ("bench", "tests")])
+def test_tests_and_benchmarks_do_not_import_each_other(folder, other):
+    """What both need is in the package; the gate knows the parts that measure speed by name alone."""
+    for path in (ROOT / folder).rglob("*.py"):
+        assert not {*imported(path, other)}, f"{path.relative_to(ROOT)} imports {other}"
 
 
 def test_every_module_has_a_room():

@@ -4,7 +4,7 @@
 // too long. How many rows depends on the number of features alone, so that sums are reproducible.
 #pragma once
 
-#include <cuda_runtime.h>  // or that of tests/emulation: the same source runs as C++ on the CPU
+#include <cuda_runtime.h>  // or that of tests/gpu/emulation: the same source runs as C++ on the CPU
 
 #include <cstdint>
 #include <stdexcept>

@@ -1,6 +1,6 @@
 """Launch parameters of the Triton kernels that were tuned on a GPU; elsewhere a sound default.
 
-launch_parameters.json holds {GPU: {kernel: [elements of a tile, warps]}}. `python -m bench.gpu_gate`
+launch_parameters.json holds {GPU: {kernel: [elements of a tile, warps]}}. `python -m tests.gpu.gate`
 writes it. The CUDA kernels have none: their block sizes are compiled in.
 """
 

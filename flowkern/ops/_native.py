@@ -15,7 +15,7 @@ def coupling_kernels(op, schema):
     torch.library.register_fake(f"flowkern::{op}", _fake, lib=_library)
     torch.library.register_fake(f"flowkern::{op}_backward", _fake_backward, lib=_library)
 
-    # The ops are looked up in every call: the emulation of CUDA (tests/emulation) puts others in their place.
+    # The ops are looked up in every call: the emulation of CUDA (tests/gpu/emulation) puts others in their place.
     def forward(x, params, *arguments):
         """y (N, D), logabsdet (N,) by the kernel registered for x's device."""
         x_k, params_k = _in_one_dtype(x, params)

@@ -50,3 +50,14 @@ class Table(NamedTuple):
         return (
             f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>\n{notes}'
         )
+
+
+def grid(header, rows):
+    """A Markdown table whose columns are padded, so that it reads well in a terminal too."""
+    cells = [header, *rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+
+    def line(row):
+        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |"
+
+    return [line(header), line(["-" * width for width in widths]), *map(line, rows)]

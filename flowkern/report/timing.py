@@ -85,3 +85,10 @@ def _sample(call, repeats, timing):
         call()
     timing.cpu_seconds.append((time.process_time() - cpu) / repeats)
     timing.seconds.append((time.perf_counter() - wall) / repeats)
+
+
+def duration(seconds):
+    for unit, factor in (("s", 1), ("ms", 1e3)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"
