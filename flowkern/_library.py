@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from flowkern import _torch
+
 _FOLDER = Path(__file__).parent
 _INSTRUCTION_SETS = (None, "", "portable", "avx2", "avx512")
 _HOW_TO_BUILD = (
@@ -27,7 +29,7 @@ def unavailable(name):
 
 def _no_gpu():
     build = "has no CUDA support" if torch.version.cuda is None else "finds no GPU or driver"
-    return f"this torch ({torch.__version__}) {build}"
+    return f"this torch ({torch.version.__version__}) {build}"
 
 
 def _load(name):
@@ -50,5 +52,4 @@ _REASONS = {name: _load(name) for name in ("cpu", "cuda")}
 
 def compiled(op):
     """For which of "cpu" and "cuda" the loaded libraries hold a kernel of `op`."""
-    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    return tuple(name for name in _REASONS if has_kernel(f"flowkern::{op}", name.upper()))
+    return _torch.compiled_for(f"flowkern::{op}", _REASONS)

@@ -1,6 +1,7 @@
 """Imports go one way, and `import flowkern` costs little and changes nothing."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +18,9 @@ OPS = (
     *("rational_quadratic_spline", "runge_kutta_stage"),
 )
 
-# room of flowkern: the rooms it may import
+# room of flowkern: the rooms it may import, beside _torch, which all may
 ROOMS = {
+    "_torch": set(),
     "": {"backends", "ops"},
     "_library": set(),
     "backends": {"_library"},
@@ -36,7 +38,7 @@ ROOMS = {
     "demo": {"", "backends", "adapters", "flows", "matching", "nn", "ops", "report"},
     "__main__": {"", "backends", "report"},
 }
-# module of an op's folder: what it may import of flowkern, written without "flowkern." and "ops."
+# module of an op's folder: what it may import of flowkern beside _torch, written without "flowkern." and "ops."
 OP_MODULES = {
     "reference": {"_arguments"},
     "native": {"_library", "_arguments", "_native"},
@@ -131,7 +133,7 @@ def room(module):
 def test_rooms_import_downwards(name):
     for module, path in MODULES.items():
         if room(module) == name:
-            above = {other for other in imported(path) if room(other) not in {name, *ROOMS[name]}}
+            above = {other for other in imported(path) if room(other) not in {name, "_torch", *ROOMS[name]}}
             assert not above, f"{module} imports {', '.join(sorted(above))}"
 
 
@@ -156,7 +158,7 @@ def test_op_modules_import_downwards(op):
             for other in imported(path):
                 short = other.removeprefix(prefix + ".").removeprefix("flowkern.")
                 short = short.removeprefix("ops.")
-                assert short in may, f"{module} imports {other}"
+                assert short in may | {"_torch"}, f"{module} imports {other}"
 
 
 def test_others_use_the_public_ops():
@@ -169,6 +171,39 @@ def test_others_use_the_public_ops():
         if room(module) != "ops":
             private = {m for m in imported(path) if room(m) == "ops"} - public
             assert not private, f"{module} imports {', '.join(sorted(private))}"
+
+
+def private_names(path):
+    """The names of torch in the file that start with one underscore, written out from where they are imported."""
+    tree, known = ast.parse(path.read_text()), {"torch": "torch"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [(alias.asname or alias.name.split(".")[0], alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [(alias.asname or alias.name, f"{node.module}.{alias.name}") for alias in node.names]
+        else:
+            continue
+        yield from (name for _, name in names if _is_private(name))
+        known |= {short: name for short, name in names if name.split(".")[0] == "torch"}
+    for node in ast.walk(tree):
+        parts = []
+        while isinstance(node, ast.Attribute):
+            parts.insert(0, node.attr)
+            node = node.value
+        if isinstance(node, ast.Name) and node.id in known:
+            name = ".".join((known[node.id], *parts))
+            yield from [name] * _is_private(name)
+
+
+def _is_private(name):
+    return name.split(".")[0] == "torch" and any(re.match("_(?!_)", part) for part in name.split("."))
+
+
+def test_one_file_holds_the_private_names_of_torch():
+    holders = {module for module, path in MODULES.items() if any(private_names(path))}
+    assert holders == {"flowkern._torch"}
+    marks = {module for module, path in MODULES.items() if "_dynamo_marked" in path.read_text()}
+    assert marks == {"flowkern._torch"}
 
 
 def run(code, *options):
@@ -186,7 +221,7 @@ def test_import_is_cheap():
         new = {name.split(".")[0] for name in set(sys.modules) - before}
         assert new <= {"flowkern", *sys.stdlib_module_names}, new
         loaded = {n.split(".")[1] for n in sys.modules if n.startswith("flowkern.")}
-        assert loaded <= {"_library", "backends", "ops"}, loaded
+        assert loaded <= {"_library", "_torch", "backends", "ops"}, loaded
         assert "torch._dynamo" not in sys.modules and "triton" not in sys.modules
     """)
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.modules.module import _has_any_global_hook as has_global_hooks
 from torch.nn.utils.parametrize import type_before_parametrizations
 
+from flowkern import _torch
 from flowkern.adapters._plan import changed
 from flowkern.ops import Activation, Degrees
 from flowkern.ops._arguments import version
@@ -86,7 +86,7 @@ class Network(NamedTuple):
         """Why the peer must compute, as the network's modules are now; None if it need not."""
         if any(self.hooks):
             return "its network has hooks"
-        if has_global_hooks():
+        if _torch.has_global_hooks():
             return "there are hooks of all modules"
         for module in self.modules:
             if "forward" in module.__dict__ and has_own_forward(module):
@@ -225,7 +225,7 @@ class Inspection:
         if torch.compiler.is_compiling():  # a graph takes modules and masks for constants
             same = _submodules(module) == seen.modules  # walked from the layer, for the names in an export
             return seen.found if same else "its modules are not those of its last call"
-        if torch._C._are_functorch_transforms_active() and _is_mapped(module):
+        if _torch.transforming() and _is_mapped(module):
             return "torch.func.vmap maps over its weights"
         if not (seen.has_modules_of(module) and seen.has_masks()):
             with plainly():
@@ -297,12 +297,7 @@ def _is_mapped(module):
 
 def is_batched(tensor):
     """Whether any of the transforms that wrap the tensor is a vmap."""
-    functorch = torch._C._functorch
-    while functorch.is_functorch_wrapped_tensor(tensor):
-        if functorch.is_batchedtensor(tensor):
-            return True
-        tensor = functorch.get_unwrapped(tensor)
-    return False
+    return any(map(_torch.is_mapped, _torch.wrappers(tensor)))
 
 
 def normalisation(norm):

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from flowkern import _torch
 from flowkern.adapters._masked import has_own_forward
 from flowkern.adapters._plan import disagreement, points, stranger
 from flowkern.nn.vector_field import (
@@ -166,7 +166,7 @@ def _is_all(net, model):
     return all(module in inside or net in set(module.modules()) for module in model.modules())
 
 
-class _Outside(TorchDispatchMode):
+class _Outside(_torch.TorchDispatchMode):
     """Notes the operations that do more than arrange tensors, while `inside` is False.
 
     Values at a few points cannot tell a clamp or a wrapped angle from nothing; and a factor of 1 may be
@@ -188,7 +188,7 @@ class _Outside(TorchDispatchMode):
         return result
 
     def _is_ones(self, factor):
-        return isinstance(factor, torch.Tensor) and any(torch._C._is_alias_of(factor, one) for one in self.ones)
+        return isinstance(factor, torch.Tensor) and any(_torch.is_alias(factor, one) for one in self.ones)
 
 
 @torch.no_grad()

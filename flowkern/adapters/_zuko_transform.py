@@ -4,9 +4,10 @@ import functools
 import weakref
 
 from torch.distributions import Distribution, Transform
-from torch.distributions.transforms import _InverseTransform
 from zuko.distributions import NormalizingFlow
 from zuko.transforms import AutoregressiveTransform, ComposedTransform, FreeFormJacobianTransform
+
+from flowkern import _torch
 
 
 class FusedAutoregressiveTransform(AutoregressiveTransform):
@@ -50,7 +51,7 @@ class FusedAutoregressiveTransform(AutoregressiveTransform):
         return inverse
 
 
-class FusedInverse(_InverseTransform):
+class FusedInverse(_torch.InverseTransform):
     """The inverse of a `FusedAutoregressiveTransform`, with its log-det in the same pass."""
 
     def call_and_ladj(self, y):

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from flowkern import _torch
 from flowkern.nn._arguments import (
     check_context,
     check_count,
@@ -169,7 +170,7 @@ def _checked_order(order, features):
 
 def _version(order):
     """That of `version`, or None of a wrapper that torch.func makes anew."""
-    return None if torch._C._functorch.is_functorch_wrapped_tensor(order) else version(order)
+    return None if _torch.is_wrapped(order) else version(order)
 
 
 def _common(order):
@@ -177,6 +178,7 @@ def _common(order):
     return common("order", order).to("cpu", copy=True)
 
 
+@_torch.constant_result
 def _check_unchanged(order, known):
     """Raise where a graph would be made of another order than the module's at its last call."""
     with plainly():
@@ -185,10 +187,6 @@ def _check_unchanged(order, known):
                 "order: was changed or replaced since the last call outside of torch.compile, which takes "
                 "it for a constant"
             )
-
-
-# What torch.compiler.assume_constant_result does, without its import of the compiler.
-_check_unchanged._dynamo_marked_constant = True
 
 
 def _spread(low, high, width):

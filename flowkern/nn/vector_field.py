@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.modules.module import _has_any_global_hook as has_global_hooks
 
+from flowkern import _torch
 from flowkern.nn._arguments import (
     check_broadcast,
     check_choice,
@@ -228,4 +228,4 @@ def columns(weight, widths):
 def has_hooks(net):
     """Whether a module of the network would call a hook."""
     own = (getattr(module, name) for module in net.modules() for name in _HOOKS)
-    return bool(has_global_hooks()) or any(own)
+    return _torch.has_global_hooks() or any(own)

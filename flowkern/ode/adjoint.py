@@ -11,9 +11,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from torch.autograd import forward_ad
-from torch.nn.utils import parametrize
 
+from flowkern import _torch
 from flowkern.ode.control import control, rms, state_norm
 from flowkern.ode.odeint import Solver, check_tolerance, known_options, odeint, tolerance
 from flowkern.ode.problem import CALLBACKS, real_dtype, unflattened
@@ -102,9 +101,9 @@ def _tensors(params):
 
 
 def _check_surroundings():
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if _torch.transforming() or _torch.forward_mode():
         raise NotImplementedError("odeint_adjoint: torch.func's transforms and forward mode do not see it; use odeint")
-    if parametrize._cache_enabled:
+    if _torch.caches_parametrizations():
         raise RuntimeError(
             "odeint_adjoint: not within parametrize.cached(): the solve has no graph, and the weights that are "
             "kept would have none either; use odeint, or leave cached()"

@@ -9,8 +9,8 @@ import math
 from itertools import pairwise
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
 
+from flowkern import _torch
 from flowkern.ode import stages as _stages
 from flowkern.ode.problem import check_rows, number, real_dtype
 from flowkern.ops import runge_kutta_stage
@@ -150,17 +150,14 @@ def _step(step_size, length):
     return math.copysign(min(_positive(step_size), abs(length)), length)
 
 
+@_torch.constant_result
 def _plan(times, step, dtype, differentiable):
     """The number of steps of one size, the last one shorter, and which outputs each reaches."""
-    with _disable_current_modes() if torch.compiler.is_exporting() else contextlib.nullcontext():
+    with _torch.without_modes() if torch.compiler.is_exporting() else contextlib.nullcontext():
         t = torch.tensor(times, dtype=dtype)
         steps = math.ceil((t[-1] - t[0]) / step + 1) - 1 if step else 1  # rounded as torchdiffeq does
         points = (torch.arange(steps, dtype=dtype) * step + t[0]).tolist()
     return steps, _outputs([*points, times[-1]], times, differentiable)
-
-
-# What torch.compiler.assume_constant_result does, without its import of the compiler.
-_plan._dynamo_marked_constant = True
 
 
 def _outputs(points, times, differentiable):

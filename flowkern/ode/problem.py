@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from flowkern import _torch
+
 CALLBACKS = ("callback_step", "callback_accept_step", "callback_reject_step")
 
 
@@ -127,7 +129,7 @@ class _Field:
         """f in memory that nothing else writes into."""
         if self.copies or torch.compiler.is_compiling():
             return f.clone()
-        shared = any(torch._C._is_alias_of(f, seen) for seen in self.seen)
+        shared = any(_torch.is_alias(f, seen) for seen in self.seen)
         self.seen.append(f.detach())
         if shared or len(self.seen) == self._FEW:
             self.copies, self.seen = shared, []

@@ -5,6 +5,7 @@ import math
 
 import torch
 
+from flowkern import _torch
 from flowkern.ops._plain import is_abstract, plainly, unmapped
 
 _HALVES = (torch.bfloat16, torch.float16)
@@ -134,14 +135,14 @@ def _index_of_mask(mask, x, features):
     if mask.device.type != "cpu":
         return torch.where(mask.sum() == features, index, -1)
     if torch.compiler.is_compiling():
-        torch._assert_async(mask.sum() == features, f"mask: expected to select {features} features, as params has")
+        _torch.assert_async(mask.sum() == features, f"mask: expected to select {features} features, as params has")
     elif int(mask.sum()) != features:
         raise ValueError(f"mask: selects {int(mask.sum())} features, but params has {features}")
     return index
 
 
 def _check_index(index, width):
-    if torch._C._functorch.is_functorch_wrapped_tensor(index) or index.numel() == 0:
+    if _torch.is_wrapped(index) or index.numel() == 0:
         return
     # A layer passes the same index in every call: once checked, it is known by its version.
     written = version(index)
@@ -189,7 +190,7 @@ def selected(x, index):
     if index is None:
         return x
     if not torch.jit.is_tracing():  # whose exporters know no assertions
-        torch._assert_async(_distinct(index), "index: names a feature twice")
+        _torch.assert_async(_distinct(index), "index: names a feature twice")
     return x.index_select(-1, index)
 
 

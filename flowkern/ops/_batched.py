@@ -6,38 +6,29 @@ PyTorch's older vmap, `torch.func.vmap` around `torch.autograd.grad` with those 
 
 import torch
 
-_batching = torch._C._functorch
+from flowkern import _torch
 
 
 def batched(*tensors):
     """Whether any of the tensors, None among them, stands for a batch."""
     if torch.compiler.is_compiling():
         return False
-    return any(
-        isinstance(t, torch.Tensor) and (_batching.is_legacy_batchedtensor(t) or _batching.is_batchedtensor(t))
-        for t in tensors
-    )
+    return any(isinstance(t, torch.Tensor) and (_torch.is_legacy_mapped(t) or _torch.is_mapped(t)) for t in tensors)
 
 
 def one_by_one(function, *inputs):
     """function(*inputs), a tuple of tensors or None; of batches, the results for each element as batches."""
-    if any(isinstance(x, torch.Tensor) and _batching.is_legacy_batchedtensor(x) for x in inputs):
-        return _by_older_vmap(function, inputs, _older_level())
+    if any(isinstance(x, torch.Tensor) and _torch.is_legacy_mapped(x) for x in inputs):
+        return _by_older_vmap(function, inputs, _torch.legacy_level())
     return _OneByOne.apply(function, *inputs) if batched(*inputs) else tuple(function(*inputs))
 
 
-def _older_level():
-    level = torch._C._vmapmode_increment_nesting() - 1
-    torch._C._vmapmode_decrement_nesting()
-    return level
-
-
 def _by_older_vmap(function, inputs, level):
-    dims = [0 if isinstance(x, torch.Tensor) and _batching.is_legacy_batchedtensor(x) else None for x in inputs]
-    plain = [x if dim is None else torch._remove_batch_dim(x, level, 1, 0) for x, dim in zip(inputs, dims)]
+    dims = [0 if isinstance(x, torch.Tensor) and _torch.is_legacy_mapped(x) else None for x in inputs]
+    plain = [x if dim is None else _torch.legacy_unmapped(x, level) for x, dim in zip(inputs, dims)]
     size = next(len(x) for x, dim in zip(plain, dims) if dim == 0)
     outputs = _stacked(function, size, dims, plain)
-    return tuple(None if output is None else torch._add_batch_dim(output, 0, level) for output in outputs)
+    return tuple(None if output is None else _torch.legacy_mapped(output, level) for output in outputs)
 
 
 def _stacked(function, size, dims, inputs):

@@ -10,6 +10,7 @@ through the op's reference implementation, which is plain PyTorch.
 
 import torch
 
+from flowkern import _torch
 from flowkern.ops._plain import runs_formulas
 
 
@@ -89,7 +90,7 @@ def coupling_function(backends, reference, tensors):
         if runs_formulas():
             return reference(x, params, *arguments)
         compiling = torch.compiler.is_compiling()
-        if not compiling and torch._C._are_functorch_transforms_active():
+        if not compiling and _torch.transforming():
             function = Coupling.apply
         elif not (torch.is_grad_enabled() and (x.requires_grad or params.requires_grad)):
             function = Coupling.forward

@@ -2,12 +2,14 @@
 
 import torch
 
+from flowkern import _torch
+
 
 def held(module):
     """(dict, key, tensor) for each place of a parameter or buffer in the module and in those below it."""
     for part in module.modules():
         owners = [part._parameters, part._buffers]
-        if getattr(part, "_is_replica", False):
+        if _torch.is_replica(part):
             owners.append(part.__dict__)
         for owner in owners:
             yield from ((owner, key, t) for key, t in owner.items() if isinstance(t, torch.Tensor))

@@ -3,10 +3,8 @@
 import contextlib
 
 import torch
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-from torch._subclasses import FakeTensor
-from torch._subclasses.fake_tensor import unset_fake_temporarily
-from torch.autograd import forward_ad
+
+from flowkern import _torch
 
 
 @contextlib.contextmanager
@@ -18,7 +16,7 @@ def plainly():
     if torch.compiler.is_dynamo_compiling():
         yield
         return
-    with temporarily_clear_interpreter_stack(), torch.inference_mode(False), unset_fake_temporarily():
+    with _torch.without_transforms():
         yield
 
 
@@ -28,21 +26,18 @@ def runs_formulas():
     PyTorch drops the outer tangent, without a word, when forward mode is nested over a Function, torch.compile
     refuses a Function with jvp, and torch.jit.trace cannot save one.
     """
-    return forward_ad._current_level >= 0 or torch.jit.is_tracing()
+    return _torch.forward_mode() or torch.jit.is_tracing()
 
 
 def is_abstract(tensor):
     """Whether it has no values, as on meta and in `torch.export`."""
-    return tensor.is_meta or isinstance(tensor, FakeTensor)
+    return tensor.is_meta or _torch.is_fake(tensor)
 
 
 def common(name, tensor):
     """The plain tensor behind those of torch.func; ValueError if torch.func.vmap maps over different ones."""
-    functorch, dims = torch._C._functorch, []
-    while functorch.is_functorch_wrapped_tensor(tensor):
-        dims.insert(0, functorch.maybe_get_bdim(tensor))
-        tensor = functorch.get_unwrapped(tensor)
-    mapped = [dim for dim in dims if dim >= 0]
+    *wrappers, tensor = _torch.wrappers(tensor)
+    mapped = [dim for dim in map(_torch.mapped_dim, reversed(wrappers)) if dim >= 0]
     if not mapped or is_abstract(tensor):
         return tensor
     with plainly():
@@ -59,6 +54,6 @@ def common(name, tensor):
 
 def unmapped(name, value):
     """`common` of a tensor that a Function takes for one of all calls, inside a transform of torch.func."""
-    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling() or not _torch.transforming():
         return value
     return common(name, value) if isinstance(value, torch.Tensor) else value

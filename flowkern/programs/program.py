@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.autograd import forward_ad
 
-from flowkern import backends
+from flowkern import _torch, backends
 from flowkern.ops.flow_program import KERNELS, Conditioned, Program, evaluate
 
 _PLAIN = frozenset((torch.Tensor, nn.Parameter))
@@ -55,13 +54,13 @@ def allowed(module, x):
         type(x) in _PLAIN
         and x.is_cpu
         and (choice == "reference" or "cpu" in KERNELS and choice in (None, "cpu"))
-        and torch._C._get_tracing_state() is None
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
+        and not _torch.tracing()
+        and not _torch.transforming()
+        and not _torch.forward_mode()
         and not torch.is_autocast_enabled("cpu")
-        and torch._C._len_torch_dispatch_stack() == 0
-        and not nn.modules.module._has_any_global_hook()
-        and "_is_replica" not in module.__dict__
+        and not _torch.dispatch_modes()
+        and not _torch.has_global_hooks()
+        and not _torch.is_replica(module)
     )
 
 

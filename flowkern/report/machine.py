@@ -28,7 +28,7 @@ def versions(*packages):
     """Name → version of Python, torch, flowkern and those of `packages` that are installed."""
     found = {
         "Python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": torch.version.__version__,
         "flowkern": flowkern.__version__,
     }
     for package in packages:

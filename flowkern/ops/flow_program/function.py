@@ -4,8 +4,8 @@ What a kernel does not do goes through the reference: second derivatives, forwar
 """
 
 import torch
-from torch.autograd import forward_ad
 
+from flowkern import _torch
 from flowkern.ops._arguments import version
 from flowkern.ops._batched import batched, one_by_one
 from flowkern.ops.flow_program import native, reference
@@ -29,7 +29,7 @@ class FlowProgram(torch.autograd.Function):
         needs = ctx.needs_input_grad[2:]
         x, y, states, context = ctx.saved_tensors
         tensors = _unchanged(ctx.tensors, ctx.versions)
-        recorded = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+        recorded = torch.is_grad_enabled() or _torch.transforming()
         if recorded and not batched(grad_y, grad_l):
             return None, None, *_by_reference(ctx, needs, grad_y, grad_l, x, context, *tensors)
 
@@ -72,7 +72,7 @@ def _by_reference(ctx, needs, grad_y, grad_l, x, context, *tensors):
 def apply(x, backend, program, inverse, context, tensors):
     """(y, l) for x (N, D) on `backend`; differentiable in x, context and tensors."""
     plain = backend == "reference" or torch.compiler.is_compiling()
-    if plain or forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+    if plain or _torch.forward_mode() or _torch.transforming():
         return reference.forward(x, context, program, inverse, *tensors)
     given = (x, context, *tensors)
     if x.dtype.itemsize > 2 and all(t is None or t.dtype == x.dtype for t in given):

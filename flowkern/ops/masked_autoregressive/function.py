@@ -10,6 +10,7 @@ is wanted (else None may come back). Second derivatives and forward mode go thro
 
 import torch
 
+from flowkern import _torch
 from flowkern.ops._batched import batched, one_by_one
 from flowkern.ops._plain import runs_formulas
 from flowkern.ops.masked_autoregressive import native, reference
@@ -117,7 +118,7 @@ class EagerMaskedAutoregressive(torch.autograd.Function):
 def is_plain(tensors):
     """Whether a call computes values alone: no gradient, forward mode or transform of torch.func."""
     compiling = torch.compiler.is_compiling()
-    if runs_formulas() or not compiling and torch._C._are_functorch_transforms_active():
+    if runs_formulas() or not compiling and _torch.transforming():
         return False
     return not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors))
 
@@ -128,7 +129,7 @@ def apply(x, backend, spec, order, ends, ranks, *tensors):
     if runs_formulas():
         return reference.forward(x, *arguments)
     compiling = torch.compiler.is_compiling()
-    if not compiling and torch._C._are_functorch_transforms_active():
+    if not compiling and _torch.transforming():
         return MaskedAutoregressive.apply(x, backend, *arguments)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *tensors)):
         function = MaskedAutoregressive if compiling else EagerMaskedAutoregressive

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from flowkern import backends
+from flowkern import _torch, backends
 from flowkern.ops._arguments import check_tensor, constants
 from flowkern.ops._status import check_finite
 from flowkern.ops.neural_ode.field import FieldLayer, TimeEmbedding
@@ -225,7 +225,7 @@ def _check(y, layers, t, time, steps, checkpoint, gradient, jacobian_alone, on_f
 
 def _check_times(t):
     """Times on the host rise or fall throughout; on a device none are read."""
-    if t.device.type != "cpu" or torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(t):
+    if t.device.type != "cpu" or torch.compiler.is_compiling() or _torch.is_wrapped(t):
         return
     times = t.tolist()
     steps = [after - before for before, after in zip(times, times[1:])]

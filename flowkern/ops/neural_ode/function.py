@@ -9,6 +9,7 @@ differentiated again run the formulas.
 
 import torch
 
+from flowkern import _torch
 from flowkern.ops._batched import batched, one_by_one
 from flowkern.ops._plain import runs_formulas
 from flowkern.ops.neural_ode import native, pieces, reference
@@ -80,7 +81,7 @@ def needs_gradient(*tensors):
 def apply(y, backend, adjoint, *arguments):
     """(ends, sums) for y (N, D) on `backend`; adjoint: the gradient is to be the continuous adjoint."""
     compiling = torch.compiler.is_compiling()
-    transformed = not compiling and torch._C._are_functorch_transforms_active()
+    transformed = not compiling and _torch.transforming()
     if runs_formulas() or transformed:
         return reference.forward(y, *arguments)[:2]
 

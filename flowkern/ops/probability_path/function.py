@@ -10,6 +10,7 @@ grad_t is wanted. Second derivatives and forward mode go through the reference, 
 
 import torch
 
+from flowkern import _torch
 from flowkern.ops._batched import batched, one_by_one
 from flowkern.ops._plain import runs_formulas
 from flowkern.ops.probability_path import native, reference
@@ -67,7 +68,7 @@ def apply(x0, x1, t, *arguments):
     if runs_formulas():
         noise, seed, _, *plain = arguments
         return reference.forward(x0, x1, t, noise, seed, *plain)
-    transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    transformed = not torch.compiler.is_compiling() and _torch.transforming()
     differentiable = any(v is not None and v.requires_grad for v in (x0, x1, t))
     if transformed or torch.is_grad_enabled() and differentiable:
         return ProbabilityPath.apply(x0, x1, t, *arguments)

@@ -2,6 +2,7 @@
 
 import torch
 
+from flowkern import _torch
 from flowkern.ops._plain import runs_formulas
 from flowkern.ops.runge_kutta_stage import native, reference
 
@@ -71,12 +72,7 @@ def _few(weights, *k):
 
 def _plain(y):
     """Where PyTorch has to see plain operations: compilers, traces, transforms, forward mode, other dtypes."""
-    return (
-        torch.compiler.is_compiling()
-        or y.dtype not in _KERNEL_DTYPES
-        or runs_formulas()
-        or torch._C._are_functorch_transforms_active()
-    )
+    return torch.compiler.is_compiling() or y.dtype not in _KERNEL_DTYPES or runs_formulas() or _torch.transforming()
 
 
 def _differentiable(*tensors):
