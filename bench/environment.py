@@ -13,11 +13,11 @@ import torch
 import flowkern
 from bench import harness, memory
 from flowkern import backends
-from flowkern.ops.affine_coupling.native import KERNELS as AFFINE
-from flowkern.ops.masked_autoregressive.native import KERNELS as AUTOREGRESSIVE
-from flowkern.ops.neural_ode.native import KERNELS as NEURAL_ODE
-from flowkern.ops.probability_path.native import KERNELS as PATH
-from flowkern.ops.rational_quadratic_spline.native import KERNELS as SPLINE
+from flowkern.ops._affine_coupling.native import KERNELS as AFFINE
+from flowkern.ops._masked_autoregressive.native import KERNELS as AUTOREGRESSIVE
+from flowkern.ops._neural_ode.native import KERNELS as NEURAL_ODE
+from flowkern.ops._probability_path.native import KERNELS as PATH
+from flowkern.ops._rational_quadratic_spline.native import KERNELS as SPLINE
 from flowkern.report.machine import version
 
 

@@ -17,8 +17,8 @@ import flowkern
 from flowkern import ops
 from flowkern.ops import KnotMap
 from flowkern.ops._arguments import compute_dtype
-from flowkern.ops.affine_coupling import SCALE_MAPS
-from flowkern.ops.rational_quadratic_spline import TAILS
+from flowkern.ops._affine_coupling import SCALE_MAPS
+from flowkern.ops._rational_quadratic_spline import TAILS
 from tests import tolerances
 
 BOUND = 3.0

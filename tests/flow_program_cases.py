@@ -14,7 +14,7 @@ import torch
 
 import flowkern
 from flowkern.ops import AffineElement, Degrees, KnotMap, ScaleMap, SplineElement
-from flowkern.ops.flow_program import (
+from flowkern.ops._flow_program import (
     LU,
     Conditioned,
     ConditionerLayer,

@@ -27,8 +27,8 @@ from flowkern.ops import (
     masked_autoregressive,
     masked_autoregressive_inverse,
 )
-from flowkern.ops.affine_coupling import SCALE_MAPS
-from flowkern.ops.masked_autoregressive.reference import NO_TERMS, Terms
+from flowkern.ops._affine_coupling import SCALE_MAPS
+from flowkern.ops._masked_autoregressive.reference import NO_TERMS, Terms
 from tests import cases, tolerances
 from tests.cases import cotangents, generator_of, moved
 

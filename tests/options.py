@@ -18,13 +18,13 @@ import torch
 
 import flowkern
 from flowkern.ops import AffineElement, KnotMap, SplineElement
-from flowkern.ops.affine_coupling import SCALE_MAPS
-from flowkern.ops.masked_autoregressive.conditioner import _NAMED as ACTIVATIONS
-from flowkern.ops.neural_ode.field import ACTIVATIONS as FIELD_ACTIVATIONS
-from flowkern.ops.neural_ode.tableau import TABLEAUX
-from flowkern.ops.probability_path import PATHS
-from flowkern.ops.rational_quadratic_spline import TAILS
-from flowkern.ops.rational_quadratic_spline.knot_map import KINDS as KNOTS
+from flowkern.ops._affine_coupling import SCALE_MAPS
+from flowkern.ops._masked_autoregressive.conditioner import _NAMED as ACTIVATIONS
+from flowkern.ops._neural_ode.field import ACTIVATIONS as FIELD_ACTIVATIONS
+from flowkern.ops._neural_ode.tableau import TABLEAUX
+from flowkern.ops._probability_path import PATHS
+from flowkern.ops._rational_quadratic_spline import TAILS
+from flowkern.ops._rational_quadratic_spline.knot_map import KINDS as KNOTS
 from tests import (
     cases,
     masked_autoregressive_cases,

@@ -8,7 +8,7 @@ import torch
 
 import flowkern
 from flowkern.ops import probability_path
-from flowkern.ops.probability_path import PATHS
+from flowkern.ops._probability_path import PATHS
 from tests import cases
 from tests.cases import generator_of, moved
 from tests.tolerances import errors

@@ -51,7 +51,7 @@ OP_MODULES = {
 }
 
 # The masked autoregressive op has other rooms, and applies the formulas of the couplings.
-_AFFINE, _SPLINE, _MASKED = "affine_coupling", "rational_quadratic_spline", "masked_autoregressive"
+_AFFINE, _SPLINE, _MASKED = "_affine_coupling", "_rational_quadratic_spline", "_masked_autoregressive"
 OP_MODULES_OF = {
     "probability_path": {
         "reference": {"_random"},
@@ -151,7 +151,7 @@ def test_every_module_has_a_room():
 @pytest.mark.parametrize("op", OPS)
 def test_op_modules_import_downwards(op):
     """An op knows no other op's Function, and its kernels know neither each other nor their own."""
-    prefix = f"flowkern.ops.{op}"
+    prefix = f"flowkern.ops._{op}"
     for module, path in MODULES.items():
         if module == prefix or module.startswith(prefix + "."):
             may = OP_MODULES_OF.get(op, OP_MODULES)[path.stem]
@@ -164,9 +164,9 @@ def test_op_modules_import_downwards(op):
 def test_others_use_the_public_ops():
     public = {
         "flowkern.ops",
-        *(f"flowkern.ops._{name}" for name in ("arguments", "plain", "batched", "modules", "status")),
+        *(f"flowkern.ops._{name}" for name in ("arguments", "plain", "batched", "modules", "status", "tableau")),
     }
-    public |= {f"flowkern.ops.{op}" for op in OPS}
+    public |= {f"flowkern.ops._{op}" for op in OPS}
     for module, path in MODULES.items():
         if room(module) != "ops":
             private = {m for m in imported(path) if room(m) == "ops"} - public
@@ -262,3 +262,12 @@ def test_lazy_attributes():
         else:
             raise AssertionError("no AttributeError")
     """)
+
+
+def test_no_public_name_hides_a_module():
+    """What `flowkern.ops.name` gives is what `import flowkern.ops.name` gives, or there is no such module."""
+    for module in MODULES:
+        package, _, name = module.rpartition(".")
+        if package and "._" not in module:
+            importlib.import_module(module)
+            assert getattr(importlib.import_module(package), name, None) in (None, sys.modules[module]), module

@@ -2,7 +2,7 @@
 //
 // T is float, double or a vector of lanes (common/vec.h). Both directions share their formulas by
 // way of the factor q = s (inverse: 1/s): y = q·x + b and x = q·(y − b), each with logabsdet log q.
-// Symbols and derivations: flowkern/ops/affine_coupling/README.md.
+// Symbols and derivations: flowkern/ops/_affine_coupling/README.md.
 #pragma once
 
 #include "../common/maths.h"

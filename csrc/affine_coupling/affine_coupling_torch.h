@@ -18,7 +18,7 @@ struct Columns {
 };
 
 template <class Device> struct AffineOp {
-  // Schema order; see flowkern/ops/affine_coupling/native.py.
+  // Schema order; see flowkern/ops/_affine_coupling/native.py.
   struct Arguments {
     bool inverse, scale_first;
     std::int64_t kind;

@@ -1,7 +1,7 @@
 // What the torch side hands to the loops of a flow's program: its steps, in the order of the call.
 //
 // A tile of samples goes through all of them, one row of memory for each feature. Symbols:
-// flowkern/ops/flow_program/README.md.
+// flowkern/ops/_flow_program/README.md.
 #pragma once
 
 #include "../masked_autoregressive/masked_autoregressive_cpu.h"

@@ -1,6 +1,6 @@
 // The torch side of a flow's program: what its numbers say, checked against its tensors.
 //
-// `code` and `numbers` are written by flowkern/ops/flow_program/steps.py, in the order in which they are read here.
+// `code` and `numbers` are written by flowkern/ops/_flow_program/steps.py, in the order in which they are read here.
 #pragma once
 
 #include "../common/checks.h"

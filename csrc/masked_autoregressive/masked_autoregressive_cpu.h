@@ -3,7 +3,7 @@
 // The units of a layer are sorted by rank: layer 0 holds the features, layers 1 … M the hidden
 // units, layer M + 1 the outputs, P for each feature. Step r of the solve computes the hidden units
 // of rank r, the outputs that see them, and the features of rank r + 1 (r = 0 … levels − 1). Steps
-// are grouped into blocks. Symbols: flowkern/ops/masked_autoregressive/README.md.
+// are grouped into blocks. Symbols: flowkern/ops/_masked_autoregressive/README.md.
 #pragma once
 
 #include "../common/elements.h"

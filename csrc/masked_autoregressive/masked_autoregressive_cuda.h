@@ -1,7 +1,7 @@
 // What the torch side (…_cuda.cpp) asks of the kernels (…_cuda.cu), which know nothing of torch.
 //
 // Layer 0 holds the features, layers 1 … M the hidden units, layer M + 1 the outputs, P for each
-// feature; the units of a layer are sorted by rank. Symbols: flowkern/ops/masked_autoregressive/README.md.
+// feature; the units of a layer are sorted by rank. Symbols: flowkern/ops/_masked_autoregressive/README.md.
 #pragma once
 
 #include "../common/elements.h"

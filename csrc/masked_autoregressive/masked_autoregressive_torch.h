@@ -13,7 +13,7 @@ namespace {
 
 using Tensors = std::vector<std::optional<Tensor>>;  // weight, bias, gate, gain, offset of each layer
 
-// What is no tensor; schema order, see flowkern/ops/masked_autoregressive/native.py.
+// What is no tensor; schema order, see flowkern/ops/_masked_autoregressive/native.py.
 struct MaskedSettings {
   std::vector<std::int64_t> activations;
   std::vector<double> slopes;

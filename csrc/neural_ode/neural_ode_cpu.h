@@ -1,5 +1,5 @@
 // What the torch side hands to the loops of the neural ODE solve. Symbols:
-// flowkern/ops/neural_ode/README.md.
+// flowkern/ops/_neural_ode/README.md.
 //
 // A tile of samples keeps one row for each number that a sample has. A frame holds what one evaluation
 // of the field leaves for its backward.

@@ -1,5 +1,5 @@
 // What the torch side (…_cuda.cpp) asks of the kernels (…_cuda.cu), which know nothing of torch. Symbols:
-// flowkern/ops/neural_ode/README.md.
+// flowkern/ops/_neural_ode/README.md.
 //
 // A block takes a tile of samples through all steps. The tile is a matrix with a column for each of its
 // samples and a row for each number that a sample has.

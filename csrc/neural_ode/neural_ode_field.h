@@ -1,5 +1,5 @@
 // The field of the neural ODE solve on the samples of a tile, its trace, and the way back through both.
-// A frame holds what one evaluation leaves. Symbols: flowkern/ops/neural_ode/README.md.
+// A frame holds what one evaluation leaves. Symbols: flowkern/ops/_neural_ode/README.md.
 #pragma once
 
 #include "neural_ode_tile.h"

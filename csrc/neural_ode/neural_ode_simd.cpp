@@ -1,5 +1,5 @@
 // The neural ODE solve on the samples of a tile: state, stages and network stay in cache from the
-// first step to the last. Symbols: flowkern/ops/neural_ode/README.md.
+// first step to the last. Symbols: flowkern/ops/_neural_ode/README.md.
 #include "neural_ode_field.h"
 
 FLOWKERN_BEGIN

@@ -13,7 +13,7 @@ namespace {
 
 using OptionalTensors = std::vector<std::optional<Tensor>>;
 
-// What is no tensor; schema order, see flowkern/ops/neural_ode/native.py.
+// What is no tensor; schema order, see flowkern/ops/_neural_ode/native.py.
 struct OdeSettings {
   std::vector<std::int64_t> activations;
   std::vector<double> slopes, a, b, c;

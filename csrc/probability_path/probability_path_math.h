@@ -1,7 +1,7 @@
 // Probability paths x_t = α(t)·x0 + β(t)·x1 + σ(t)·ε with the velocity u_t = dx_t/dt, element by element.
 //
 // T is float, double or a vector of lanes (common/vec.h), S what one lane holds. Formulas and sources:
-// flowkern/ops/probability_path/README.md.
+// flowkern/ops/_probability_path/README.md.
 #pragma once
 
 #include "../common/philox.h"
@@ -9,7 +9,7 @@
 
 FLOWKERN_BEGIN
 
-// The codes are those of flowkern/ops/probability_path/__init__.py.
+// The codes are those of flowkern/ops/_probability_path/__init__.py.
 enum PathKind { kConditional = 0, kTarget = 1, kVariancePreserving = 2, kSchroedingerBridge = 3 };
 // The streams of a seed.
 enum : std::uint32_t { kNoiseStream = 0, kTimeStream = 1 };

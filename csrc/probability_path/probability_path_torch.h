@@ -11,7 +11,7 @@ namespace flowkern {
 namespace {
 
 template <class Device> struct PathOp {
-  // Schema order; see flowkern/ops/probability_path/native.py.
+  // Schema order; see flowkern/ops/_probability_path/native.py.
   struct Arguments {
     const Tensor &x0, &x1;
     const std::optional<Tensor>&t, &noise;

@@ -6,7 +6,7 @@
 // u.pick(first, i) gives number first + i, where i is integral but may differ from lane to lane.
 // U::rereads() says that fetching a parameter again costs less than keeping what was computed from it.
 // Cotangents go out through put.run<K>(first, count, values).
-// Symbols and derivations: flowkern/ops/rational_quadratic_spline/README.md.
+// Symbols and derivations: flowkern/ops/_rational_quadratic_spline/README.md.
 #pragma once
 
 #include "../common/maths.h"

@@ -1,5 +1,5 @@
 // The rational-quadratic spline of one element, from its raw parameters, with its derivatives.
-// Symbols and derivations: flowkern/ops/rational_quadratic_spline/README.md.
+// Symbols and derivations: flowkern/ops/_rational_quadratic_spline/README.md.
 #pragma once
 
 #include "rational_quadratic_spline_bin.h"

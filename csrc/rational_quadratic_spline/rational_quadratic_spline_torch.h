@@ -12,7 +12,7 @@ namespace flowkern {
 namespace {
 
 template <class Device> struct SplineOp {
-  // Schema order; see flowkern/ops/rational_quadratic_spline/native.py.
+  // Schema order; see flowkern/ops/_rational_quadratic_spline/native.py.
   struct Arguments {
     bool inverse;
     std::int64_t tails;

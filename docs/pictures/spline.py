@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from flowkern.ops import rational_quadratic_spline
-from flowkern.ops.rational_quadratic_spline.reference import _constrain, _knots
+from flowkern.ops._rational_quadratic_spline.reference import _constrain, _knots
 
 BOUND, BINS = 3.0, 4
 

@@ -32,7 +32,7 @@ from flowkern.adapters._masked import (
 from flowkern.adapters._plan import Plan, disagreement, interval, overridden, points, stranger
 from flowkern.ops import ContextTerm, KnotMap, MaskedLayer, SplineElement
 from flowkern.ops._arguments import in_dtype
-from flowkern.ops.masked_autoregressive import evaluate
+from flowkern.ops._masked_autoregressive import evaluate
 
 _FORMULAS = ("_elementwise_forward", "_elementwise_inverse", "_output_dim_multiplier")
 _MASKED = frozenset(("MaskedLinear",))

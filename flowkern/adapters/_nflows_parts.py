@@ -12,7 +12,7 @@ from flowkern.adapters._network import made, residual
 from flowkern.adapters._plan import changed, interval, overridden, points, qualified_name, stranger
 from flowkern.adapters._trust import agreed, bare, strip
 from flowkern.ops import AffineElement, Degrees
-from flowkern.ops.flow_program import LU, Conditioned, Permutation, Program, Scale, evaluate
+from flowkern.ops._flow_program import LU, Conditioned, Permutation, Program, Scale, evaluate
 from flowkern.programs import NO_TERM, Computed, Part, Reader, hooked, layer, missing, outputs, slots, stacked
 
 _PACKAGE = re.compile(r"(?:.*\.)?nflows\.(?=(?:transforms|flows|distributions|nn)\.)")

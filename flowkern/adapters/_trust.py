@@ -3,7 +3,7 @@
 from torch import nn
 
 from flowkern.adapters._plan import disagreement
-from flowkern.ops.flow_program import Program
+from flowkern.ops._flow_program import Program
 
 _AGREED = {}
 _OF_TORCH = frozenset((*nn.Module().__dict__, "_backward_pre_hooks"))

@@ -17,7 +17,7 @@ from flowkern.adapters._plan import Plan, changed, disagreement, overridden, poi
 from flowkern.adapters._trust import agreed, bare, strip
 from flowkern.adapters._zuko_ode import name as name_of
 from flowkern.ops import Degrees
-from flowkern.ops.flow_program import Conditioned, Permutation, Program, Scale, evaluate
+from flowkern.ops._flow_program import Conditioned, Permutation, Program, Scale, evaluate
 from flowkern.programs import (
     NO_TERM,
     Found,

@@ -24,7 +24,7 @@ from flowkern.adapters._plan import Plan, overridden, qualified_name
 from flowkern.ode import fixed
 from flowkern.ode.problem import problem
 from flowkern.ops._arguments import in_dtype
-from flowkern.ops.neural_ode import Solution
+from flowkern.ops._neural_ode import Solution
 
 __all__ = ["HANDLES", "ode_error", "plan"]
 

@@ -36,7 +36,7 @@ from flowkern.ops import (
     SplineElement,
 )
 from flowkern.ops._arguments import in_dtype
-from flowkern.ops.masked_autoregressive import evaluate
+from flowkern.ops._masked_autoregressive import evaluate
 
 __all__ = ["HANDLES", "ode_error", "plan"]
 

@@ -6,7 +6,7 @@ from torch import nn
 from flowkern.matching import optimal_transport
 from flowkern.ops import probability_path
 from flowkern.ops._arguments import check_tensor
-from flowkern.ops.probability_path import PATHS, check_sigma
+from flowkern.ops._probability_path import PATHS, check_sigma
 
 
 class FlowMatching(nn.Module):

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from flowkern.ops.rational_quadratic_spline import MAX_BINS
+from flowkern.ops._rational_quadratic_spline import MAX_BINS
 
 
 def check_count(name, value, minimum):

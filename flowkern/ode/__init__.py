@@ -1,8 +1,8 @@
 """Solvers of ordinary differential equations."""
 
 from flowkern.ode.adjoint import odeint_adjoint
-from flowkern.ode.odeint import odeint
-from flowkern.ode.tableau import TABLEAUX, Tableau, tableau
+from flowkern.ode._odeint import odeint
+from flowkern.ops._tableau import TABLEAUX, Tableau, tableau
 from flowkern.ops._status import SolverError, SolverWarning, Status
 
 __all__ = [

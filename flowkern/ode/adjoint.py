@@ -14,9 +14,9 @@ import torch
 
 from flowkern import _torch
 from flowkern.ode.control import control, rms, state_norm
-from flowkern.ode.odeint import Solver, check_tolerance, known_options, odeint, tolerance
+from flowkern.ode._odeint import Solver, check_tolerance, known_options, odeint, tolerance
 from flowkern.ode.problem import CALLBACKS, real_dtype, unflattened
-from flowkern.ode.tableau import tableau
+from flowkern.ops._tableau import tableau
 from flowkern.ode.weights import Weights, check_used
 from flowkern.ops._arguments import in_dtype
 from flowkern.ops._batched import one_by_one

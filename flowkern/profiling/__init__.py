@@ -12,7 +12,7 @@ import torch
 
 from flowkern.adapters import accelerate, restore
 from flowkern.profiling.libraries import library_of
-from flowkern.profiling.measure import measure
+from flowkern.profiling.rounds import measure
 from flowkern.profiling.result import LayerTime, Optimiser, Profile, Step, Work
 
 __all__ = ["LayerTime", "Optimiser", "Profile", "Step", "Work", "profile"]

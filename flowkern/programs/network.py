@@ -1,6 +1,6 @@
 """Networks as the layers of a `Conditioned` step."""
 
-from flowkern.ops.flow_program import LAYER_TENSORS, ConditionerLayer
+from flowkern.ops._flow_program import LAYER_TENSORS, ConditionerLayer
 
 NO_TERM = None, None, None  # its activation, and the slots of its weight and bias
 

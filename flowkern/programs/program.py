@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from flowkern import _torch, backends
-from flowkern.ops.flow_program import KERNELS, Conditioned, Program, evaluate
+from flowkern.ops._flow_program import KERNELS, Conditioned, Program, evaluate
 
 _PLAIN = frozenset((torch.Tensor, nn.Parameter))
 _DTYPES = (torch.float32, torch.float64)

@@ -10,7 +10,7 @@ from flowkern.ops import (
     masked_autoregressive,
     masked_autoregressive_inverse,
 )
-from flowkern.ops.flow_program import Conditioned
+from flowkern.ops._flow_program import Conditioned
 from flowkern.programs import Part, outputs, stacked
 from flowkern.transforms import _program
 from flowkern.transforms.base import Transform

@@ -14,7 +14,7 @@ from flowkern.nn._arguments import (
     check_spline,
 )
 from flowkern.ops import AffineElement, Degrees, KnotMap, ScaleMap, SplineElement
-from flowkern.ops.flow_program import Conditioned
+from flowkern.ops._flow_program import Conditioned
 from flowkern.programs import Part, outputs, stacked
 from flowkern.transforms import _program
 from flowkern.transforms.base import Transform

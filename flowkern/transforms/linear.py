@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from flowkern.nn._arguments import check_count, check_dtype, check_features
-from flowkern.ops import flow_program as program
+from flowkern.ops import _flow_program as program
 from flowkern.ops._arguments import compute_dtype, without_autocast
 from flowkern.programs import Computed, Part
 from flowkern.transforms.base import Transform

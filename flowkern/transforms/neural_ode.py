@@ -15,7 +15,7 @@ from flowkern.nn._arguments import (
 )
 from flowkern.ops._arguments import in_dtype, without_autocast
 from flowkern.ops._modules import held
-from flowkern.ops.neural_ode import TABLEAUX
+from flowkern.ops._neural_ode import TABLEAUX
 from flowkern.transforms._hutchinson import noise as hutchinson
 from flowkern.transforms.base import Transform
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import flowkern
-from flowkern.ops.flow_program import Program
+from flowkern.ops._flow_program import Program
 from flowkern.programs import program
 from tests.adapters.program_models import C, data, nflows_flow, pair
 

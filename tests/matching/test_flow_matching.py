@@ -17,7 +17,7 @@ from flowkern.matching import FlowMatching, exact_pairing, sinkhorn_pairing
 from flowkern.matching.optimal_transport import sinkhorn_log_plan
 from flowkern.nn import VectorField
 from flowkern.ops import probability_path
-from flowkern.ops.probability_path import PATHS
+from flowkern.ops._probability_path import PATHS
 from tests.ops.test_probability_path import torchcfm
 
 

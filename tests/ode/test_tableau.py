@@ -7,7 +7,7 @@ import numpy
 import pytest
 from torchdiffeq._impl.odeint import SOLVERS
 
-from flowkern.ode.tableau import TABLEAUX, tableau
+from flowkern.ops._tableau import TABLEAUX, tableau
 
 # Rooted trees by order: (elementary weight of the stages, 1/density) with a, c as arrays.
 CONDITIONS = {

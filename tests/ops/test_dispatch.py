@@ -9,7 +9,7 @@ from torch.func import grad, vmap
 
 import flowkern
 from flowkern.backends import unavailable
-from flowkern.ops.affine_coupling import ScaleMap
+from flowkern.ops._affine_coupling import ScaleMap
 from tests.cases import AFFINES, SPLINES, TYPICAL, cotangents, evaluate, laid_out
 
 COMPILER = {"reference": "aot_eager", "cpu": "inductor"}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from flowkern.backends import unavailable
 from flowkern.ops import AffineElement, Degrees
-from flowkern.ops.flow_program import (
+from flowkern.ops._flow_program import (
     LU,
     Conditioned,
     ConditionerLayer,

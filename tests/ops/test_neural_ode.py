@@ -13,7 +13,7 @@ from flowkern import backends
 from flowkern.backends import unavailable
 from flowkern.ode import SolverWarning, Status
 from flowkern.ops import FieldLayer, TimeEmbedding, neural_ode
-from flowkern.ops.neural_ode import TABLEAUX, native
+from flowkern.ops._neural_ode import TABLEAUX, native
 from flowkern.report.memory import peak_memory
 from tests import neural_ode_cases
 from tests.neural_ode_cases import CASES, Case, check, evaluate

@@ -10,7 +10,7 @@ import torch
 
 import flowkern
 from flowkern.backends import unavailable
-from flowkern.ops.neural_ode import pieces
+from flowkern.ops._neural_ode import pieces
 from tests.neural_ode_cases import CASES, Case, evaluate
 
 pytestmark = pytest.mark.skipif(unavailable("cpu") is not None, reason="no CPU kernels")

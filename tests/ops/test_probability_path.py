@@ -9,7 +9,7 @@ from torch.func import grad, vmap
 import flowkern
 from flowkern.backends import unavailable
 from flowkern.ops import probability_path
-from flowkern.ops.probability_path import PATHS
+from flowkern.ops._probability_path import PATHS
 from tests.cases import laid_out
 from tests.probability_path_cases import CASES, SEED, Case, check, evaluate
 

@@ -9,14 +9,14 @@ import torch
 import flowkern
 from flowkern.backends import unavailable
 from flowkern.ops import runge_kutta_error, runge_kutta_stage
-from flowkern.ops.runge_kutta_stage import reference
+from flowkern.ops._runge_kutta_stage import reference
 from tests.conftest import INTERPRETED, RUNNABLE
 from tests.runge_kutta_stage_cases import CASES, check
 
 with mock.patch.dict(os.environ, INTERPRETED):
     from triton.runtime.interpreter import InterpretedFunction
 
-    from flowkern.ops.runge_kutta_stage import triton as kernels
+    from flowkern.ops._runge_kutta_stage import triton as kernels
     from tests.ops import triton_memory
 
 

@@ -13,8 +13,8 @@ import torch
 
 import flowkern
 from flowkern.ops import KnotMap, ScaleMap, affine_coupling, rational_quadratic_spline
-from flowkern.ops.affine_coupling import SCALE_MAPS
-from flowkern.ops.rational_quadratic_spline import TAILS
+from flowkern.ops._affine_coupling import SCALE_MAPS
+from flowkern.ops._rational_quadratic_spline import TAILS
 from tests.cases import AFFINES, SPLINES, TYPICAL, check, check_gradients_fit, cotangents, evaluate, laid_out
 from tests.conftest import INTERPRETED
 from tests.ops import branches
@@ -23,8 +23,8 @@ with mock.patch.dict(os.environ, INTERPRETED):
     from triton.runtime.interpreter import InterpretedFunction
 
     from flowkern.ops import _triton
-    from flowkern.ops.affine_coupling import triton as affine
-    from flowkern.ops.rational_quadratic_spline import triton as spline
+    from flowkern.ops._affine_coupling import triton as affine
+    from flowkern.ops._rational_quadratic_spline import triton as spline
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 

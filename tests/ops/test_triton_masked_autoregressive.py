@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from flowkern.ops import masked_autoregressive, masked_autoregressive_inverse
-from flowkern.ops.masked_autoregressive.conditioner import masks
+from flowkern.ops._masked_autoregressive.conditioner import masks
 from tests.cases import laid_out
 from tests.conftest import INTERPRETED
 from tests.masked_autoregressive_cases import (
@@ -26,8 +26,8 @@ from tests.masked_autoregressive_cases import (
 with mock.patch.dict(os.environ, INTERPRETED):
     from triton.runtime.interpreter import InterpretedFunction
 
-    from flowkern.ops.masked_autoregressive import triton as masked
-    from flowkern.ops.masked_autoregressive import triton_kernels
+    from flowkern.ops._masked_autoregressive import triton as masked
+    from flowkern.ops._masked_autoregressive import triton_kernels
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 

@@ -10,16 +10,16 @@ from unittest import mock
 import pytest
 import torch
 
-from flowkern.ops.neural_ode import TABLEAUX
-from flowkern.ops.neural_ode.field import ACTIVATIONS
+from flowkern.ops._neural_ode import TABLEAUX
+from flowkern.ops._neural_ode.field import ACTIVATIONS
 from tests.conftest import INTERPRETED
 from tests.neural_ode_cases import CASES, Case, check, evaluate
 
 with mock.patch.dict(os.environ, INTERPRETED):
     from triton.runtime.interpreter import InterpretedFunction
 
-    from flowkern.ops.neural_ode import triton as solver
-    from flowkern.ops.neural_ode import triton_kernels
+    from flowkern.ops._neural_ode import triton as solver
+    from flowkern.ops._neural_ode import triton_kernels
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 

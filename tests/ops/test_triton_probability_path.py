@@ -17,7 +17,7 @@ from tests.probability_path_cases import CASES, check
 with mock.patch.dict(os.environ, INTERPRETED):
     from triton.runtime.interpreter import InterpretedFunction
 
-    from flowkern.ops.probability_path import triton as path
+    from flowkern.ops._probability_path import triton as path
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 

@@ -26,9 +26,10 @@ def main(words):
         wanted = [a for a in library.ARCHITECTURES if a in words] or library.ARCHITECTURES
         of_ops = [op for op in ops if op in words] or [*ops]
         for folder, architecture, table in library.tables(wanted, of_ops):
-            print(f"{name}, {folder.name}, {architecture}", *resources.rows(table), sep="\n", flush=True)
+            title = f"{name}, {folder.name.lstrip('_')}, {architecture}"
+            print(title, *resources.rows(table), sep="\n", flush=True)
             found = resources.beyond(resources.limits(folder), table)
-            problems += [f"{name}, {folder.name}, {architecture}: {problem}" for problem in found]
+            problems += [f"{title}: {problem}" for problem in found]
     print(*problems or ["All within their limits."], sep="\n")
     return bool(problems)
 

@@ -11,7 +11,7 @@ from tests.gpu.compiled.resources import Resources, beyond, occupancy
 
 # Triton's kernels are compiled in other processes: this one may have its interpreter loaded.
 ARCHITECTURES = ("80", "90", "100", "gfx942")
-OPS = sorted(path.parent.name for path in (cuda_kernels.ROOT / "flowkern" / "ops").glob("*/triton.py"))
+OPS = sorted(path.parent.name.lstrip("_") for path in (cuda_kernels.ROOT / "flowkern" / "ops").glob("*/triton.py"))
 
 
 def run(*words):

@@ -19,17 +19,17 @@ from triton.runtime.jit import JITFunction
 
 import flowkern
 from flowkern.ops import AffineElement, KnotMap, ScaleMap, SplineElement
-from flowkern.ops.affine_coupling import SCALE_MAPS
-from flowkern.ops.affine_coupling import triton as affine
-from flowkern.ops.masked_autoregressive import triton as masked
-from flowkern.ops.masked_autoregressive.reference import NO_TERMS
-from flowkern.ops.neural_ode import triton as solver
-from flowkern.ops.neural_ode.tableau import tableau
-from flowkern.ops.probability_path import PATHS
-from flowkern.ops.probability_path import triton as path
-from flowkern.ops.rational_quadratic_spline import TAILS
-from flowkern.ops.rational_quadratic_spline import triton as spline
-from flowkern.ops.runge_kutta_stage import triton as stage
+from flowkern.ops._affine_coupling import SCALE_MAPS
+from flowkern.ops._affine_coupling import triton as affine
+from flowkern.ops._masked_autoregressive import triton as masked
+from flowkern.ops._masked_autoregressive.reference import NO_TERMS
+from flowkern.ops._neural_ode import triton as solver
+from flowkern.ops._neural_ode.tableau import tableau
+from flowkern.ops._probability_path import PATHS
+from flowkern.ops._probability_path import triton as path
+from flowkern.ops._rational_quadratic_spline import TAILS
+from flowkern.ops._rational_quadratic_spline import triton as spline
+from flowkern.ops._runge_kutta_stage import triton as stage
 from tests.gpu.compiled.resources import Resources, occupancy
 
 ARCHITECTURES = ("80", "90", "100", "gfx942")
@@ -302,4 +302,4 @@ def tables(architectures, ops):
                 name: resources(compiled(launch, arguments, architecture), architecture)
                 for name, launch, arguments in LAUNCHES[op]()
             }
-            yield Path(flowkern.__file__).parent / "ops" / op, architecture, table
+            yield Path(flowkern.__file__).parent / "ops" / f"_{op}", architecture, table

@@ -9,10 +9,10 @@ from unittest import mock
 import torch
 
 import flowkern  # noqa: F401  (registers the ops that are replaced here)
-from flowkern.ops.masked_autoregressive import gradients
-from flowkern.ops.masked_autoregressive import native as masked
-from flowkern.ops.neural_ode import native as solve
-from flowkern.ops.probability_path import native
+from flowkern.ops._masked_autoregressive import gradients
+from flowkern.ops._masked_autoregressive import native as masked
+from flowkern.ops._neural_ode import native as solve
+from flowkern.ops._probability_path import native
 from tests.gpu.emulation import build
 
 FORWARD, REVERSED, RANDOM = range(3)

@@ -8,8 +8,8 @@ import torch
 
 import flowkern
 from flowkern.ops import KnotMap
-from flowkern.ops.masked_autoregressive.conditioner import masks
-from flowkern.ops.neural_ode import native
+from flowkern.ops._masked_autoregressive.conditioner import masks
+from flowkern.ops._neural_ode import native
 from tests import (
     cases,
     masked_autoregressive_cases,

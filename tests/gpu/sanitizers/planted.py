@@ -129,7 +129,7 @@ def cause_of(text):
 
 def row(mutation, cause):
     """A line of the table."""
-    op = Path(mutation.file).parent.name.replace("_", " ")
+    op = Path(mutation.file).parent.name.replace("_", " ").strip()
     return f"| {'common' if op == 'ops' else op} | {mutation.fault} | {cause or 'NOT CAUGHT'} |"
 
 

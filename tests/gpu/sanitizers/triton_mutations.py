@@ -4,7 +4,7 @@ from tests.gpu.sanitizers.mutations import Mutation
 
 
 def _mutation(fault, file, old, new, cases):
-    return Mutation(f"Triton: {fault}", f"flowkern/ops/{file}", old, new, cases, "triton")
+    return Mutation(f"Triton: {fault}", f"flowkern/ops/_{file}", old, new, cases, "triton")
 
 
 def _affine(fault, old, new, file="affine_coupling/triton.py"):
@@ -44,8 +44,8 @@ MUTATIONS = (
     _affine("x read one column on", "d * x_d, mask=found, other=0.0).to(COMPUTE)\n        of_t", "(d + FAULT) * x_d, mask=found, other=0.0).to(COMPUTE)\n        of_t"),
     _affine("log-dets stored of a row too many", "tl.sum(total, 1), mask=rows < N", "tl.sum(total, 1), mask=rows < N + FAULT"),
     _affine("backward: the shift's gradient with the wrong sign", "grad_shift = -SHIFT_PREFACTOR * g", "grad_shift = (2 * FAULT - 1) * SHIFT_PREFACTOR * g"),
-    _affine("rows are copied one on", "D + d[None, :], values", "D + d[None, :] + FAULT, values", "_triton.py"),
-    _affine("no barrier after the columns are copied", *_no_barrier("threads of this block.\n    tl.debug_barrier()"), "_triton.py"),
+    _affine("rows are copied one on", "D + d[None, :], values", "D + d[None, :] + FAULT, values", "triton.py"),
+    _affine("no barrier after the columns are copied", *_no_barrier("threads of this block.\n    tl.debug_barrier()"), "triton.py"),
     _spline("the slope of the next knot", "(2 * SPEC.bins + place) * p_k", "(2 * SPEC.bins + place + FAULT) * p_k"),
     _spline("elements stored that there are not", "d, value, mask=found", "d, value, mask=(d < D) if FAULT else found", "rational_quadratic_spline/triton.py"),
     _spline("backward: the left knot with the wrong sign", "gz, -gtheta / w, gw", "gz, (2 * FAULT - 1) * gtheta / w, gw"),

@@ -1,0 +1,16 @@
+"""The autograd.Function of the affine coupling."""
+
+from flowkern.ops._function import coupling_function
+from flowkern.ops._affine_coupling import native, reference
+
+
+def backends(name):
+    """The module that holds the kernels of backend `name`."""
+    if name == "triton":
+        from flowkern.ops._affine_coupling import triton
+
+        return triton
+    return reference if name == "reference" else native
+
+
+apply = coupling_function(backends, reference.forward, tensors=1)

@@ -1,0 +1,241 @@
+"""y_i = h(x_i; parameters(x_<i)) with a masked conditioner, its inverse, and the log-det of both."""
+
+import itertools
+import math
+
+import torch
+
+from flowkern import backends
+from flowkern.ops._arguments import check_tensor, constants
+from flowkern.ops._masked_autoregressive.conditioner import (
+    Activation,
+    ContextTerm,
+    Degrees,
+    MaskedLayer,
+    masks,
+)
+from flowkern.ops._masked_autoregressive.element import AffineElement, SplineElement
+from flowkern.ops._masked_autoregressive.function import ROW_WISE, apply, is_plain
+from flowkern.ops._masked_autoregressive.function import backends as kernels_of
+from flowkern.ops._masked_autoregressive.native import KERNELS
+from flowkern.ops._masked_autoregressive.reference import NO_TERMS, Spec, Terms, folded
+
+_ROW_WISE = tuple(kind for kind, by_row in enumerate(ROW_WISE) if by_row)
+
+__all__ = [
+    "Activation",
+    "AffineElement",
+    "ContextTerm",
+    "Degrees",
+    "MaskedLayer",
+    "SplineElement",
+    "folded",
+    "masked_autoregressive",
+    "masked_autoregressive_inverse",
+    "masks",
+]
+
+
+def masked_autoregressive(x, layers, degrees, element):
+    """y_i = h(x_i; p_i(x_<i)) and log|det J| = Σ_i log h'(x_i), in one pass of the conditioner.
+
+    Args:
+        x: (…, D), float32/float64, or float16/bfloat16 (computed in float32).
+        layers: the conditioner, a sequence of `MaskedLayer`; the last gives P parameters for each
+            feature, those of one feature next to each other. Batch dimensions of biases, gates and
+            contexts broadcast with those of x.
+        degrees: the `Degrees` of x's features and of the hidden layers' units.
+        element: h, an `AffineElement` or a `SplineElement`.
+
+    Returns:
+        y (…, D) of x's dtype, and logabsdet (…,) in float32 (float64 if any input is).
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, dtype, shape, device or value.
+        RuntimeError: the chosen backend cannot run here.
+
+    Source: Papamakarios et al., Masked Autoregressive Flow (2017), eqs. 3–5.
+    """
+    return _call("x", x, layers, degrees, element, False)
+
+
+def masked_autoregressive_inverse(y, layers, degrees, element):
+    """x_i = h⁻¹(y_i; p_i(x_<i)) and log|det ∂x/∂y|, feature after feature, each weight used once.
+
+    Args:
+        y: (…, D), as x for `masked_autoregressive`.
+        layers, degrees, element: as for `masked_autoregressive`.
+
+    Returns:
+        x (…, D) of y's dtype, and logabsdet (…,), the negative of the forward's.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as `masked_autoregressive`.
+
+    Source: Papamakarios et al., Masked Autoregressive Flow (2017), section 3.1.
+    """
+    return _call("y", y, layers, degrees, element, True)
+
+
+def _call(name, x, layers, degrees, element, inverse):
+    layers = tuple(layers)
+    _check_tensor(name, x, x)
+    _check_layers(x, layers, degrees)
+    if not isinstance(element, (AffineElement, SplineElement)):
+        raise TypeError(f"element: expected an AffineElement or a SplineElement, got {type(element).__name__}")
+    element.parameters(layers[-1].weight.shape[0], x.shape[-1], x.dtype)
+    return evaluate(x, layers, degrees, element, inverse)
+
+
+def evaluate(x, layers, degrees, element, inverse):
+    """The op, or its inverse, for callers whose arguments are known to fit: it checks no more than
+    the kernel does."""
+    backend = backends.resolve(x.device.type, KERNELS)
+    layers, terms = _with_terms(x, layers, backend)
+    tensors = [t for layer in layers for t in layer.tensors()]
+    flat, batch = _flattened(x, tensors, terms.tensors)
+    arguments = _spec(layers, element, inverse), *degrees.on(x.device), *tensors
+    if terms.tensors:
+        y, logabsdet = kernels_of(backend).forward(flat, *arguments, terms=terms)
+    else:
+        y, logabsdet = apply(flat, backend, *arguments)
+    if len(batch) == 1:
+        return y, logabsdet
+    return y.reshape(*batch, x.shape[-1]), logabsdet.reshape(batch)
+
+
+def _with_terms(x, layers, backend):
+    """The layers, and the contexts' terms that the kernel takes; the others are now in the biases."""
+    if all(layer.context is None for layer in layers):
+        return layers, NO_TERMS
+    tensors = (t for layer in layers for t in (*layer.tensors(), *(layer.context or ())[:3]))
+    apart = backend != "reference" and is_plain(itertools.chain((x,), tensors))
+    layers = [
+        layer if layer.context is None or apart and layer.context.context.dim() > 1 else folded(layer)
+        for layer in layers
+    ]
+    terms = [layer.context for layer in layers]
+    return layers, Terms.of(terms)
+
+
+def _spec(layers, element, inverse):
+    activations = [Activation.of(layer.activation) for layer in layers]
+    code, scale_first, tails, numbers = element.numbers()
+    return Spec(
+        tuple(a.code for a in activations),
+        constants(*(a.slope for a in activations)),
+        tuple(-1 if layer.skip is None else layer.skip for layer in layers),
+        inverse,
+        code,
+        scale_first,
+        tails,
+        constants(*numbers),
+    )
+
+
+def _flattened(x, tensors, of_terms):
+    """x as (N, D), and the batch; biases and gates among tensors become (units,) or (N, units), and
+    the contexts among those of terms (N, inputs)."""
+    places = [(tensors, i) for kind in _ROW_WISE for i in range(kind, len(tensors), 5)]
+    places += [(of_terms, i) for i in range(0, len(of_terms), 3)]
+    rows = [(of, i) for of, i in places if of[i] is not None and of[i].dim() > 1]
+    batch = x.shape[:-1]
+    if any(of[i].shape[:-1] != batch for of, i in rows):
+        batch = _broadcast(batch, [of[i].shape[:-1] for of, i in rows])
+    elif len(batch) == 1:
+        return x, batch
+    for of, i in rows:
+        of[i] = _flat(of[i], batch)
+    return _flat(x, batch), batch
+
+
+def _broadcast(batch, others):
+    try:
+        return torch.broadcast_shapes(batch, *others)
+    except RuntimeError:
+        raise ValueError(
+            "layers: the batch shapes of biases, gates and contexts, "
+            f"{', '.join(map(str, map(tuple, others)))}, do not broadcast with that of the features, "
+            f"{tuple(batch)}"
+        ) from None
+
+
+def _flat(tensor, batch):
+    if tensor.shape[:-1] != batch:
+        tensor = tensor.expand(*batch, tensor.shape[-1])
+    return tensor if len(batch) == 1 else tensor.reshape(math.prod(batch), tensor.shape[-1])
+
+
+def _check_tensor(name, tensor, x):
+    check_tensor(name, tensor, x)
+    if tensor.dim() < 1:
+        raise ValueError(f"{name}: expected shape (…, features), got {tuple(tensor.shape)}")
+
+
+def _check_layers(x, layers, degrees):
+    if not isinstance(degrees, Degrees):
+        raise TypeError(f"degrees: expected a Degrees, got {type(degrees).__name__}")
+    if len(layers) != len(degrees.sizes):
+        raise ValueError(
+            f"layers: expected {len(degrees.sizes)}, one more than degrees has hidden layers, got {len(layers)}"
+        )
+    if x.shape[-1] != degrees.sizes[0]:
+        raise ValueError(f"degrees: of {degrees.sizes[0]} features, but x has {x.shape[-1]}")
+    for k, layer in enumerate(layers):
+        _check_layer(k, layer, layers, degrees, x)
+
+
+def _check_layer(k, layer, layers, degrees, x):
+    if not isinstance(layer, MaskedLayer):
+        raise TypeError(f"layers[{k}]: expected a MaskedLayer, got {type(layer).__name__}")
+    weight, *others = layer.tensors()
+    _check_tensor(f"layers[{k}].weight", weight, x)
+    last = k + 1 == len(layers)
+    units = weight.shape[0] if last else degrees.sizes[k + 1]
+    if weight.shape != (units, degrees.sizes[k]):
+        raise ValueError(
+            f"layers[{k}].weight: expected shape ({'outputs' if last else units}, "
+            f"{degrees.sizes[k]}), got {tuple(weight.shape)}"
+        )
+    for name, row, tensor in zip(("bias", "gate", "gain", "offset"), ROW_WISE[1:], others):
+        if tensor is not None:
+            _check_vector(f"layers[{k}].{name}", tensor, units, row, x)
+    if layer.context is not None:
+        _check_term(f"layers[{k}].context", layer.context, units, x)
+    if last:
+        _check_last(k, layer)
+    if layer.skip is not None:
+        _check_skip(k, layer.skip, layers, degrees)
+
+
+def _check_vector(name, tensor, units, row, x):
+    _check_tensor(name, tensor, x)
+    if tensor.shape[-1] != units or tensor.dim() > 1 and not row:
+        shape = f"(…, {units})" if row else f"({units},)"
+        raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
+
+
+def _check_term(name, term, units, x):
+    if not isinstance(term, ContextTerm):
+        raise TypeError(f"{name}: expected a ContextTerm, got {type(term).__name__}")
+    _check_tensor(f"{name}.context", term.context, x)
+    _check_tensor(f"{name}.weight", term.weight, x)
+    wanted = units, term.context.shape[-1]
+    if term.weight.shape != wanted:
+        raise ValueError(f"{name}.weight: expected shape {wanted}, got {tuple(term.weight.shape)}")
+    if term.bias is not None:
+        _check_vector(f"{name}.bias", term.bias, units, False, x)
+    Activation.of(term.activation)
+
+
+def _check_last(k, layer):
+    plain = layer.skip is None and layer.gate is None and layer.gain is None and layer.offset is None
+    if not plain or Activation.of(layer.activation).kind != "identity":
+        raise ValueError(f"layers[{k}]: the last has a weight, a bias and a context, and nothing else")
+
+
+def _check_skip(k, skip, layers, degrees):
+    if not 0 <= skip < k or layers[skip].weight.shape[0] != layers[k].weight.shape[0]:
+        raise ValueError(f"layers[{k}].skip: expected an earlier layer of the same width, got {skip}")
+    if not degrees.may_skip(skip, k):
+        raise ValueError(f"layers[{k}].skip: a unit of layer {skip} has a higher degree than the one it is added to")

@@ -1,0 +1,148 @@
+"""The masked autoregressive transform in plain PyTorch: the specification of every kernel.
+
+Arguments of all backends, after x (N, D):
+    spec: a `Spec`, plain numbers.
+    order, ends, ranks: as from `Degrees.on`.
+    tensors: for each layer weight, bias, gate, gain and offset, None where it has none.
+
+Kernels take the context's terms as they are where no gradient is wanted; what they add is `folded`.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from flowkern.ops._arguments import in_dtype, without_autocast
+from flowkern.ops._affine_coupling import reference as affine
+from flowkern.ops._masked_autoregressive.conditioner import Activation, masks
+from flowkern.ops._masked_autoregressive.element import SPLINE
+from flowkern.ops._rational_quadratic_spline import reference as spline
+
+
+class Spec(NamedTuple):
+    """What is no tensor: of each layer its activation's code and slope and its skip (−1 for none);
+    the direction; and of the element transform what its `numbers()` gives."""
+
+    activations: tuple
+    slopes: tuple
+    skips: tuple
+    inverse: bool
+    element: int
+    scale_first: bool
+    tails: int
+    constants: tuple
+
+
+class Terms(NamedTuple):
+    """The contexts' terms of the layers up to the last that has one.
+
+    tensors: for each the context (N, inputs), its weight and its bias, None where it has none.
+    activations, slopes: one for each.
+    """
+
+    tensors: list
+    activations: tuple
+    slopes: tuple
+
+    @staticmethod
+    def of(terms):
+        """From a `ContextTerm`, or None, for each layer."""
+        while terms and terms[-1] is None:
+            terms = terms[:-1]
+        kinds = [Activation.of("identity" if term is None else term.activation) for term in terms]
+        tensors = [t for term in terms for t in (term or (None,) * 3)[:3]]
+        return Terms(tensors, tuple(k.code for k in kinds), tuple(k.slope for k in kinds))
+
+
+NO_TERMS = Terms([], (), ())
+
+
+def forward(x, spec, order, ends, ranks, *tensors):
+    """x (N, D) -> y (N, D), logabsdet (N,); differentiable to any order."""
+    dtype = compute_dtype(x, tensors)
+    tensors = [t if t is None else t.to(dtype) for t in tensors]
+    read = masks(x.shape[1], ranks, tensors[::5])
+    layers = [(tensors[5 * k] * mask, *tensors[5 * k + 1 : 5 * k + 5]) for k, mask in enumerate(read)]
+    if spec.inverse:
+        y, logabsdet = _inverse(x.to(dtype), spec, layers, ranks[: x.shape[1]], ends.shape[1] - 1)
+    else:
+        y, logabsdet = _element(x.to(dtype), network(x.to(dtype), spec, layers), spec)
+    return in_dtype(y, x.dtype), logabsdet
+
+
+def compute_dtype(x, tensors):
+    """float64 if any tensor is, otherwise float32."""
+    wide = any(t is not None and t.dtype == torch.float64 for t in (x, *tensors))
+    return torch.float64 if wide else torch.float32
+
+
+def folded(layer):
+    """The same `MaskedLayer` with its context's term in the bias, a row for each sample."""
+    term, bias = layer.context, layer.bias
+    given = [t for t in (*term[:3], bias) if t is not None]
+    dtype = compute_dtype(layer.weight, given)
+    c, weight, *_ = given = [t.to(dtype) for t in given]
+    with without_autocast(c.device.type):
+        rows = F.linear(c, weight, None if term.bias is None else given[2])
+    kind = Activation.of(term.activation)
+    rows = activation(rows, kind.code, kind.slope)
+    return layer._replace(bias=rows if bias is None else rows + bias, context=None)
+
+
+def network(x, spec, layers):
+    """The parameters (N, D, P) of every feature's transform."""
+    u, past = x, []
+    for (weight, bias, gate, gain, offset), code, slope, skip in zip(layers, spec.activations, spec.slopes, spec.skips):
+        z = F.linear(u, weight)
+        z = z if bias is None else z + bias
+        z = z if gate is None else z * gate
+        z = z if skip < 0 else z + past[skip]
+        past.append(z)
+        z = z if gain is None else z * gain
+        z = z if offset is None else z + offset
+        u = activation(z, code, slope)
+    features = x.shape[1]
+    return u.view(*u.shape[:-1], features, u.shape[-1] // features)
+
+
+def activation(z, code, slope):
+    """Each kind of conditioner.py, by its code."""
+    if code == 1:
+        return F.relu(z) if slope == 0 else F.leaky_relu(z, slope)
+    if code == 3:
+        return F.elu(z, slope)
+    return (None, None, torch.tanh, None, F.silu, F.gelu, torch.sigmoid)[code](z) if code else z
+
+
+def _element(x, params, spec):
+    if spec.element == SPLINE:
+        return spline.forward(x, params, None, None, spec.inverse, spec.tails, *spec.constants)
+    return affine.forward(x, params, None, spec.inverse, spec.scale_first, spec.element, *spec.constants)
+
+
+def _inverse(y, spec, layers, ranks, levels):
+    """One pass of the network for each degree; a feature is set once, when all before it are."""
+    x = torch.zeros_like(y)
+    for rank in range(1, levels + 1):
+        known, logabsdet = _element(y, network(x, spec, layers), spec)
+        x = torch.where(ranks == rank, known, x)
+    return x, logabsdet
+
+
+def backward(grad_y, grad_logabsdet, x, y, needs, spec, order, ends, ranks, *tensors):
+    """The vector-Jacobian product of `forward` by autograd: gradients of x and of each tensor."""
+    given = [i for i, t in enumerate(tensors) if t is not None]
+
+    def run(x, *some):
+        every = [None] * len(tensors)
+        for i, tensor in zip(given, some):
+            every[i] = tensor
+        return forward(x, spec, order, ends, ranks, *every)
+
+    _, pull = torch.func.vjp(run, x, *(tensors[i] for i in given))
+    grad_x, *some = pull((grad_y, grad_logabsdet))
+    grads = [None] * len(tensors)
+    for i, grad in zip(given, some):
+        grads[i] = grad
+    return grad_x, *grads

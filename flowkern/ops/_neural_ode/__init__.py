@@ -1,0 +1,269 @@
+"""A whole ODE solve of a network field in one kernel, with ∫ Tr ∂f/∂y and its gradients."""
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+
+from flowkern import _torch, backends
+from flowkern.ops._arguments import check_tensor, constants
+from flowkern.ops._status import check_finite
+from flowkern.ops._neural_ode.field import FieldLayer, TimeEmbedding
+from flowkern.ops._neural_ode.function import apply, needs_gradient
+from flowkern.ops._neural_ode.native import kernels
+from flowkern.ops._neural_ode.reference import Spec
+from flowkern.ops._neural_ode.tableau import TABLEAUX, tableau
+
+__all__ = ["FieldLayer", "Solution", "TABLEAUX", "TimeEmbedding", "neural_ode"]
+
+
+class Solution(NamedTuple):
+    """What `neural_ode` returns at each of its times; None where it was not asked for.
+
+    y: (T, …, D).  logabsdet: log|det ∂y(t)/∂y(t₀)| = ∫ Tr ∂f/∂y dt, (T, …).
+    kinetic: ∫ ‖f‖² dt, (T, …).  jacobian: ∫ ‖∂f/∂y‖² dt (Frobenius), or its estimate, (T, …).
+    """
+
+    y: torch.Tensor
+    logabsdet: torch.Tensor | None
+    kinetic: torch.Tensor | None
+    jacobian: torch.Tensor | None
+
+
+def neural_ode(
+    y, layers, t, *, method="rk4", steps=1, time=None, trace=None, kinetic=False, jacobian=False,
+    gradient="discrete", checkpoint=1, on_failure=None,
+):  # fmt: skip
+    """Solve dy/dt = f(t, y) for a network f by a Runge–Kutta method with given steps.
+
+    Along d ln p/dt = −Tr ∂f/∂y, so ln p(y(t), t) = ln p(y(t₀), t₀) − logabsdet.
+
+    Args:
+        y: y(t₀) (…, D), float32/float64, or float16/bfloat16 (computed in float32).
+        layers: f, a sequence of `FieldLayer`. Batch dimensions of the first bias broadcast with y's.
+        t: the times (T,) at which the solution is wanted, ascending or descending (checked on the CPU alone);
+            t[0] is t₀.
+        method: a name of `TABLEAUX`; as in torchdiffeq, "rk4" is the 3/8 rule.
+        steps: how many equal steps lead from each time to the next.
+        time: the `TimeEmbedding` added in the first layer; None for an autonomous field.
+        trace: None, "exact", or noise ε (…, D) or (M, …, D) with E εεᵀ = 1 for Hutchinson's estimate
+            εᵀ ∂f/∂y ε, the mean over M.
+        kinetic, jacobian: integrate ‖f‖² and ‖∂f/∂y‖² too (with noise ‖∂f/∂y ε‖²); the latter needs
+            a trace.
+        gradient: "discrete", the gradient of the steps as they were taken, from one state in
+            `checkpoint` steps; or "adjoint", the continuous adjoint equation solved backwards from each
+            time, without stored states: its memory does not grow with steps. They differ by the error of
+            the method.
+        checkpoint: a divisor of steps; the states between are computed a second time.
+        on_failure: None, and a state that is not finite is returned as it is; "raise" a `SolverError` with
+            each sample's `Status`, or "warn" (`SolverWarning`). The latter two read from the device, and
+            interrupt a compiled graph.
+
+    Returns:
+        A `Solution`; y in y's dtype, the rest in float32 (float64 if any input is).
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, dtype, shape, device or value.
+        RuntimeError: the chosen backend cannot run here.
+        SolverError: with on_failure="raise", the end is not finite.
+
+    Source: Chen et al., Neural Ordinary Differential Equations (2018), eq. 8 and algorithm 1;
+        Grathwohl et al., FFJORD (2019), eq. 8; Finlay et al., How to Train Your Neural ODE (2020).
+    """
+    layers = _tuple(layers)
+    _check(y, layers, t, time, steps, checkpoint, gradient, jacobian and trace is None, on_failure)
+    table = tableau(method)
+    dtype = _compute_dtype(y, layers)
+    batch = _batch(y, layers[0].bias)
+    rows = math.prod(batch)
+    weights = [layer.weight.to(dtype) for layer in layers]
+    directions = _directions(trace, y, batch, weights, jacobian, dtype)
+    closed = _closed(weights) if trace is not None and directions is None else None
+    t = t.to(torch.promote_types(t.dtype, dtype))
+    sizes = (t[1:] - t[:-1]) / steps
+    bias, row_bias = _first_bias(layers[0], batch, dtype)
+    inputs = (
+        t[:-1].to(dtype), sizes.to(dtype), row_bias, *_time(time, dtype), closed, directions, *weights, bias,
+        *(None if layer.bias is None else layer.bias.to(dtype) for layer in layers[1:]),
+    )  # fmt: skip
+    start = y.to(dtype).expand(*batch, y.shape[-1]).reshape(rows, y.shape[-1])
+    adjoint = gradient == "adjoint"
+    every = steps if adjoint or not needs_gradient(start, *inputs) else checkpoint
+    kinds = [layer.kind() for layer in layers[:-1]]
+    spec = Spec(
+        tuple(k for k, _ in kinds), constants(*(s for _, s in kinds)),
+        *(constants(*row) for row in table.flat()), steps, every,
+        *constants(1.0 if directions is None or isinstance(trace, str) else 1.0 / directions.shape[0]),
+        kinetic, jacobian,
+    )  # fmt: skip
+    backend = backends.resolve(y.device.type, kernels(len(layers)))
+    ends, sums = apply(start, backend, adjoint, spec, *inputs)
+    solution = _solution(start, ends, sums, batch, y.dtype, (trace is not None, kinetic, jacobian))
+    if on_failure is not None:
+        _check_end(solution, method, on_failure)
+    return solution
+
+
+def _check_end(solution, method, on_failure):
+    """Raises or warns if any sample's last state or integral is not finite."""
+    y, *integrals = (part[-1] for part in solution if part is not None)
+    finite = y.isfinite().all(-1)
+    for integral in integrals:
+        finite = finite & integral.isfinite()
+    check_finite(finite, method, on_failure)
+
+
+def _solution(start, ends, sums, batch, dtype, wanted):
+    path = torch.cat((start.unsqueeze(0), ends)).to(dtype)
+    sums = torch.cat((sums.new_zeros(1, *sums.shape[1:]), sums))
+    times = path.shape[0]
+    some = (sums[:, i].reshape(times, *batch) if want else None for i, want in enumerate(wanted))
+    return Solution(path.reshape(times, *batch, path.shape[-1]), *some)
+
+
+def _first_bias(layer, batch, dtype):
+    """The first layer's bias (H,) for all samples, and that (N, H) per sample; None for none."""
+    if layer.bias is None:
+        return None, None
+    bias = layer.bias.to(dtype)
+    if bias.dim() == 1:
+        return bias, None
+    units = layer.weight.shape[0]
+    return None, bias.expand(*batch, units).reshape(-1, units)
+
+
+def _time(time, dtype):
+    if time is None:
+        return None, None
+    return time.weight.to(dtype), None if time.frequencies is None else time.frequencies.to(dtype)
+
+
+def _directions(trace, y, batch, weights, jacobian, dtype):
+    """ε (M, N, D): the noise, or for an exact trace without a closed form the unit vectors."""
+    rows, features = math.prod(batch), y.shape[-1]
+    if trace is None:
+        return None
+    if isinstance(trace, torch.Tensor):
+        noise = _noise(trace, y, batch, dtype)
+        return noise.reshape(noise.shape[0], rows, features)
+    if not isinstance(trace, str) or trace != "exact":
+        raise ValueError(f"trace: expected None, 'exact' or a tensor of noise, got {trace!r}")
+    if len(weights) in (2, 3) and not jacobian:
+        return None
+    return torch.eye(features, dtype=dtype, device=y.device).unsqueeze(1).expand(-1, rows, -1)
+
+
+def _noise(noise, y, batch, dtype):
+    """ε as (M, …, D) with y's batch shape."""
+    _check_tensor("trace", noise, y, None)
+    noise = noise.detach().to(dtype)
+    noise = noise if noise.dim() > y.dim() else noise.unsqueeze(0)
+    if noise.shape[0] == 0:
+        raise ValueError("trace: expected at least one noise")
+    try:
+        return noise.expand(noise.shape[0], *batch, y.shape[-1])
+    except RuntimeError:
+        raise ValueError(
+            f"trace: expected noise that broadcasts with y, {(*batch, y.shape[-1])}, or with one more "
+            f"dimension in front, got {tuple(noise.shape)}"
+        ) from None
+
+
+def _closed(weights):
+    """m_j = (W₂)_ij (W₁)_ji summed over i, or M = W₂ ∘ (W₁W₃)ᵀ: see the README."""
+    if len(weights) == 2:
+        return (weights[0] * weights[1].mT).sum(1)
+    return weights[1] * (weights[0] @ weights[2]).mT
+
+
+def _compute_dtype(y, layers):
+    tensors = [y, *(t for layer in layers for t in (layer.weight, layer.bias) if t is not None)]
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def _batch(y, bias):
+    if bias is None or bias.dim() == 1:
+        return y.shape[:-1]
+    try:
+        return torch.broadcast_shapes(y.shape[:-1], bias.shape[:-1])
+    except RuntimeError:
+        raise ValueError(
+            f"layers[0].bias: batch shape {tuple(bias.shape[:-1])} does not broadcast with that of y, "
+            f"{tuple(y.shape[:-1])}"
+        ) from None
+
+
+def _tuple(layers):
+    if isinstance(layers, FieldLayer) or not isinstance(layers, Iterable):
+        raise TypeError(f"layers: expected a sequence of FieldLayer, got {type(layers).__name__}")
+    return tuple(layers)
+
+
+def _check(y, layers, t, time, steps, checkpoint, gradient, jacobian_alone, on_failure):
+    _check_tensor("y", y, y, None)
+    if y.shape[-1] == 0:
+        raise ValueError("y: expected at least one feature")
+    if not isinstance(t, torch.Tensor) or t.dim() != 1 or t.shape[0] < 1 or not t.is_floating_point():
+        raise ValueError("t: expected a floating-point tensor (T,) of at least one time")
+    if t.device != y.device:
+        raise ValueError(f"t: expected device {y.device} as y has, got {t.device}")
+    _check_times(t)
+    for name, value in (("steps", steps), ("checkpoint", checkpoint)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+    if steps % checkpoint:
+        raise ValueError(f"checkpoint: expected a divisor of steps = {steps}, got {checkpoint}")
+    if not isinstance(gradient, str) or gradient not in ("discrete", "adjoint"):
+        raise ValueError(f"gradient: expected 'discrete' or 'adjoint', got {gradient!r}")
+    if not (on_failure is None or isinstance(on_failure, str) and on_failure in ("raise", "warn")):
+        raise ValueError(f"on_failure: expected None, 'raise' or 'warn', got {on_failure!r}")
+    if jacobian_alone:
+        raise ValueError("jacobian: needs a trace, 'exact' or noise")
+    _check_layers(y, layers, time)
+
+
+def _check_times(t):
+    """Times on the host rise or fall throughout; on a device none are read."""
+    if t.device.type != "cpu" or torch.compiler.is_compiling() or _torch.is_wrapped(t):
+        return
+    times = t.tolist()
+    steps = [after - before for before, after in zip(times, times[1:])]
+    one_way = all(step >= 0 for step in steps) or all(step <= 0 for step in steps)
+    if not one_way or not all(map(math.isfinite, times)):
+        raise ValueError(f"t: expected times that rise or fall throughout, and finite, got {times}")
+
+
+def _check_layers(y, layers, time):
+    if not layers:
+        raise ValueError("layers: expected at least one")
+    inputs = y.shape[-1]
+    for k, layer in enumerate(layers):
+        if not isinstance(layer, FieldLayer):
+            raise TypeError(f"layers[{k}]: expected a FieldLayer, got {type(layer).__name__}")
+        _check_tensor(f"layers[{k}].weight", layer.weight, y, None)
+        units = layer.weight.shape[0] if k + 1 < len(layers) else y.shape[-1]
+        _check_tensor(f"layers[{k}].weight", layer.weight, y, (units, inputs))
+        if layer.bias is not None:
+            _check_tensor(f"layers[{k}].bias", layer.bias, y, None)
+            leading = layer.bias.shape[:-1] if k == 0 else ()
+            _check_tensor(f"layers[{k}].bias", layer.bias, y, (*leading, units))
+        inputs = units
+    if layers[-1].activation != "identity":
+        raise ValueError("layers: the last one's activation must be 'identity'")
+    if not isinstance(time, TimeEmbedding | None):
+        raise TypeError(f"time: expected a TimeEmbedding or None, got {type(time).__name__}")
+    if time is not None:
+        if time.frequencies is not None:
+            _check_tensor("time.frequencies", time.frequencies, y, None)
+        columns = 1 if time.frequencies is None else 2 * time.frequencies.numel()
+        if time.frequencies is not None:
+            _check_tensor("time.frequencies", time.frequencies, y, (columns // 2,))
+        _check_tensor("time.weight", time.weight, y, (layers[0].weight.shape[0], columns))
+
+
+def _check_tensor(name, tensor, y, shape):
+    check_tensor(name, tensor, y, of="y")
+    if tensor.dim() < 1 or shape is not None and tuple(tensor.shape) != tuple(shape):
+        expected = "(…, D)" if shape is None else tuple(shape)
+        raise ValueError(f"{name}: expected shape {expected}, got {tuple(tensor.shape)}")
