@@ -1,6 +1,7 @@
 """Imports go one way, and `import flowkern` costs little and changes nothing."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
