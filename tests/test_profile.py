@@ -227,7 +227,7 @@ X, C = torch.zeros(5, 3), torch.zeros(5, 2)
 @pytest.mark.parametrize(
     "error, message, arguments",
     [
-        (TypeError, "model: expected a flow of nflows, .* got int", (1, X)),
+        (TypeError, "model: expected a torch.nn.Module or an object that holds one, got int", (1, X)),
         (TypeError, "model: expected a flow .* got Linear$", (torch.nn.Linear(3, 3), X)),
         (TypeError, "model: expected a flow .* got Wrapped, whose submodule 'net' is one", (Wrapped(), X)),
         (TypeError, "batch: expected a floating-point tensor, got list", (nflows_flow(), [1.0])),

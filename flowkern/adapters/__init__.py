@@ -25,6 +25,7 @@ from flowkern.adapters import (
     torchdyn,
     zuko,
 )
+from flowkern.adapters._held import named_modules
 from flowkern.adapters._plan import one_thread
 from flowkern.ops import FieldLayer, neural_ode
 
@@ -43,7 +44,8 @@ def accelerate(model, ode=None):
     with nothing to accelerate stays as it is, with a warning. `explain(model)` tells what was done.
 
     Args:
-        model: any `torch.nn.Module`.
+        model: any `torch.nn.Module`, or an object that holds some in its attributes, lists or dictionaries, as
+            sbi's posteriors do.
         ode: how to solve differential equations whose solver chooses its steps by itself (zuko's CNF,
             flow_matching's ODESolver, torchdyn's NeuralODE), so that their numbers become those of
             other steps: `steps`, and if need be `method`, `gradient`, `checkpoint` and `on_failure`
@@ -54,17 +56,17 @@ def accelerate(model, ode=None):
         model.
 
     Raises:
-        TypeError: model is no `torch.nn.Module`.
+        TypeError: model is no `torch.nn.Module` and holds none.
         TypeError, ValueError: ode is no such dictionary, or an option has the wrong value.
     """
-    _check(model)
+    modules = [module for _, module in named_modules(model)]
     _check_ode(ode)
     if ode is not None:
         restore(model)  # layers that are solved by other steps already
     with one_thread():
-        for module in reversed(list(model.modules())):  # what is inside first: programs watch it
+        for module in reversed(modules):  # what is inside first: programs watch it
             _accelerate(module, ode)
-    if not any(_replaced(module) for module in model.modules()):
+    if not any(map(_replaced, modules)):
         warnings.warn(f"flowkern.accelerate: model is unchanged. {explain(model)}", stacklevel=2)
     return model
 
@@ -83,16 +85,15 @@ def restore(model):
     """Undo `accelerate(model)`: every layer computes by its own methods again.
 
     Args:
-        model: any `torch.nn.Module`.
+        model: as for `accelerate`.
 
     Returns:
         model.
 
     Raises:
-        TypeError: model is no `torch.nn.Module`.
+        TypeError: model is no `torch.nn.Module` and holds none.
     """
-    _check(model)
-    for module in model.modules():
+    for _, module in named_modules(model):
         for name in _replaced(module):
             del module.__dict__[name]
     return model
@@ -102,19 +103,19 @@ def explain(model):
     """Tell which layers of `model` run on fused kernels, which could, which do not, and why.
 
     Args:
-        model: any `torch.nn.Module`.
+        model: as for `accelerate`.
 
     Returns:
         An `Explanation`; `print` shows it.
 
     Raises:
-        TypeError: model is no `torch.nn.Module`.
+        TypeError: model is no `torch.nn.Module` and holds none.
     """
-    _check(model)
+    modules = named_modules(model)
     found = {"replaced": [], "replaceable": [], "left": []}
     with one_thread():
-        inside = _inside(model)
-        for name, module in model.named_modules():
+        inside = _inside([module for _, module in modules])
+        for name, module in modules:
             kind, note = _explained(module, inside)
             if kind:
                 found[kind].append(Layer(name or "(the model)", type(module).__name__, note))
@@ -150,11 +151,11 @@ def _note(module, methods):
     return "; ".join(filter(None, parts))
 
 
-def _inside(model):
-    """The modules that run in one call with others, though none of their own methods is replaced."""
+def _inside(modules):
+    """Those that run in one call with others, though none of their own methods is replaced."""
     return {
         inner
-        for module in model.modules()
+        for module in modules
         for name in _replaced(module)
         for known in module.__dict__[name].args[:1]
         if hasattr(known, "inside")
@@ -216,14 +217,6 @@ def _rows(alike):
         return alike
     first, *_, last = alike
     return [Layer(f"{first.name} … {last.name} ({len(alike)})", first.kind, first.note)]
-
-
-def _check(model):
-    if isinstance(model, torch.nn.Module):
-        return
-    held = [name for name, value in getattr(model, "__dict__", {}).items() if isinstance(value, torch.nn.Module)]
-    advice = f"; it holds modules: {', '.join(f'model.{name}' for name in held)}" if held else ""
-    raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}{advice}")
 
 
 def _check_ode(ode):

@@ -11,13 +11,14 @@ import warnings
 import torch
 
 from flowkern.adapters import accelerate, restore
+from flowkern.adapters._held import roots
 from flowkern.profiling.libraries import library_of
 from flowkern.profiling.rounds import measure
 from flowkern.profiling.result import LayerTime, Optimiser, Profile, Step, Work
 
 __all__ = ["LayerTime", "Optimiser", "Profile", "Step", "Work", "profile"]
 
-_FLOWS = "a flow of nflows, zuko, normflows (NormalizingFlow) or flowkern"
+_FLOWS = "a flow of nflows, zuko, normflows (NormalizingFlow) or flowkern, or what holds one"
 
 
 def profile(model, batch, context=None, *, seconds=5.0):
@@ -28,7 +29,8 @@ def profile(model, batch, context=None, *, seconds=5.0):
     −mean log_prob, Adam at a learning rate of 0), log_prob and sampling in evaluation mode without gradients.
 
     Args:
-        model: a flow of nflows, zuko, normflows (NormalizingFlow) or flowkern.
+        model: a flow of nflows, zuko, normflows (NormalizingFlow) or flowkern, an estimator of sbi, or an object
+            that holds one such flow, as a posterior does.
         batch: (N, …) data, as for the flow's log_prob.
         context: (N, …) context, or None.
         seconds: about how long to measure; every call is made at least twice.
@@ -39,7 +41,7 @@ def profile(model, batch, context=None, *, seconds=5.0):
     Raises:
         TypeError, ValueError: an argument has the wrong type or value; the error names it.
     """
-    library = _library(model)
+    model, library = _flow_of(model)
     _check_rows(batch, context)
     _check_seconds(seconds)
     end = time.perf_counter() + seconds
@@ -54,15 +56,21 @@ def profile(model, batch, context=None, *, seconds=5.0):
             restore(fast)  # an accelerated model refers to itself
 
 
-def _library(model):
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model: expected {_FLOWS}, got {type(model).__name__}")
-    library = library_of(model)
-    if library is None:
-        inner = next((name for name, module in model.named_modules() if library_of(module)), None)
-        hint = f", whose submodule {inner!r} is one" if inner else ""
-        raise TypeError(f"model: expected {_FLOWS}, got {type(model).__name__}{hint}")
-    return library
+def _flow_of(model):
+    """(the flow, its `Library`): the model itself, or the only flow that an object which is no module holds."""
+    if isinstance(model, torch.nn.Module):
+        library = library_of(model)
+        if library is None:
+            inner = next((name for name, module in model.named_modules() if library_of(module)), None)
+            hint = f", whose submodule {inner!r} is one" if inner else ""
+            raise TypeError(f"model: expected {_FLOWS}, got {type(model).__name__}{hint}")
+        return model, library
+    flows = {name: root for name, root in roots(model) if library_of(root)}
+    if len(flows) != 1:
+        which = f"several: {', '.join(f'model.{name}' for name in flows)}" if flows else "no such flow"
+        raise TypeError(f"model: expected {_FLOWS}, got {type(model).__name__}, which holds {which}")
+    (flow,) = flows.values()
+    return flow, library_of(flow)
 
 
 def _check_rows(batch, context):

@@ -111,7 +111,33 @@ def _normflows_transform(module, x, context):
     return module.inverse(x) if context is None else module.inverse(x, context=context)
 
 
+# sbi's density estimators, around a flow of nflows or zuko: they embed the context.
+
+
+def _estimator_log_prob(estimator, x, context):
+    return estimator.log_prob(x.unsqueeze(0), context)[0]
+
+
+def _estimator_sample(estimator, rows, context):
+    return estimator.sample((1,), context)
+
+
+def _estimator_layers(estimator, x, context):
+    net, embedding = estimator.net, estimator.embedding_net
+    library = library_of(net)
+    if library is None:
+        return
+    if not hasattr(net, "_embedding_net"):  # nflows' flow has it inside
+        yield embedding, _embed, (context,)
+        context = embedding(context)
+    yield from library.layers(net, x, context)
+
+
 _LIBRARIES = (
+    (
+        r"(?:.*\.)?sbi\.neural_nets\.estimators\.base\.ConditionalDensityEstimator",
+        Library(_estimator_log_prob, _estimator_sample, _estimator_layers),
+    ),
     (
         r"(?:.*\.)?nflows\.flows\.base\.Flow",
         Library(lambda flow, x, context: flow.log_prob(x, context), _nflows_sample, _nflows_layers),

@@ -229,7 +229,7 @@ def test_nothing_to_accelerate():
 
 @pytest.mark.parametrize("function", [flowkern.accelerate, flowkern.restore, flowkern.explain])
 def test_not_a_module(function):
-    with pytest.raises(TypeError, match="model: expected a torch.nn.Module, got str"):
+    with pytest.raises(TypeError, match="model: expected a torch.nn.Module or an object that holds one, got str"):
         function("model")
 
 

@@ -11,20 +11,6 @@ from tests.adapters.autoregressive_models import GIVEN, call, nflows_affine, nor
 from tests.adapters.nflows_models import AffineCouplingTransform, vector_net
 
 
-class Posterior:
-    """As sbi's: no module, but it holds one."""
-
-    def __init__(self, estimator):
-        self.posterior_estimator, self.prior = estimator, None
-
-
-@pytest.mark.parametrize("function", [flowkern.accelerate, flowkern.restore, flowkern.explain])
-def test_an_object_that_holds_a_module_names_it(function):
-    message = "^model: expected a torch.nn.Module, got Posterior; it holds modules: model.posterior_estimator$"
-    with pytest.raises(TypeError, match=message):
-        function(Posterior(nflows_affine()))
-
-
 def test_many_layers_of_one_note_are_one_line():
     model = nn.ModuleList([AffineCouplingTransform([1, 0, 1], vector_net) for _ in range(12)])
     lines = str(flowkern.explain(flowkern.accelerate(model))).splitlines()
