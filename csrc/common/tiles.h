@@ -36,23 +36,24 @@ template <class S> struct Tiles {
     });
   }
 
+  // The sums of all tiles: those of each chunk added to the first's.
+  const S* total() const {
+    parallel_for(chunks > 1 ? chunk_size : 0, kNumbers / chunks, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t chunk = 1; chunk < chunks; ++chunk) {
+        const S* more = sums + chunk * chunk_size;
+        for (std::int64_t i = begin; i < end; ++i) sums[i] += more[i];
+      }
+    });
+    return sums;
+  }
+
  private:
+  static constexpr std::int64_t kNumbers = 1 << 16;  // to add up; waking a thread costs as much
+
   // Eight tiles or more to a chunk, but two chunks wherever there are two tiles; 32 MiB at the most.
   std::int64_t chunk_count() const {
     const std::int64_t most = std::min<std::int64_t>(64, (32 << 20) / (chunk_size * std::int64_t(sizeof(S))));
     return std::min(count, std::max<std::int64_t>(2, std::min(count / 8, most)));
-  }
-};
-
-// The sums of several chunks, `apart` numbers from each other.
-template <class S> struct ChunkSums {
-  const S* sums;
-  int chunks;
-  std::int64_t apart;
-  S total(std::int64_t at) const {
-    S value = sums[at];
-    for (int i = 1; i < chunks; ++i) value += sums[at + i * apart];
-    return value;
   }
 };
 

@@ -28,8 +28,10 @@ struct FlowOnCpu {
       if (call.grads) FLOWKERN_BY_ISA(flow_backward, p, row, samples, wide, tile, chunk);
       else FLOWKERN_BY_ISA(flow_forward, p, row, samples, wide, tile);
     });
-    if (call.grads)
-      each_step(plan, plan.chunk_size * tiles.chunks, [&](int i) { plan.finish(i, tiles.sums, int(tiles.chunks)); });
+    if (call.grads) {
+      const S* sums = tiles.total();
+      each_step(plan, plan.chunk_size, [&](int i) { plan.finish(i, sums); });
+    }
   }
 
   // body(i) for each step, on several threads where there are many numbers to move.

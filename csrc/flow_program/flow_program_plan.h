@@ -39,13 +39,12 @@ template <class S> class FlowPlan {
     for (int i = 0; i < int(call.tensors.size()); ++i) zeros(grad(i), call.tensor(i)->numel());
   }
 
-  // The gradients of step i's tensors out of the sums of `chunks` chunks.
-  void finish(int i, const S* sums, int chunks) const {
+  // The gradients of step i's tensors out of the sums.
+  void finish(int i, const S* sums) const {
     const Part& part = parts[i];
-    const Sums of{sums, chunks, chunk_size};
-    if (part.code->kind == kConditionedCode) part.conditioned->finish(sums + steps[i].sums, chunks, chunk_size);
-    if (part.code->kind == kLuCode) finish_lu(*part.code, steps[i], of);
-    if (part.code->kind == kScaleCode) finish_scale(*part.code, steps[i], of);
+    if (part.code->kind == kConditionedCode) part.conditioned->finish(sums + steps[i].sums);
+    if (part.code->kind == kLuCode) finish_lu(*part.code, steps[i], sums);
+    if (part.code->kind == kScaleCode) finish_scale(*part.code, steps[i], sums);
   }
 
  private:
@@ -54,7 +53,6 @@ template <class S> class FlowPlan {
     std::unique_ptr<MaskedPlan<S>> conditioned;
     std::int64_t packed;  // where its memory begins
   };
-  using Sums = ChunkSums<S>;
 
   const FlowCall& call;
   const MaskedShape shape;
@@ -212,7 +210,7 @@ template <class S> class FlowPlan {
         to[(std::int64_t(i / shape.panel) * d + j) * shape.panel + i % shape.panel] = i < d ? from[i * d + j] : S(0);
   }
 
-  void finish_lu(const FlowStepCode& code, const FlowStep<S>& step, const Sums& sums) const {
+  void finish_lu(const FlowStepCode& code, const FlowStep<S>& step, const S* sums) const {
     const int d = features();
     const std::int64_t size = lu_sums(d, shape.lanes);
     const S sign = step.inverse ? S(-1) : S(1);
@@ -221,14 +219,14 @@ template <class S> class FlowPlan {
     for (int i = 0; i < d; ++i) {
       for (int j = 0; j < i; ++j) if (below) *below++ = sign * entry(sums, step.sums, i, j);
       for (int j = i + 1; j < d; ++j) if (above) *above++ = sign * entry(sums, step.sums + size, i, j);
-      if (bias) bias[i] = sign * sums.total(step.sums + 2 * size + i);
-      const S of_diagonal = entry(sums, step.sums + size, i, i) + sums.total(0) / step.upper[i * (d + 1)];
+      if (bias) bias[i] = sign * sums[step.sums + 2 * size + i];
+      const S of_diagonal = entry(sums, step.sums + size, i, i) + sums[0] / step.upper[i * (d + 1)];
       if (of_raw) of_raw[i] = sign * of_diagonal / (S(1) + std::exp(-raw(code, i)));
     }
   }
-  S entry(const Sums& sums, std::int64_t at, int row, int column) const {
+  S entry(const S* sums, std::int64_t at, int row, int column) const {
     const std::int64_t group = std::int64_t(row) / shape.lanes * lu_columns(features()) * shape.lanes;
-    return sums.total(at + group + std::int64_t(column) * shape.lanes + row % shape.lanes);
+    return sums[at + group + std::int64_t(column) * shape.lanes + row % shape.lanes];
   }
 
   // Scale.
@@ -245,13 +243,13 @@ template <class S> class FlowPlan {
     step.scale = to, step.shift = to + features(), step.logabsdet = step.inverse ? -log : log;
   }
 
-  void finish_scale(const FlowStepCode& code, const FlowStep<S>& step, const Sums& sums) const {
+  void finish_scale(const FlowStepCode& code, const FlowStep<S>& step, const S* sums) const {
     const S sign = step.inverse ? S(-1) : S(1);
     S *scale = grad(code.first_tensor), *shift = grad(last(code, 1));
     for (int f = 0; f < features(); ++f) {
       const S by = code.logarithmic ? step.scale[f] : S(1);
-      if (scale) scale[f] = sums.total(step.sums + f) * by + sign * sums.total(0) * by / step.scale[f];
-      if (shift) shift[f] = sums.total(step.sums + features() + f);
+      if (scale) scale[f] = sums[step.sums + f] * by + sign * sums[0] * by / step.scale[f];
+      if (shift) shift[f] = sums[step.sums + features() + f];
     }
   }
 };

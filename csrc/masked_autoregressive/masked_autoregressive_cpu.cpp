@@ -96,7 +96,7 @@ struct MaskedOnCpu {
       if (call.grads) FLOWKERN_BY_ISA(masked_backward, p, row, samples, wide, own);
       else FLOWKERN_BY_ISA(masked_forward, p, row, samples, wide, own);
     });
-    if (call.grads) plan.finish(tiles.sums, int(tiles.chunks), plan.chunk_size);
+    if (call.grads) plan.finish(tiles.total());
   }
 
   static constexpr std::int64_t kMultiplications = 1 << 18;

@@ -46,22 +46,19 @@ template <class S> class MaskedPlan {
     }
   }
 
-  // The gradients out of the sums of `chunks` chunks, `apart` numbers from each other.
-  void finish(const S* sums, int chunks, std::int64_t apart) const {
-    const Sums of{sums, chunks, apart};
+  // The gradients out of the sums.
+  void finish(const S* sums) const {
     for (int k = 1; k <= outputs; ++k) {
       const MaskedUnits<S>& to = units[k];
-      if (to.groups) finish_weight(k, of);
+      if (to.groups) finish_weight(k, sums);
       for (int i = 0; i < 4; ++i)
-        if (to.vectors[i].sums >= 0) finish_vector(k, to.vectors[i].sums, layer(k).grad_sums[i], of);
-      finish_term(k, to.term, layer(k).term, of);
-      finish_term(k, to.gate_term, layer(k).gate_term, of);
+        if (to.vectors[i].sums >= 0) finish_vector(k, to.vectors[i].sums, layer(k).grad_sums[i], sums);
+      finish_term(k, to.term, layer(k).term, sums);
+      finish_term(k, to.gate_term, layer(k).gate_term, sums);
     }
   }
 
  private:
-  using Sums = ChunkSums<S>;
-
   const Network net;
   const MaskedShape shape;
   const int levels, outputs, parameters;  // `outputs` is also the number of the layer that holds them
@@ -235,28 +232,28 @@ template <class S> class MaskedPlan {
   // Which column of the weight into layer k belongs to the place c of the layer before.
   const std::int64_t* columns(int k) const { return k == 1 && net.columns ? net.columns : units[k - 1].order; }
 
-  void finish_weight(int k, const Sums& sums) const {
+  void finish_weight(int k, const S* sums) const {
     const MaskedUnits<S>& from = units[k];
     const Matrix<S>& grad = layer(k).grad_weight;
     const std::int64_t* order = columns(k);
     Ranks ranks{*this, k};
     for (int r = 0; r < from.used; ++r) {
       S* to = grad.values + from.order[r] * grad.row;
-      const std::int64_t at = from.groups[r / shape.lanes] + r % shape.lanes;
-      const int seen = upto(k - 1, ranks.of_row(r));
-      for (int c = 0; c < seen; ++c) to[order[c] * grad.column] = sums.total(at + std::int64_t(c) * shape.lanes);
+      const S* of_row = sums + from.groups[r / shape.lanes] + r % shape.lanes;
+      const int seen = upto(k - 1, ranks.of_row(r)), lanes = shape.lanes;
+      for (int c = 0; c < seen; ++c, of_row += lanes) to[order[c] * grad.column] = *of_row;
     }
   }
-  void finish_vector(int k, std::int64_t at, S* to, const Sums& sums) const {
-    for (int r = 0; r < units[k].used; ++r) to[units[k].order[r]] = sums.total(at + r);
+  void finish_vector(int k, std::int64_t at, S* to, const S* sums) const {
+    for (int r = 0; r < units[k].used; ++r) to[units[k].order[r]] = sums[at + r];
   }
-  void finish_term(int k, const ContextTerm<S>& from, const Term& to, const Sums& sums) const {
+  void finish_term(int k, const ContextTerm<S>& from, const Term& to, const S* sums) const {
     if (from.bias_sums >= 0) finish_vector(k, from.bias_sums, to.grad_bias, sums);
     if (from.weight_sums < 0) return;
     for (int r = 0; r < units[k].used; ++r) {
       S* grad = to.grad_weight.values + units[k].order[r] * to.grad_weight.row;
       const std::int64_t at = from.weight_sums + r / shape.lanes * rounded(from.inputs) + r % shape.lanes;
-      for (int c = 0; c < from.inputs; ++c) grad[c * to.grad_weight.column] = sums.total(at + std::int64_t(c) * shape.lanes);
+      for (int c = 0; c < from.inputs; ++c) grad[c * to.grad_weight.column] = sums[at + std::int64_t(c) * shape.lanes];
     }
   }
 

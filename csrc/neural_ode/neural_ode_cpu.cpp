@@ -32,7 +32,7 @@ struct OdeOnCpu {
       if (p.backward) FLOWKERN_BY_ISA(ode_backward, p, row, samples, wide, own);
       else FLOWKERN_BY_ISA(ode_forward, p, row, samples, wide, own);
     });
-    if (p.backward) plan.finish(tiles.sums, tiles.chunks);
+    if (p.backward) plan.finish(tiles.total());
   }
 };
 

@@ -25,21 +25,21 @@ template <class S> class OdePlan {
   OdeProblem<S> problem{};
   std::int64_t chunk_size = 0;  // numbers that a chunk of tiles sums up
 
-  // The gradients out of the sums of `chunks` chunks, which lie behind one another.
-  void finish(const S* sums, std::int64_t chunks) {
+  // The gradients out of the sums.
+  void finish(const S* sums) {
     const OdeProblem<S>& p = problem;
-    copy_vector(sums, chunks, p.start_sums, 1);
-    copy_vector(sums, chunks, p.size_sums, 2);
-    if (p.phi > 0) copy_time(sums, chunks);
-    if (p.frequencies > 0) copy_vector(sums, chunks, p.omega_sums, 5);
-    if (p.trace == kClosedVector) copy_vector(sums, chunks, p.closed_sums, 6);
+    copy_vector(sums, p.start_sums, 1);
+    copy_vector(sums, p.size_sums, 2);
+    if (p.phi > 0) copy_time(sums);
+    if (p.frequencies > 0) copy_vector(sums, p.omega_sums, 5);
+    if (p.trace == kClosedVector) copy_vector(sums, p.closed_sums, 6);
     if (p.trace == kClosedMatrix)
-      copy_matrix(sums, chunks, p.closed_sums, closed_rows(), layers[0].units, false, 6);
+      copy_matrix(sums, p.closed_sums, closed_rows(), layers[0].units, false, 6);
     for (int l = 0; l < p.layers; ++l) {
       const OdeLayer<S>& layer = layers[l];
       const bool swapped = layer.units < layer.inputs;
-      copy_matrix(sums, chunks, layer.weight_sums, layer.units, layer.inputs, swapped, of_tensors + l);
-      if (layer.bias) copy_vector(sums, chunks, layer.bias_sums, of_tensors + p.layers + l);
+      copy_matrix(sums, layer.weight_sums, layer.units, layer.inputs, swapped, of_tensors + l);
+      if (layer.bias) copy_vector(sums, layer.bias_sums, of_tensors + p.layers + l);
     }
   }
 
@@ -218,25 +218,20 @@ template <class S> class OdePlan {
     return begin;
   }
 
-  S total(const S* sums, std::int64_t chunks, std::int64_t place) const {
-    S total = S(0);
-    for (std::int64_t c = 0; c < chunks; ++c) total += sums[c * chunk_size + place];
-    return total;
-  }
-  void copy_vector(const S* sums, std::int64_t chunks, std::int64_t place, int to) {
+  void copy_vector(const S* sums, std::int64_t place, int to) {
     const std::int64_t count = call.grads[to]->numel();
-    for (std::int64_t i = 0; i < count; ++i) grad(to)[i] = total(sums, chunks, place + i);
+    for (std::int64_t i = 0; i < count; ++i) grad(to)[i] = sums[place + i];
   }
-  void copy_time(const S* sums, std::int64_t chunks) {
+  void copy_time(const S* sums) {
     const OdeProblem<S>& p = problem;
     for (int r = 0; r < layers[0].units; ++r)
       for (int column = 0; column < p.phi; ++column) {
         const std::int64_t place = p.time_sums + std::int64_t(column) * ode_padded(layers[0].units) + r;
-        grad(4)[std::int64_t(r) * p.phi + column] = total(sums, chunks, place);
+        grad(4)[std::int64_t(r) * p.phi + column] = sums[place];
       }
   }
   // From groups of 2·lanes rows; swapped: what lies along the lanes are the columns.
-  void copy_matrix(const S* sums, std::int64_t chunks, std::int64_t place, int rows, int columns,
+  void copy_matrix(const S* sums, std::int64_t place, int rows, int columns,
                    bool swapped, int to) {
     const int group = 2 * lanes, width = ode_columns(swapped ? rows : columns);
     for (int row = 0; row < rows; ++row)
@@ -244,7 +239,7 @@ template <class S> class OdePlan {
         const int lane = swapped ? column : row, other = swapped ? row : column;
         const std::int64_t begin = std::int64_t(lane / group) * group * width;
         const std::int64_t at = begin + std::int64_t(other) * group + lane % group;
-        grad(to)[std::int64_t(row) * columns + column] = total(sums, chunks, place + at);
+        grad(to)[std::int64_t(row) * columns + column] = sums[place + at];
       }
   }
 };

@@ -6,7 +6,7 @@ import torch
 
 from flowkern import backends
 from flowkern.ops._arguments import check_tensor
-from flowkern.ops._flow_program.function import apply
+from flowkern.ops._flow_program.function import apply, in_one_dtype
 from flowkern.ops._flow_program.native import KERNELS
 from flowkern.ops._flow_program.steps import (
     LAYER_TENSORS,
@@ -50,9 +50,8 @@ def flow_program(x, program, tensors, context=None, inverse=False):
     for i, tensor in enumerate(tensors):
         check_tensor(f"tensors[{i}]", tensor, x)
     if (context is None) != (program.context == 0):
-        raise ValueError(
-            f"context: expected {program.context or 'no'} features, got {context if context is None else tuple(context.shape)}"
-        )
+        got = context if context is None else tuple(context.shape)
+        raise ValueError(f"context: expected {program.context or 'no'} features, got {got}")
     batch = x.shape[:-1]
     if context is not None:
         check_tensor("context", context, x)
@@ -60,13 +59,14 @@ def flow_program(x, program, tensors, context=None, inverse=False):
             raise ValueError(f"context: expected shape (…, {program.context}), got {tuple(context.shape)}")
         batch = _broadcast(batch, context.shape[:-1])
         context = _rows(context, batch)
-    y, l = evaluate(_rows(x, batch), program, tensors, context, inverse)
-    return y.reshape(*batch, x.shape[-1]), l.reshape(batch)
+    rows, context, *tensors = in_one_dtype(_rows(x, batch), context, *tensors)
+    y, l = evaluate(rows, program, tensors, context, inverse)
+    return y.to(x.dtype).reshape(*batch, x.shape[-1]), l.reshape(batch)
 
 
 def evaluate(x, program, tensors, context, inverse):
-    """The op for x (N, D) and context (N, C), for callers whose arguments are known to fit: it checks
-    no more than the kernel does."""
+    """The op for x (N, D), context (N, C) and tensors of one dtype, float32 or float64, for callers whose
+    arguments are known to fit: it checks no more than the kernel does."""
     return apply(x, backends.resolve(x.device.type, KERNELS), program, inverse, context, tensors)
 
 

@@ -21,7 +21,7 @@ class FlowProgram(torch.autograd.Function):
         ctx.save_for_backward(x, y, states, context)
         # Saved one by one, the parameters would cost as much as the kernel. They are inputs, so that no
         # reference goes in a circle.
-        ctx.tensors, ctx.versions = tensors, [version(t) for t in tensors]
+        ctx.tensors, ctx.versions = tensors, _versions(tensors)
         return y, l
 
     @staticmethod
@@ -43,13 +43,22 @@ class FlowProgram(torch.autograd.Function):
 
 def _unchanged(tensors, versions):
     """The tensors, unless one was modified in place since the forward: torch's own error."""
-    for i, (tensor, before) in enumerate(zip(tensors, versions)):
-        if version(tensor) != before:
-            raise RuntimeError(
-                "one of the variables needed for gradient computation has been modified by an inplace operation: "
-                f"tensors[{i}] of shape {tuple(tensor.shape)} is at version {version(tensor)}; expected version {before}"
-            )
+    now = _versions(tensors)
+    if now != versions:
+        i = next(i for i, before in enumerate(versions) if now[i] != before)
+        raise RuntimeError(
+            "one of the variables needed for gradient computation has been modified by an inplace operation: "
+            f"tensors[{i}] of shape {tuple(tensors[i].shape)} is at version {now[i]}; expected version {versions[i]}"
+        )
     return tensors
+
+
+def _versions(tensors):
+    """How often each was written to; of tensors made in inference mode that is not counted."""
+    try:
+        return [tensor._version for tensor in tensors]
+    except RuntimeError:
+        return [version(tensor) for tensor in tensors]
 
 
 def _by_reference(ctx, needs, grad_y, grad_l, x, context, *tensors):
@@ -69,21 +78,17 @@ def _by_reference(ctx, needs, grad_y, grad_l, x, context, *tensors):
     return grads
 
 
+def in_one_dtype(*tensors):
+    """The tensors in float64 if one of them is, else in float32."""
+    dtype = compute_dtype(tensors[0], tensors[1:])
+    return [t if t is None else t.to(dtype) for t in tensors]
+
+
 def apply(x, backend, program, inverse, context, tensors):
-    """(y, l) for x (N, D) on `backend`; differentiable in x, context and tensors."""
+    """(y, l) for x (N, D), context and tensors of one dtype on `backend`; differentiable in all of them."""
     plain = backend == "reference" or torch.compiler.is_compiling()
     if plain or _torch.forward_mode() or _torch.transforming():
         return reference.forward(x, context, program, inverse, *tensors)
-    given = (x, context, *tensors)
-    if x.dtype.itemsize > 2 and all(t is None or t.dtype == x.dtype for t in given):
-        return _run(x, program, inverse, context, tensors)
-    dtype = compute_dtype(x, given)
-    x_k, context, *tensors = (t if t is None else t.to(dtype) for t in given)
-    y, l = _run(x_k, program, inverse, context, tensors)
-    return y.to(x.dtype), l
-
-
-def _run(x, program, inverse, context, tensors):
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, context, *tensors)):
         return FlowProgram.apply(program, inverse, x, context, *tensors)
     return native.forward(x, context, program, inverse, tensors, False)[:2]

@@ -4,6 +4,7 @@ import torch
 
 from flowkern import _library as libraries
 
+_ALIGNED = 16  # entries; gradients of all tensors share one allocation
 _PROGRAM = "Tensor? context, Tensor[] tensors, Tensor code, Tensor numbers, bool inverse"
 
 
@@ -13,15 +14,18 @@ def _fake(x, context, tensors, code, numbers, inverse, keep):
 
 
 def _fake_gradients(grad_y, grad_l, x, y, states, context, tensors, code, numbers, inverse, needs, of_context):
-    grads = [t.new_empty(t.shape) for t, need in zip(tensors, needs) if need]
+    needed = [t for t, need in zip(tensors, needs) if need]
+    sizes = [-(-t.numel() // _ALIGNED) * _ALIGNED for t in needed]
+    parts = x.new_empty(sum(sizes)).split(sizes)
+    grads = [part[: t.numel()].view(t.shape) for part, t in zip(parts, needed)]
     return x.new_empty(x.shape), x.new_empty(context.shape if of_context else 0), grads
 
 
 _OPS = {
     "flow_program": (f"(Tensor x, {_PROGRAM}, bool keep) -> (Tensor, Tensor, Tensor)", _fake),
     "flow_program_gradients": (
-        f"(Tensor? grad_y, Tensor? grad_l, Tensor x, Tensor y, Tensor states, {_PROGRAM}, bool[] needs, bool of_context)"
-        " -> (Tensor, Tensor, Tensor[])",
+        f"(Tensor? grad_y, Tensor? grad_l, Tensor x, Tensor y, Tensor states, {_PROGRAM}, bool[] needs,"
+        " bool of_context) -> (Tensor, Tensor, Tensor[])",
         _fake_gradients,
     ),
 }

@@ -5,8 +5,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-from flowkern.ops._arguments import in_dtype
 from flowkern.ops._affine_coupling import reference as affine
+from flowkern.ops._arguments import in_dtype
 from flowkern.ops._flow_program.steps import LAYER_TENSORS, LU, Conditioned, Permutation, Scale
 from flowkern.ops._masked_autoregressive.conditioner import Activation
 from flowkern.ops._masked_autoregressive.element import SPLINE
