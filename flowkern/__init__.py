@@ -20,6 +20,7 @@ __all__ = [
     "profile",
     "restore",
     "transforms",
+    "verify",
 ]
 
 _LAZY = {
@@ -36,6 +37,7 @@ _LAZY = {
     "odeint_adjoint": ("flowkern.ode", "odeint_adjoint"),
     "SolverError": ("flowkern.ode", "SolverError"),
     "transforms": ("flowkern.transforms", None),
+    "verify": ("flowkern.verification", "verify"),
 }
 
 

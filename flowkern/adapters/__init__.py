@@ -36,7 +36,7 @@ _REPLICATE = "_replicate_for_data_parallel"
 _ODE = ("method", "steps", "gradient", "checkpoint", "on_failure")
 
 
-def accelerate(model, ode=None):
+def accelerate(model, ode=None, check=None):
     """Let fused kernels compute the layers of `model` that flowkern knows, with the same numbers.
 
     In place and at any depth. Each layer is first compared with its own formulas on a few points,
@@ -51,13 +51,15 @@ def accelerate(model, ode=None):
             other steps: `steps`, and if need be `method`, `gradient`, `checkpoint` and `on_failure`
             of `ops.neural_ode`, as a dictionary. Without it they are left as they are. `ode_error` of
             `flowkern.adapters.zuko`, `.flow_matching` and `.torchdyn` measures what it changes.
+        check: an example for `flowkern.verify`, on which the accelerated model must give the original's numbers.
 
     Returns:
         model.
 
     Raises:
         TypeError: model is no `torch.nn.Module` and holds none.
-        TypeError, ValueError: ode is no such dictionary, or an option has the wrong value.
+        TypeError, ValueError: ode is no such dictionary, or an option has the wrong value; or check is no example.
+        RuntimeError: the numbers are others on the example. The model is then restored.
     """
     modules = [module for _, module in named_modules(model)]
     _check_ode(ode)
@@ -68,7 +70,23 @@ def accelerate(model, ode=None):
             _accelerate(module, ode)
     if not any(map(_replaced, modules)):
         warnings.warn(f"flowkern.accelerate: model is unchanged. {explain(model)}", stacklevel=2)
+    if check is not None:
+        _verified(model, check)
     return model
+
+
+def _verified(model, example):
+    """Raise an error, with the model restored, unless it gives the original's numbers."""
+    from flowkern.verification import verify
+
+    try:
+        result = verify(model, example)
+    except Exception:
+        restore(model)
+        raise
+    if not result:
+        restore(model)
+        raise RuntimeError(f"check: the accelerated model gives other numbers and was restored\n{result}")
 
 
 def _accelerate(module, ode):

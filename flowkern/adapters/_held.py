@@ -34,9 +34,8 @@ def roots(model):
         )
     found = _held(model)
     if not found:
-        raise TypeError(
-            f"model: expected a torch.nn.Module or an object that holds one, got {type(model).__name__}, which holds none"
-        )
+        got = type(model).__name__
+        raise TypeError(f"model: expected a torch.nn.Module or an object that holds one, got {got}, which holds none")
     return found
 
 

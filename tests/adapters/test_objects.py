@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import flowkern
-from tests.adapters.program_models import C, D, data, nflows_flow, zuko_flow
+from tests.adapters.program_models import C, data, nflows_flow, zuko_flow
 
 
 class Potential:
