@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 _LAZY = {
-    "accelerate": ("flowkern.adapters", "accelerate"),
+    "accelerate": ("flowkern.verification", "accelerate"),
     "adapters": ("flowkern.adapters", None),
     "explain": ("flowkern.adapters", "explain"),
     "profile": ("flowkern.profiling", "profile"),

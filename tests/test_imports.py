@@ -36,6 +36,7 @@ ROOMS = {
     "adapters": {"backends", "nn", "ode", "ops", "programs"},
     "report": {"", "backends"},
     "profiling": {"adapters", "report"},
+    "verification": {"adapters", "profiling", "report"},
     "demo": {"", "backends", "adapters", "flows", "matching", "nn", "ops", "report"},
     "__main__": {"", "backends", "report"},
 }

@@ -1,4 +1,4 @@
-"""`verify(model, example)`: whether an accelerated model gives the original's numbers on a batch of its user's."""
+"""`accelerate(model)`, and `verify(model, example)`: whether it gives the original's numbers on a user's batch."""
 
 import contextlib
 import copy
@@ -7,13 +7,14 @@ import warnings
 
 import torch
 
-from flowkern.adapters import accelerate, explain, restore
+from flowkern import adapters
+from flowkern.adapters import explain, restore
 from flowkern.adapters._held import roots
 from flowkern.profiling.libraries import library_of
 from flowkern.verification.calls import calls_of
 from flowkern.verification.result import Check, Verification
 
-__all__ = ["Check", "Verification", "verify"]
+__all__ = ["Check", "Verification", "accelerate", "verify"]
 
 _WORSE = 4  # how many times as far from float64 as the original
 _UNITS = 32  # and so many roundings
@@ -21,12 +22,52 @@ _EXACT = 1e-8  # of two computations in float64
 _SMALL = 1e-3  # smaller gradients count as that large
 
 
+def accelerate(model, ode=None, check=None):
+    """Let fused kernels compute the layers of `model` that flowkern knows, with the same numbers.
+
+    In place and at any depth. Each layer is first compared with its own formulas on a few points,
+    and left as it is if they differ. Call it again after adding layers, or with other steps. A model
+    with nothing to accelerate stays as it is, with a warning. `explain(model)` tells what was done.
+
+    Args:
+        model: any `torch.nn.Module`, or an object that holds some in its attributes, lists or dictionaries, as
+            sbi's posteriors do.
+        ode: how to solve differential equations whose solver chooses its steps by itself (zuko's CNF,
+            flow_matching's ODESolver, torchdyn's NeuralODE), so that their numbers become those of
+            other steps: `steps`, and if need be `method`, `gradient`, `checkpoint` and `on_failure`
+            of `ops.neural_ode`, as a dictionary. Without it they are left as they are. `ode_error` of
+            `flowkern.adapters.zuko`, `.flow_matching` and `.torchdyn` measures what it changes.
+        check: an example for `flowkern.verify`, on which the accelerated model must give the original's numbers.
+
+    Returns:
+        model.
+
+    Raises:
+        TypeError: model is no `torch.nn.Module` and holds none.
+        TypeError, ValueError: ode is no such dictionary, or an option has the wrong value; or check is no example.
+        RuntimeError: the numbers are others on the example. The model is then restored.
+    """
+    adapters.accelerate(model, ode, stacklevel=2)
+    if check is None:
+        return model
+    try:
+        result = verify(model, check)
+    except Exception:
+        restore(model)
+        raise
+    if not result:
+        restore(model)
+        raise RuntimeError(f"check: the accelerated model gives other numbers and was restored\n{result}")
+    return model
+
+
 def verify(model, example):
     """Compare a model's numbers with those of the library that it comes from, on a batch.
 
     Compared are values, log-dets, gradients of inputs and parameters, and of a flow that can be inverted the distance
-    of f(f⁻¹(y)) from y; in float64, where both must agree to 1e-8, and in the model's own precision, where the accelerated
-    model must be no further from the original in float64 than the original is (up to a factor of 4 and 32 roundings).
+    of f(f⁻¹(y)) from y; in float64, where both must agree to 1e-8, and in the model's own precision, where the
+    accelerated model must be no further from the original in float64 than the original is (up to a factor of 4 and 32
+    roundings).
     Copies are compared, in the mode (train or eval) of the model and under the same seeds; a model that is not
     accelerated is so in the copy.
 
@@ -222,7 +263,7 @@ def _accelerated(model):
         return copied
     with warnings.catch_warnings():  # the result says it if there is nothing to accelerate
         warnings.simplefilter("ignore", UserWarning)
-        return accelerate(copied)
+        return adapters.accelerate(copied)
 
 
 def _name(dtype):

@@ -13,8 +13,8 @@ class Check:
     """One comparison with the original.
 
     what: the call and what of it is compared; dtype: in which it was computed.
-    original, accelerated: the largest distances from the original in float64, relative to the largest number there (or 1); of an
-        inverse, the distance of f(f⁻¹(y)) from y.
+    original, accelerated: the largest distances from the original in float64, relative to the largest number there
+        (or 1); of an inverse, the distance of f(f⁻¹(y)) from y.
     bound: the largest that `accelerated` may be.
     note: an error that was raised instead of giving numbers, or "".
     """
@@ -77,8 +77,8 @@ class Verification:
         columns = ("", "dtype", "original", "accelerated", "")
         layers = f"{self.layers} modules accelerated" if self.layers else "nothing is accelerated"
         notes = (
-            "Largest distances from the original in float64, relative to the largest number there (or 1); of an inverse, the "
-            "distance of f(f⁻¹(y)) from y.",
+            "Largest distances from the original in float64, relative to the largest number there (or 1); of an "
+            "inverse, the distance of f(f⁻¹(y)) from y.",
             *dict.fromkeys(c.note for c in self.checks if c.note),
         )
         return Table(f"{self.model}: {self.rows} rows, {layers}", columns, rows, notes)
