@@ -133,16 +133,16 @@ def warn(name, missing):
 
 
 def build_cpu(objects, target):
-    """…_cpu.cpp once, …_simd.cpp once per instruction set, linked into one library."""
+    """cpu.cpp once, …simd.cpp once per instruction set, linked into one library."""
     flags, folders = torch_flags()
     common = [compiler(), "-c", "-std=c++20", "-fPIC", "-fvisibility=hidden", *OPTIMISE, *WARNINGS]
     jobs, outputs = [], []
-    for source in sorted(CSRC.glob("*/*_cpu.cpp")):
-        outputs.append(objects / f"{source.stem}.o")
+    for source in sorted(CSRC.glob("*/cpu.cpp")):
+        outputs.append(objects / f"{source.parent.name}_{source.stem}.o")
         jobs.append([*common, *flags, str(source), "-o", str(outputs[-1])])
-    for source in sorted(CSRC.glob("*/*_simd.cpp")):
+    for source in sorted(CSRC.glob("*/*simd.cpp")):
         for isa, isa_flags in ISAS.items():
-            outputs.append(objects / f"{source.stem}_{isa}.o")
+            outputs.append(objects / f"{source.parent.name}_{source.stem}_{isa}.o")
             options = [*QUIET, *isa_flags, f"-DFLOWKERN_ISA={isa}", "-ffp-contract=off"]
             jobs.append([*common, *options, str(source), "-o", str(outputs[-1])])
     compile_all(jobs)
@@ -151,7 +151,7 @@ def build_cpu(objects, target):
 
 
 def build_cuda(objects, target):
-    """Every …_cuda.cu for each architecture and every …_cuda.cpp, with a static CUDA runtime."""
+    """Every cuda.cu for each architecture and every cuda.cpp, with a static CUDA runtime."""
     flags, folders = torch_flags()
     code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in CUDA_ARCHITECTURES]
     code.append("-gencode=arch=compute_90,code=compute_90")  # later GPUs compile from this
@@ -160,9 +160,9 @@ def build_cuda(objects, target):
     calls = [compiler(), "-c", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-DUSE_CUDA"]
     calls += [*OPTIMISE, *WARNINGS, *flags]
     jobs, outputs = [], []
-    for pattern, line in (("*/*_cuda.cu", kernels), ("*/*_cuda.cpp", calls)):
+    for pattern, line in (("*/cuda.cu", kernels), ("*/cuda.cpp", calls)):
         for source in sorted(CSRC.glob(pattern)):
-            outputs.append(objects / f"{source.name}.o")  # a .cu and a .cpp share their stem
+            outputs.append(objects / f"{source.parent.name}_{source.name}.o")
             jobs.append([*line, str(source), "-o", str(outputs[-1])])
     compile_all(jobs)
     # The nvcc of PyPI looks for its runtime in lib64, but it comes in lib.

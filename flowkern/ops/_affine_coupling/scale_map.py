@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class _Kind(NamedTuple):
-    code: int  # shared with csrc/affine_coupling/affine_coupling_math.h and triton.py
+    code: int  # shared with csrc/affine_coupling/math.h and triton.py
     a: float
     b: float
 

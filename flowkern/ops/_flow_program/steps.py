@@ -12,7 +12,7 @@ import torch
 from flowkern.ops._masked_autoregressive.conditioner import Activation, Degrees
 from flowkern.ops._masked_autoregressive.element import AffineElement, SplineElement
 
-# Codes of the steps, shared with csrc/flow_program/flow_program_torch.h
+# Codes of the steps, shared with csrc/flow_program/torch.h
 CONDITIONED, LU_LINEAR, PERMUTATION, SCALE = range(4)
 LAYER_TENSORS = ("weight", "bias", "gain", "offset", "term_weight", "term_bias", "gate_weight", "gate_bias")
 

@@ -51,7 +51,7 @@ def define(namespace):
 
 _library = define("flowkern")
 KERNELS = ("triton", *libraries.compiled("neural_ode"))
-MOST_CUDA_LAYERS = 24  # csrc/neural_ode/neural_ode_cuda.h: what a kernel's arguments hold
+MOST_CUDA_LAYERS = 24  # csrc/neural_ode/cuda.h: what a kernel's arguments hold
 
 
 def kernels(layers):

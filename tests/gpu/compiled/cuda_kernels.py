@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.gpu.compiled.resources import Resources, occupancy
 
 ROOT = Path(__file__).parents[3]
-SOURCES = {source.parent.name: source for source in sorted(ROOT.glob("csrc/*/*_cuda.cu"))}
+SOURCES = {source.parent.name: source for source in sorted(ROOT.glob("csrc/*/cuda.cu"))}
 ARCHITECTURES = ("80", "90a", "100")
 _LAUNCHES = Path(__file__).with_name("launches.cpp")
 _FLAGS = (

@@ -4,12 +4,12 @@
 #include <cstdio>
 #include <map>
 
-#include "../../../csrc/affine_coupling/affine_coupling_cuda.h"
-#include "../../../csrc/masked_autoregressive/masked_autoregressive_cuda.h"
-#include "../../../csrc/neural_ode/neural_ode_cuda.h"
-#include "../../../csrc/probability_path/probability_path_cuda.h"
-#include "../../../csrc/rational_quadratic_spline/rational_quadratic_spline_cuda.h"
-#include "../../../csrc/runge_kutta_stage/runge_kutta_stage_cuda.h"
+#include "../../../csrc/affine_coupling/cuda.h"
+#include "../../../csrc/masked_autoregressive/cuda.h"
+#include "../../../csrc/neural_ode/cuda.h"
+#include "../../../csrc/probability_path/cuda.h"
+#include "../../../csrc/rational_quadratic_spline/cuda.h"
+#include "../../../csrc/runge_kutta_stage/cuda.h"
 
 namespace {
 

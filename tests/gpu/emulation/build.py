@@ -41,7 +41,7 @@ def preloaded():
 
 def kernels(csrc=ROOT / "csrc"):
     """The sources of all ops, and the entry points to them."""
-    return (*sources("*_cuda.cu", csrc), HERE / "kernels.cpp")
+    return (*sources("cuda.cu", csrc), HERE / "kernels.cpp")
 
 
 def sources(pattern, csrc=ROOT / "csrc"):
@@ -94,7 +94,7 @@ def _headers(source, folders):
             if header not in (None, *found):
                 found.add(header)
                 left.append(header)
-    return sorted(found, key=lambda path: path.name)  # wherever they lie
+    return sorted(found, key=_name)
 
 
 def _spaced(code):
@@ -137,10 +137,15 @@ def _digest(inputs):
     for value in inputs:
         if isinstance(value, Path):
             for path in _sources(value):
-                digest.update(path.name.encode() + path.read_bytes())
+                digest.update(_name(path).encode() + path.read_bytes())
         else:
             digest.update(repr(value).encode())
     return digest.hexdigest()[:16]
+
+
+def _name(path):
+    """Of a file in its folder, wherever that lies."""
+    return "/".join(path.parts[-2:])
 
 
 def _sources(path):
@@ -167,7 +172,7 @@ def located(report, library):
     def line(address):
         command = ["addr2line", "-e", library, hex(int(address[1], 16) - 1)]
         place = subprocess.run(command, capture_output=True, text=True).stdout.split(" ")[0].strip()
-        return f"({place.rpartition('/')[2]})"
+        return f"({_name(Path(place))})"
 
     return re.sub(r"\[\+(0x[0-9a-f]+)\]", line, report)
 

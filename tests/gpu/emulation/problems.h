@@ -3,12 +3,12 @@
 
 #include <vector>
 
-#include "affine_coupling/affine_coupling_cuda.h"
-#include "masked_autoregressive/masked_autoregressive_cuda.h"
-#include "neural_ode/neural_ode_cuda.h"
-#include "probability_path/probability_path_cuda.h"
-#include "rational_quadratic_spline/rational_quadratic_spline_cuda.h"
-#include "runge_kutta_stage/runge_kutta_stage_cuda.h"
+#include "affine_coupling/cuda.h"
+#include "masked_autoregressive/cuda.h"
+#include "neural_ode/cuda.h"
+#include "probability_path/cuda.h"
+#include "rational_quadratic_spline/cuda.h"
+#include "runge_kutta_stage/cuda.h"
 
 namespace {
 

@@ -38,8 +38,8 @@ def library(sanitizer, isa, csrc=ROOT / "csrc", more=()):
 
     common = (*COMMON, *FLAGS[sanitizer], *_QUIET, "-DFLOWKERN_SANITIZED", "-DFLOWKERN_PORTABLE_ONLY")
     of_torch = [f"-isystem{path}" for path in torch.include_paths()]
-    jobs = [(source, (*common, *ISAS[isa]), csrc) for source in sources("*_simd.cpp", csrc)]
-    sides = (*sources("*_cpu.cpp", csrc), HERE / "threads.cpp", *more)
+    jobs = [(source, (*common, *ISAS[isa]), csrc) for source in sources("*simd.cpp", csrc)]
+    sides = (*sources("cpu.cpp", csrc), HERE / "threads.cpp", *more)
     jobs += [(source, (*common, "-DTORCH_TARGET_VERSION=0x020b000000000000", *of_torch), csrc) for source in sides]
     code = translated(jobs)
     folders = [f"-L{path}" for path in torch.library_paths()]
