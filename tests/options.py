@@ -25,14 +25,12 @@ from flowkern.ops._neural_ode.tableau import TABLEAUX
 from flowkern.ops._probability_path import PATHS
 from flowkern.ops._rational_quadratic_spline import TAILS
 from flowkern.ops._rational_quadratic_spline.knot_map import KINDS as KNOTS
-from tests import (
-    cases,
-    masked_autoregressive_cases,
-    neural_ode_cases,
-    probability_path_cases,
-    runge_kutta_stage_cases,
-    tolerances,
-)
+from tests import tolerances
+from tests.cases import coupling
+from tests.cases import masked_autoregressive as masked_autoregressive_cases
+from tests.cases import neural_ode as neural_ode_cases
+from tests.cases import probability_path as probability_path_cases
+from tests.cases import runge_kutta_stage as runge_kutta_stage_cases
 
 # A unit is measured in a few samples: of so many cases, none of them chosen, the worst is farther out.
 SLACK = 8
@@ -67,7 +65,7 @@ class Call:
                 check(self.case, backend, self.dtype, seed=seed, **self.directed)
             except AssertionError:
                 # A few copies can all round alike by chance: a unit is measured once more, in many.
-                with mock.patch.object(cases, "SAMPLES", 16 * cases.SAMPLES):
+                with mock.patch.object(coupling, "SAMPLES", 16 * coupling.SAMPLES):
                     check(self.case, backend, self.dtype, seed=seed, **self.directed)
         if self.wanted is not None:
             with flowkern.backend(backend):
@@ -96,7 +94,7 @@ class Call:
         return [output.detach() for output in outputs], found
 
 
-_MODULES = cases, masked_autoregressive_cases, neural_ode_cases, probability_path_cases, runge_kutta_stage_cases
+_MODULES = coupling, masked_autoregressive_cases, neural_ode_cases, probability_path_cases, runge_kutta_stage_cases
 _MODULE = {module.Case: module for module in _MODULES}
 
 
@@ -157,14 +155,14 @@ _COUPLING = {
     **_DIRECTED,
     "select": ("all", "index", "mask"),
     "features": (1, 2, 5, 17),
-    "layout": ("contiguous", *cases._LAYOUTS),
+    "layout": ("contiguous", *coupling._LAYOUTS),
 }
 
 
 def _coupling(op, choice, **more):
     width = choice["features"] if choice["select"] == "all" else 2 * choice["features"] + 1
     layout = choice["layout"] if choice["batch"] else "contiguous"
-    return cases.Case(
+    return coupling.Case(
         text(choice), op, (choice["batch"],), width, choice["features"], choice["select"], layout, **more
     )  # fmt: skip
 
@@ -179,7 +177,7 @@ def _spline(choice):
     if bound == "of features":
         bound = torch.linspace(0.5, 4.0, choice["features"])
     if bound == "box":
-        bound = cases.BOX if choice["tails"] == "none" else (-1.0, 2.0, -1.0, 2.0)
+        bound = coupling.BOX if choice["tails"] == "none" else (-1.0, 2.0, -1.0, 2.0)
     options = {"tails": choice["tails"], "bound": bound, "knot_map": KnotMap(choice["knot_map"])}
     return _coupling("rational_quadratic_spline", choice, bins=choice["bins"], options=options)
 

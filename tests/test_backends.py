@@ -15,7 +15,7 @@ from torch.profiler import profile
 import flowkern
 from flowkern import _library, backends
 from flowkern.ops import affine_coupling
-from tests.cases import TYPICAL
+from tests.cases.coupling import TYPICAL
 
 ROOT = Path(__file__).parents[1]
 WITHOUT_CPU = os.environ.get("FLOWKERN_WITHOUT_CPU") == "1"

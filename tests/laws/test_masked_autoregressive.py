@@ -9,7 +9,7 @@ from torch.autograd.functional import jacobian
 
 import flowkern
 from flowkern.ops import Degrees, masked_autoregressive
-from tests.masked_autoregressive_cases import CASES, cotangents, evaluate
+from tests.cases.masked_autoregressive import CASES, cotangents, evaluate
 
 # Small enough for finite differences.
 SMALL = [

@@ -8,7 +8,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.autograd.functional import jacobian
 
 import flowkern
-from tests.cases import AFFINES, BOX, SPLINES, TYPICAL, cotangents, evaluate
+from tests.cases.coupling import AFFINES, BOX, SPLINES, TYPICAL, cotangents, evaluate
 
 ALL = [*AFFINES.values(), *SPLINES.values()]
 INTERVALS = [case for case in SPLINES.values() if case.options.get("tails") != "none"]

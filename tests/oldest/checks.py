@@ -16,7 +16,7 @@ import triton
 
 import flowkern
 from flowkern import _library
-from tests import cases
+from tests.cases import coupling
 from tests.ops.test_dispatch import _arguments
 
 HERE = Path(__file__).parents[2]
@@ -26,11 +26,11 @@ _IGNORED = shutil.ignore_patterns("*.so", "__pycache__")
 CHECK = """
 import torch
 from flowkern import _library
-from tests import cases
+from tests.cases import coupling
 assert _library._REASONS["cpu"] is None, _library._REASONS
-for named in cases.NAMED.values():
+for named in coupling.NAMED.values():
     for case in list(named.values())[:6]:
-        cases.check(case, "cpu", torch.float32)
+        coupling.check(case, "cpu", torch.float32)
 print(torch.__version__)
 """
 
@@ -41,7 +41,7 @@ def test_versions():
 
 
 @pytest.mark.parametrize("op", [
-    *(op + direction for op in (*cases.NAMED, "neural_ode", "probability_path") for direction in ("", "_backward")),
+    *(op + direction for op in (*coupling.NAMED, "neural_ode", "probability_path") for direction in ("", "_backward")),
     "runge_kutta_error", "runge_kutta_stage",
 ])  # fmt: skip
 def test_both_libraries_hold_every_op(op):
@@ -56,18 +56,18 @@ def test_masked_autoregressive_is_in_both_libraries():
     assert _library.compiled("masked_autoregressive_backward") == ("cuda",)
 
 
-@pytest.mark.parametrize("op", cases.NAMED)
+@pytest.mark.parametrize("op", coupling.NAMED)
 def test_cuda_without_a_driver(op):
     """An error that says so, also from the kernel's own side of the dispatcher, and no crash."""
     with pytest.raises(RuntimeError, match="'cuda' cannot run here: .* finds no GPU or driver"):
         with flowkern.backend("cuda"):
-            cases.TYPICAL[op](*cases.TYPICAL[op].tensors())
+            coupling.TYPICAL[op](*coupling.TYPICAL[op].tensors())
     with pytest.raises(RuntimeError, match="NVIDIA driver"):
-        cases.TYPICAL[op](*cases.TYPICAL[op].tensors(device="cuda"))
+        coupling.TYPICAL[op](*coupling.TYPICAL[op].tensors(device="cuda"))
     kernel = getattr(torch.ops.flowkern, op).default
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
     with pytest.raises(RuntimeError, match="device_guard.* failed"):
-        kernel.redispatch(keys, *_arguments(cases.TYPICAL[op]))
+        kernel.redispatch(keys, *_arguments(coupling.TYPICAL[op]))
 
 
 def test_cpu_library_of_the_other_torch_loads_here(tmp_path):

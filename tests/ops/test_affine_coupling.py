@@ -9,7 +9,7 @@ from torch import nn
 
 import flowkern
 from flowkern.ops import ScaleMap, affine_coupling
-from tests.cases import AFFINES, check, evaluate
+from tests.cases.coupling import AFFINES, check, evaluate
 from tests.tolerances import assert_same
 
 HALVES = [

@@ -7,8 +7,8 @@ import torch
 
 from flowkern.flows import NSF, AutoregressiveNSF
 from flowkern.ops import SplineElement, _arguments, masked_autoregressive, rational_quadratic_spline
-from tests.cases import TYPICAL
-from tests.masked_autoregressive_cases import CASES as MASKED
+from tests.cases.coupling import TYPICAL
+from tests.cases.masked_autoregressive import CASES as MASKED
 
 NAN, INF = float("nan"), float("inf")
 

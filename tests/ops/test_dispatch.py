@@ -10,7 +10,8 @@ from torch.func import grad, vmap
 import flowkern
 from flowkern.backends import unavailable
 from flowkern.ops._affine_coupling import ScaleMap
-from tests.cases import AFFINES, SPLINES, TYPICAL, cotangents, evaluate, laid_out
+from tests.cases.coupling import AFFINES, SPLINES, TYPICAL, cotangents, evaluate
+from tests.cases.tensors import laid_out
 
 COMPILER = {"reference": "aot_eager", "cpu": "inductor"}
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import flowkern
 from flowkern.ops import ScaleMap, affine_coupling
-from tests.cases import AFFINES, SPLINES, check_at, check_gradients_fit, cotangents, evaluate, expected
+from tests.cases.coupling import AFFINES, SPLINES, check_at, check_gradients_fit, cotangents, evaluate, expected
 from tests.conftest import RUNNABLE
 
 SPLINE_NAMES = ("k1", "k2", "k8", "k33", "circular", "none", "softclip", "bounds")

@@ -16,7 +16,7 @@ from flowkern.ops._flow_program import (
     Scale,
     flow_program,
 )
-from tests.flow_program_cases import CASES, Case, autoregressive, check, coupling, drawn, evaluate
+from tests.cases.flow_program import CASES, Case, autoregressive, check, coupling, drawn, evaluate
 
 needs_kernels = pytest.mark.skipif(unavailable("cpu") is not None, reason="the CPU kernels are not built")
 EVERYTHING = CASES["everything"]

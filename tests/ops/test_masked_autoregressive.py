@@ -18,7 +18,7 @@ from flowkern.ops import (
     masked_autoregressive,
     masked_autoregressive_inverse,
 )
-from tests.masked_autoregressive_cases import CASES, check, cotangents, evaluate, raw_arguments, raw_terms
+from tests.cases.masked_autoregressive import CASES, check, cotangents, evaluate, raw_arguments, raw_terms
 
 COMPILER = {"reference": "aot_eager", "cpu": "inductor"}
 CASE = CASES["context"]

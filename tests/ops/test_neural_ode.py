@@ -15,8 +15,8 @@ from flowkern.ode import SolverWarning, Status
 from flowkern.ops import FieldLayer, TimeEmbedding, neural_ode
 from flowkern.ops._neural_ode import TABLEAUX, native
 from flowkern.report.memory import peak_memory
-from tests import neural_ode_cases
-from tests.neural_ode_cases import CASES, Case, check, evaluate
+from tests.cases import neural_ode as neural_ode_cases
+from tests.cases.neural_ode import CASES, Case, check, evaluate
 
 COMPILER = {"reference": "aot_eager", "cpu": "inductor"}
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "elu", "silu", "gelu", "sigmoid", "softplus", "identity")

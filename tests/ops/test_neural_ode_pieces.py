@@ -11,7 +11,7 @@ import torch
 import flowkern
 from flowkern.backends import unavailable
 from flowkern.ops._neural_ode import pieces
-from tests.neural_ode_cases import CASES, Case, evaluate
+from tests.cases.neural_ode import CASES, Case, evaluate
 
 pytestmark = pytest.mark.skipif(unavailable("cpu") is not None, reason="no CPU kernels")
 SOLVES = {

@@ -10,8 +10,8 @@ import flowkern
 from flowkern.backends import unavailable
 from flowkern.ops import probability_path
 from flowkern.ops._probability_path import PATHS
-from tests.cases import laid_out
-from tests.probability_path_cases import CASES, SEED, Case, check, evaluate
+from tests.cases.probability_path import CASES, SEED, Case, check, evaluate
+from tests.cases.tensors import laid_out
 
 # The reference as it is: a graph of the 150 integer operations of each stream, twice.
 COMPILER = {"reference": "eager", "cpu": "aot_eager"}

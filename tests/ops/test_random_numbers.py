@@ -7,7 +7,7 @@ import torch
 
 import flowkern
 from flowkern.ops import _random, probability_path
-from tests.probability_path_cases import Case
+from tests.cases.probability_path import Case
 
 # Counter, key and output of Philox4x32-10, from the known answers of the authors' Random123 1.14.
 KNOWN = [

@@ -14,7 +14,7 @@ from nflows.transforms.splines.rational_quadratic import unconstrained_rational_
 import flowkern
 from flowkern.ops import KnotMap, rational_quadratic_spline
 from tests import tolerances
-from tests.cases import BOX, SPLINES, Case, check, cotangents, evaluate
+from tests.cases.coupling import BOX, SPLINES, Case, check, cotangents, evaluate
 from tests.conftest import RUNNABLE
 from tests.tolerances import assert_same
 

@@ -10,8 +10,8 @@ import flowkern
 from flowkern.backends import unavailable
 from flowkern.ops import runge_kutta_error, runge_kutta_stage
 from flowkern.ops._runge_kutta_stage import reference
+from tests.cases.runge_kutta_stage import CASES, check
 from tests.conftest import INTERPRETED, RUNNABLE
-from tests.runge_kutta_stage_cases import CASES, check
 
 with mock.patch.dict(os.environ, INTERPRETED):
     from triton.runtime.interpreter import InterpretedFunction

@@ -15,7 +15,8 @@ import flowkern
 from flowkern.ops import KnotMap, ScaleMap, affine_coupling, rational_quadratic_spline
 from flowkern.ops._affine_coupling import SCALE_MAPS
 from flowkern.ops._rational_quadratic_spline import TAILS
-from tests.cases import AFFINES, SPLINES, TYPICAL, check, check_gradients_fit, cotangents, evaluate, laid_out
+from tests.cases.coupling import AFFINES, SPLINES, TYPICAL, check, check_gradients_fit, cotangents, evaluate
+from tests.cases.tensors import laid_out
 from tests.conftest import INTERPRETED
 from tests.ops import branches
 

@@ -12,16 +12,9 @@ import torch
 
 from flowkern.ops import masked_autoregressive, masked_autoregressive_inverse
 from flowkern.ops._masked_autoregressive.conditioner import masks
-from tests.cases import laid_out
+from tests.cases.masked_autoregressive import CASES, check, cotangents, evaluate, raw_arguments, raw_terms
+from tests.cases.tensors import laid_out
 from tests.conftest import INTERPRETED
-from tests.masked_autoregressive_cases import (
-    CASES,
-    check,
-    cotangents,
-    evaluate,
-    raw_arguments,
-    raw_terms,
-)
 
 with mock.patch.dict(os.environ, INTERPRETED):
     from triton.runtime.interpreter import InterpretedFunction

@@ -12,8 +12,8 @@ import torch
 
 from flowkern.ops._neural_ode import TABLEAUX
 from flowkern.ops._neural_ode.field import ACTIVATIONS
+from tests.cases.neural_ode import CASES, Case, check, evaluate
 from tests.conftest import INTERPRETED
-from tests.neural_ode_cases import CASES, Case, check, evaluate
 
 with mock.patch.dict(os.environ, INTERPRETED):
     from triton.runtime.interpreter import InterpretedFunction

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from flowkern.ops import _random, probability_path
+from tests.cases.probability_path import CASES, check
 from tests.conftest import INTERPRETED
-from tests.probability_path_cases import CASES, check
 
 with mock.patch.dict(os.environ, INTERPRETED):
     from triton.runtime.interpreter import InterpretedFunction

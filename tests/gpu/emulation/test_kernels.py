@@ -10,15 +10,13 @@ import flowkern
 from flowkern.ops import KnotMap
 from flowkern.ops._masked_autoregressive.conditioner import masks
 from flowkern.ops._neural_ode import native
-from tests import (
-    cases,
-    masked_autoregressive_cases,
-    neural_ode_cases,
-    options,
-    probability_path_cases,
-    runge_kutta_stage_cases,
-)
-from tests.cases import AFFINES, SPLINES
+from tests import options
+from tests.cases import coupling
+from tests.cases import masked_autoregressive as masked_autoregressive_cases
+from tests.cases import neural_ode as neural_ode_cases
+from tests.cases import probability_path as probability_path_cases
+from tests.cases import runge_kutta_stage as runge_kutta_stage_cases
+from tests.cases.coupling import AFFINES, SPLINES
 from tests.gpu.emulation import build, device
 
 CASES = {
@@ -97,13 +95,13 @@ def emulation():
 @pytest.mark.parametrize("name", [*CASES, *EDGES])
 def test_agrees_with_the_reference(name, dtype):
     for inverse in (False, True):
-        cases.check((CASES | EDGES)[name], "cpu", dtype, inverse=inverse)
+        coupling.check((CASES | EDGES)[name], "cpu", dtype, inverse=inverse)
 
 
 @pytest.mark.parametrize("name", ["spline-k8", "spline-softclip", "affine-tanh"])
 def test_gradients_are_finite_wherever_they_fit(name):
     for inverse in (False, True):
-        cases.check_gradients_fit(CASES[name], "cpu", inverse)
+        coupling.check_gradients_fit(CASES[name], "cpu", inverse)
 
 
 @pytest.mark.parametrize("op", options.SPACES)
@@ -166,7 +164,7 @@ def test_every_kernel_runs():
             for inverse in (False, True):
                 short = replace(case, batch=case.batch and (min(case.batch[0], 1),))
                 x, params = short.tensors(dtype, inverse=inverse)
-                cases.evaluate(short, x, params, backend="cpu", inverse=inverse)
+                coupling.evaluate(short, x, params, backend="cpu", inverse=inverse)
     for case in probability_path_cases.CASES.values():
         for dtype in (torch.float64, torch.float32):
             short = replace(case, batch=min(case.batch, 1))
@@ -191,7 +189,7 @@ def test_same_bits_in_every_order(name):
 
     def run(**options):
         with device.configured(**options):
-            return cases.evaluate(case, x, params, backend="cpu")
+            return coupling.evaluate(case, x, params, backend="cpu")
 
     first = run()
     orders = [{"schedule": device.REVERSED}, {"most_blocks": 2}]
@@ -313,7 +311,7 @@ def test_masked_order_out_of_range():
 @pytest.mark.parametrize("op", ["affine_coupling", "rational_quadratic_spline"])
 def test_index_out_of_range(op):
     """The log-det of such a row is NaN, and all its other features are right."""
-    case = cases.TYPICAL[op]
+    case = coupling.TYPICAL[op]
     x, params = case.tensors()
     index = torch.tensor([3, 6, -1])
     kernel, arguments = device.OPS[op], _arguments(op)

@@ -14,7 +14,7 @@ import torch
 import flowkern
 from flowkern.ops import _launch_parameters
 from flowkern.report.table import grid
-from tests import cases
+from tests.cases import coupling
 
 FACTORS, WARPS = (1, 0.5, 2, 0.25, 4), (4, 1, 2, 8)
 GAIN = 0.97  # of the default's time: less is within what a second look may undo
@@ -23,7 +23,7 @@ TUNED = ((torch.float32, 8, 2**18), (torch.float32, 16, 2**17), (torch.float64, 
 
 
 def names(gate, results):
-    for op, (dtype, bins, _) in itertools.product(cases.NAMED, TUNED):
+    for op, (dtype, bins, _) in itertools.product(coupling.NAMED, TUNED):
         if bins == 8 or "spline" in op:
             yield f"{op}/{str(dtype).removeprefix('torch.')}/{bins}"
 
@@ -32,7 +32,7 @@ def run(name, gate):
     op, dtype, bins = name.split("/")
     rows = next(r for d, b, r in TUNED if (str(d), b) == (f"torch.{dtype}", int(bins)))
     case = replace(
-        cases.TYPICAL[op], batch=(5 if gate.dry_run else rows,), width=32, features=32,
+        coupling.TYPICAL[op], batch=(5 if gate.dry_run else rows,), width=32, features=32,
         select="all", bins=int(bins),
     )  # fmt: skip
     chosen = {}
@@ -45,7 +45,7 @@ def _tune(case, dtype, chosen, gate):
     """(kernel, what was tried and chosen) of the forward and of the backward kernel."""
     x, params = (t.requires_grad_() for t in case.tensors(dtype, device=gate.device))
     outputs = case(x, params)
-    grads = cases.cotangents(*outputs)
+    grads = coupling.cotangents(*outputs)
 
     def forward():
         with torch.no_grad():
@@ -94,7 +94,7 @@ def _best(times, kernel, default, chosen, case, dtype, gate):
         try:
             for rows, features in ((1, 1), (129, 5), (257, 31)):
                 odd = replace(case, batch=(rows,), width=features, features=features)
-                cases.check(odd, "triton", dtype, device=gate.device)
+                coupling.check(odd, "triton", dtype, device=gate.device)
             return candidate
         except AssertionError as error:
             print(f"{kernel} {candidate} is wrong: {error}")

@@ -12,20 +12,18 @@ from dataclasses import replace
 
 import torch
 
-from tests import (
-    cases,
-    masked_autoregressive_cases,
-    neural_ode_cases,
-    probability_path_cases,
-    runge_kutta_stage_cases,
-)
+from tests.cases import coupling
+from tests.cases import masked_autoregressive as masked_autoregressive_cases
+from tests.cases import neural_ode as neural_ode_cases
+from tests.cases import probability_path as probability_path_cases
+from tests.cases import runge_kutta_stage as runge_kutta_stage_cases
 from tests.gpu.gate import large
 from tests.gpu.gate.gate import BACKENDS
 
 GROUPS = ("named", "odd sizes", "half precision", "spread", "large")
 # op: the backends that have kernels of it, and the groups of checks
 OPS = {
-    **dict.fromkeys(cases.NAMED, (BACKENDS, GROUPS)),
+    **dict.fromkeys(coupling.NAMED, (BACKENDS, GROUPS)),
     "masked_autoregressive": (BACKENDS, ("conditioners", "large")),
     **dict.fromkeys(("neural_ode", "probability_path", "runge_kutta_stage"), (BACKENDS, ("cases", "large"))),
 }
@@ -85,8 +83,8 @@ def _both_ways(case, gate, dtype, params_dtype=None):
 
         def check(backend, seed, inverse=inverse):
             x, params = case.tensors(dtype, params_dtype=params_dtype, inverse=inverse, seed=seed, device=gate.device)
-            cases.check_at(case, backend, x, params, inverse=inverse)
-            twice = [cases.evaluate(case, x, params, backend=backend, inverse=inverse) for _ in "12"]
+            coupling.check_at(case, backend, x, params, inverse=inverse)
+            twice = [coupling.evaluate(case, x, params, backend=backend, inverse=inverse) for _ in "12"]
             for quantity, first, second in zip(twice[0]._fields, *twice):
                 same = torch.equal(first.nan_to_num(7), second.nan_to_num(7))
                 assert same, f"{case.op} {case.name}: {quantity} differs from call to call"
@@ -95,7 +93,7 @@ def _both_ways(case, gate, dtype, params_dtype=None):
 
 
 def _named(op, gate):
-    chosen = list(cases.NAMED[op].values())
+    chosen = list(coupling.NAMED[op].values())
     for case, dtype in itertools.product(chosen[:3] if gate.dry_run else chosen, WIDE):
         yield from _both_ways(_small(case) if gate.dry_run else case, gate, dtype)
 
@@ -103,31 +101,31 @@ def _named(op, gate):
 def _odd(op, gate):
     for rows, width, features in ODD[:4] if gate.dry_run else ODD:
         select = "all" if width == features else "index"
-        case = replace(cases.TYPICAL[op], batch=(rows,), width=width, features=features, select=select)
+        case = replace(coupling.TYPICAL[op], batch=(rows,), width=width, features=features, select=select)
         for dtype in WIDE:
             yield from _both_ways(case, gate, dtype)
 
 
 def _halves(op, gate):
     for dtypes in HALVES[:1] if gate.dry_run else HALVES:
-        case = replace(cases.TYPICAL[op], batch=(19 if gate.dry_run else 4099,))
+        case = replace(coupling.TYPICAL[op], batch=(19 if gate.dry_run else 4099,))
         yield from _both_ways(case, gate, *dtypes)
 
 
 def _spread(op, gate):
     """Raw parameters far from the usual: narrow bins, steep slopes, huge and tiny scales."""
-    case = replace(cases.TYPICAL[op], batch=(19 if gate.dry_run else 20000,), spread=6.0)
+    case = replace(coupling.TYPICAL[op], batch=(19 if gate.dry_run else 20000,), spread=6.0)
     yield from _both_ways(case, gate, torch.float32)
 
 
 def _few(op, gate):
     """For the sanitizer: small and various."""
-    if op not in cases.NAMED:
+    if op not in coupling.NAMED:
         group = _conditioners if op == "masked_autoregressive" else _cases
         yield from itertools.islice(group(op, gate), 4)
         return
-    typical = cases.TYPICAL[op]
-    chosen = [typical, *itertools.islice(cases.NAMED[op].values(), 3)]
+    typical = coupling.TYPICAL[op]
+    chosen = [typical, *itertools.islice(coupling.NAMED[op].values(), 3)]
     chosen.append(replace(typical, batch=(3,), width=1201, features=600))
     for case in chosen:
         yield from _both_ways(case, gate, torch.float32)

@@ -11,7 +11,10 @@ import torch
 
 import flowkern
 from flowkern.ops import probability_path, runge_kutta_error, runge_kutta_stage
-from tests import cases, masked_autoregressive_cases, neural_ode_cases, tolerances
+from tests import tolerances
+from tests.cases import coupling
+from tests.cases import masked_autoregressive as masked_autoregressive_cases
+from tests.cases import neural_ode as neural_ode_cases
 
 MOST = 2**31
 # (features of x, transformed ones) of coupling calls with so many elements of x or of params
@@ -68,7 +71,7 @@ def checks(op, gate):
         return
     for what, (width, features) in COUPLINGS.items():
         select = "all" if width == features else "index"
-        case = replace(cases.TYPICAL[op], name=f"large {what}", width=width, features=features, select=select)
+        case = replace(coupling.TYPICAL[op], name=f"large {what}", width=width, features=features, select=select)
         for inverse in (False, True):
             yield lambda backend, seed, c=case, i=inverse: check_coupling(c, backend, seed, gate, i)
 
@@ -112,9 +115,9 @@ def check_coupling(case, backend, seed, gate, inverse):
         got = (*outputs, *torch.autograd.grad(outputs, (x, params), grads))
     some = _some(rows, widest, gate)
     x, params, *grads = (t.detach()[some] for t in (x, params, *grads))
-    want = cases.expected(case, x, params, inverse=inverse, grads=grads)
-    units = cases.roundings(case, x, params, want, inverse=inverse, grads=grads)
-    got = cases.Result(*(t.detach()[some] for t in got))
+    want = coupling.expected(case, x, params, inverse=inverse, grads=grads)
+    units = coupling.roundings(case, x, params, want, inverse=inverse, grads=grads)
+    got = coupling.Result(*(t.detach()[some] for t in got))
     tolerances.assert_result(got, want, units, case.op, f"{case.op} {case.name}, {rows} rows")
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from flowkern.ops import _launch_parameters
-from tests import cases
+from tests.cases import coupling
 from tests.gpu.gate import autotune, correctness, module, process, report, sanitizer, wheels
 from tests.gpu.gate.gate import BACKENDS, Gate
 from tests.gpu.gate.store import Store
@@ -55,7 +55,7 @@ def test_an_item_that_hangs(gate, monkeypatch):
 
 
 def test_a_wrong_kernel_is_a_failure(gate, monkeypatch):
-    evaluate = cases.evaluate
+    evaluate = coupling.evaluate
 
     def wrong(*arguments, backend, **options):
         result = evaluate(*arguments, backend=backend, **options)
@@ -63,7 +63,7 @@ def test_a_wrong_kernel_is_a_failure(gate, monkeypatch):
 
     monkeypatch.setattr(Gate, "on", lambda *_: contextlib.nullcontext("cpu"))
     assert not correctness.run("cuda/affine_coupling/half precision", gate)["failures"]
-    monkeypatch.setattr(cases, "evaluate", wrong)
+    monkeypatch.setattr(coupling, "evaluate", wrong)
     result = correctness.run("cuda/affine_coupling/half precision", gate)
     assert len(result["failures"]) == result["checks"] == 2
     assert "logabsdet is wrong" in result["failures"][0]

@@ -31,7 +31,10 @@ def context(kind, library):
 
 def named(kind):
     """{name: case} of all cases of the ops that have kernels of this kind."""
-    from tests import flow_program_cases, masked_autoregressive_cases, neural_ode_cases, runge_kutta_stage_cases
+    from tests.cases import flow_program as flow_program_cases
+    from tests.cases import masked_autoregressive as masked_autoregressive_cases
+    from tests.cases import neural_ode as neural_ode_cases
+    from tests.cases import runge_kutta_stage as runge_kutta_stage_cases
     from tests.gpu.emulation.test_kernels import CASES, EDGES, MASKED, PATHS, SOLVES, STAGES
 
     every = CASES | EDGES | PATHS

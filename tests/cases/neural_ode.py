@@ -12,7 +12,7 @@ import torch
 
 import flowkern
 from flowkern.ops import FieldLayer, TimeEmbedding, neural_ode
-from tests.cases import moved
+from tests.cases.tensors import moved
 from tests.tolerances import NEURAL_ODE
 
 TIMES = (0.0, 0.4, 1.0)

@@ -1,6 +1,6 @@
-"""Named calls of the ops: shapes, options, memory layouts. All tests of kernels share them.
+"""Named calls of the couplings.
 
-    case = cases.SPLINES["k8"]
+    case = coupling.SPLINES["k8"]
     x, params = case.tensors(torch.float32)
     y, logabsdet = case(x, params, inverse=True)
 
@@ -16,10 +16,11 @@ import torch
 import flowkern
 from flowkern import ops
 from flowkern.ops import KnotMap
-from flowkern.ops._arguments import compute_dtype
 from flowkern.ops._affine_coupling import SCALE_MAPS
+from flowkern.ops._arguments import compute_dtype
 from flowkern.ops._rational_quadratic_spline import TAILS
 from tests import tolerances
+from tests.cases.tensors import generator_of, laid_out, moved
 
 BOUND = 3.0
 BOX = (-1.0, 2.0, 0.5, 3.0)
@@ -91,30 +92,6 @@ class Case:
 
 # In how many perturbed copies a unit is measured.
 SAMPLES = 8
-
-
-def generator_of(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-def laid_out(tensor, layout):
-    """`tensor` with the same values in another memory layout ("expanded" repeats its first row).
-
-    contiguous | transposed (last two dimensions swapped in memory: chunked parameters) |
-    sliced (every other row and column of a larger tensor) | misaligned (starts one element after
-    an allocation) | expanded (batch stride 0)
-    """
-    if layout == "transposed":
-        return tensor.mT.contiguous().mT
-    if layout == "sliced":
-        wide = tensor.new_full([2 * n + 1 for n in tensor.shape], float("nan"))
-        view = wide[tuple(slice(1, 2 * n + 1, 2) for n in tensor.shape)]
-        return view.copy_(tensor)
-    if layout == "misaligned":
-        return tensor.new_empty(tensor.numel() + 1)[1:].view(tensor.shape).copy_(tensor)
-    if layout == "expanded":
-        return tensor[:1].expand(tensor.shape)
-    return tensor.contiguous()
 
 
 def _named(*cases):
@@ -247,15 +224,6 @@ def roundings(case, x, params, want, *, inverse=False, grads):
     grads = tuple(g.to(dtype).expand(SAMPLES, *g.shape) for g in grads)
     strayed = evaluate(case, *strays, backend="reference", inverse=inverse, grads=grads)
     return Result(*((s.double() - w).abs().nan_to_num(0, 0).amax(0) for s, w in zip(strayed, want)))
-
-
-def moved(tensor, samples, seed=5):
-    """Copies with each element moved by ± one rounding of the largest element of its row."""
-    size = tensor.abs()
-    if tensor.numel() > 0:
-        size = size.amax(-1, keepdim=True)
-    sign = torch.randint(0, 2, (samples, *tensor.shape), generator=generator_of(seed)) * 2 - 1
-    return tensor + torch.finfo(tensor.dtype).eps / 2 * size * sign.to(tensor.device)
 
 
 def check(case, backend, dtype, *, params_dtype=None, inverse=False, seed=0, device="cpu"):

@@ -7,7 +7,7 @@ import torch
 import flowkern
 from flowkern.ops import runge_kutta_error, runge_kutta_stage
 from flowkern.ops._runge_kutta_stage import reference
-from tests.cases import generator_of
+from tests.cases.tensors import generator_of
 
 RTOL, ATOL = 1e-1, 1e-2
 

@@ -23,7 +23,7 @@ from flowkern.ops._flow_program import (
     Scale,
     flow_program,
 )
-from tests.cases import generator_of, moved
+from tests.cases.tensors import generator_of, moved
 from tests.tolerances import FLOW_PROGRAM
 
 AFFINE = AffineElement(ScaleMap("softplus", b=1e-3), scale_first=True)

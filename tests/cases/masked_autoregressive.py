@@ -29,8 +29,10 @@ from flowkern.ops import (
 )
 from flowkern.ops._affine_coupling import SCALE_MAPS
 from flowkern.ops._masked_autoregressive.reference import NO_TERMS, Terms
-from tests import cases, tolerances
-from tests.cases import cotangents, generator_of, moved
+from tests import tolerances
+from tests.cases import coupling
+from tests.cases.coupling import cotangents
+from tests.cases.tensors import generator_of, moved
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,7 @@ def check(case, backend, dtype, *, inverse=False, seed=0, device="cpu"):
     wide = [t if t is None else t.double() for t in tensors]
     grads = tuple(g.double() for g in cotangents(got.y, got.logabsdet))
     want = evaluate(case, x.double(), wide, backend="reference", inverse=inverse, grads=grads)
-    strayed = [_strayed(case, x, tensors, want, inverse, grads, n) for n in range(cases.SAMPLES)]
+    strayed = [_strayed(case, x, tensors, want, inverse, grads, n) for n in range(coupling.SAMPLES)]
     label = f"{case.name} on {backend}, {dtype}, inverse={inverse}"
     for (quantity, a), (_, b), *roundings in zip(flat(got), flat(want), *strayed):
         most = getattr(tolerances.TABLE["masked_autoregressive"][dtype], quantity)

@@ -9,8 +9,8 @@ import torch
 import flowkern
 from flowkern.ops import probability_path
 from flowkern.ops._probability_path import PATHS
-from tests import cases
-from tests.cases import generator_of, moved
+from tests.cases import coupling
+from tests.cases.tensors import generator_of, moved
 from tests.tolerances import errors
 
 # Most units. Measured worst over all cases and quantities on cpu: 0.94 and 6.8. In float64 the
@@ -116,7 +116,7 @@ def check(case, backend, dtype, seed=0, device="cpu"):
 
 def _roundings(case, inputs, grads, want):
     strays = [torch.zeros_like(w) for w in want]
-    copies = [moved(v, cases.SAMPLES, seed) for seed, v in enumerate((*inputs[:2], *grads))]
+    copies = [moved(v, coupling.SAMPLES, seed) for seed, v in enumerate((*inputs[:2], *grads))]
     for x0, x1, *others in zip(*copies):
         result = evaluate(case, x0, x1, *inputs[2:], others, "reference")
         strays = [torch.maximum(s, (r.double() - w).abs()) for s, r, w in zip(strays, result, want)]

@@ -1,0 +1,36 @@
+"""How tensors of cases lie in memory, and what moves them by a rounding."""
+
+import torch
+
+
+def generator_of(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def laid_out(tensor, layout):
+    """`tensor` with the same values in another memory layout ("expanded" repeats its first row).
+
+    contiguous | transposed (last two dimensions swapped in memory: chunked parameters) |
+    sliced (every other row and column of a larger tensor) | misaligned (starts one element after
+    an allocation) | expanded (batch stride 0)
+    """
+    if layout == "transposed":
+        return tensor.mT.contiguous().mT
+    if layout == "sliced":
+        wide = tensor.new_full([2 * n + 1 for n in tensor.shape], float("nan"))
+        view = wide[tuple(slice(1, 2 * n + 1, 2) for n in tensor.shape)]
+        return view.copy_(tensor)
+    if layout == "misaligned":
+        return tensor.new_empty(tensor.numel() + 1)[1:].view(tensor.shape).copy_(tensor)
+    if layout == "expanded":
+        return tensor[:1].expand(tensor.shape)
+    return tensor.contiguous()
+
+
+def moved(tensor, samples, seed=5):
+    """Copies with each element moved by ± one rounding of the largest element of its row."""
+    size = tensor.abs()
+    if tensor.numel() > 0:
+        size = size.amax(-1, keepdim=True)
+    sign = torch.randint(0, 2, (samples, *tensor.shape), generator=generator_of(seed)) * 2 - 1
+    return tensor + torch.finfo(tensor.dtype).eps / 2 * size * sign.to(tensor.device)
