@@ -9,7 +9,7 @@ from bench.harness import paired_ratio
 from flowkern.report.table import grid
 from flowkern.report.timing import Timing, duration
 
-charts = peers.optional("flowkern.report.cost")  # needs matplotlib
+charts = peers.optional("demo.cost_chart")  # needs matplotlib
 RESULTS = Path(__file__).parent / "results"
 _PEERS = ("nflows", "zuko", "normflows", "torchdiffeq")
 _HAND = ("dense", "eager", "hand", "closed form")

@@ -1,4 +1,4 @@
-"""`python -m flowkern info` and `python -m flowkern.demo`."""
+"""`python -m flowkern info` and `python -m demo`."""
 
 import os
 import subprocess
@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import flowkern
+from demo.__main__ import main as demo_main
 from flowkern import backends
 from flowkern.__main__ import main
-from flowkern.demo.__main__ import main as demo_main
 
 
 def test_info_prints_versions_and_why_a_backend_is_missing(capsys):

@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 import flowkern
-from flowkern.demo import (
+from demo import (
     autoregressive,
     continuous,
     cost,
@@ -28,8 +28,8 @@ from flowkern.demo import (
     spline_flow,
     tables,
 )
-from flowkern.demo.progress import messages_to
-from flowkern.demo.settings import QUICK
+from demo.progress import messages_to
+from demo.settings import QUICK
 from flowkern.flows import CNF
 from flowkern.report import timing
 

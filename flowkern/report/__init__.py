@@ -1,1 +1,1 @@
-"""What the demo and the benchmarks share to report figures: machine, timing, charts, page."""
+"""Figures and how they are reported: machine, timing, memory, tables."""

@@ -1,6 +1,5 @@
-"""One table for the terminal (by rich, or as plain text) and for the page (HTML)."""
+"""One table, by rich, as plain text or as Markdown."""
 
-import html
 import textwrap
 from typing import NamedTuple
 
@@ -39,17 +38,6 @@ class Table(NamedTuple):
         lines = ["  ".join((line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:]))) for line in lines]
         notes = [textwrap.fill(note, width) for note in self.notes]
         return "\n".join((self.title, lines[0], "─" * len(lines[0]), *lines[1:], *notes))
-
-    def for_page(self):
-        """The table as HTML, without its title."""
-        head = "".join(f"<th>{html.escape(column)}</th>" for column in self.columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in self.rows
-        )
-        notes = "".join(f'<p class="note">{html.escape(note)}</p>\n' for note in self.notes)
-        return (
-            f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>\n{notes}'
-        )
 
 
 def grid(header, rows):

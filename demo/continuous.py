@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torchdiffeq import odeint
 
-from flowkern.demo import moons, speed
+from demo import moons, speed
 from flowkern.flows import CNF
 from flowkern.matching import FlowMatching
 from flowkern.nn import VectorField

@@ -14,7 +14,7 @@ from nflows.transforms import (
     RandomPermutation,
 )
 
-from flowkern.demo import digits
+from demo import digits
 
 LEARNING_RATE = 3e-3
 DROPOUT = 0.2

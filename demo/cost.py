@@ -10,7 +10,7 @@ import torch
 from nflows.transforms import MaskedAffineAutoregressiveTransform
 
 import flowkern
-from flowkern.report.cost import WAYS, Cost
+from demo.cost_chart import WAYS, Cost
 from flowkern.report.timing import interleaved
 
 BATCH = 256

@@ -4,9 +4,9 @@ from statistics import median
 
 import torch
 
-from flowkern.demo import digits
-from flowkern.demo import memory as gradient_memory
-from flowkern.report.cost import WAYS
+from demo import digits
+from demo import memory as gradient_memory
+from demo.cost_chart import WAYS
 from flowkern.report.table import Table
 from flowkern.report.timing import quartiles
 

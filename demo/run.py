@@ -10,8 +10,7 @@ import torch
 from rich.console import Console
 
 import flowkern
-from flowkern import backends
-from flowkern.demo import (
+from demo import (
     autoregressive,
     continuous,
     cost,
@@ -24,9 +23,10 @@ from flowkern.demo import (
     spline_flow,
     tables,
 )
-from flowkern.demo.agreement import agreement
-from flowkern.demo.progress import bar, bars, messages_to
-from flowkern.report.cost import chart as cost_chart
+from demo.agreement import agreement
+from demo.cost_chart import chart as cost_chart
+from demo.progress import bar, bars, messages_to
+from flowkern import backends
 from flowkern.report.machine import machine, versions
 
 SEED = 0

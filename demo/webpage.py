@@ -24,7 +24,7 @@ class Section(NamedTuple):
         if self.picture is not None:
             parts.append(_figure(self.picture, self.caption))
         if self.table is not None:
-            parts.append(self.table.for_page())
+            parts.append(_table(self.table))
         return "<section>" + "\n".join(parts) + "</section>"
 
 
@@ -40,7 +40,7 @@ def write(path, *, title, lead, headline, sections):
         f'<div class="card"><strong>{html.escape(value)}</strong>{html.escape(what)}</div>\n'
         for value, what in headline
     )
-    template = files("flowkern.report").joinpath("page.html").read_text(encoding="utf-8")
+    template = files("demo").joinpath("page.html").read_text(encoding="utf-8")
     fields = {
         "title": html.escape(title),
         "lead": html.escape(lead),
@@ -58,3 +58,11 @@ def _figure(picture, caption):
         f'<figure><img alt="{html.escape(caption)}" src="data:image/{kind};base64,{data}">'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )
+
+
+def _table(table):
+    """As HTML, without its title."""
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in table.columns)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in table.rows)
+    notes = "".join(f'<p class="note">{html.escape(note)}</p>\n' for note in table.notes)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>\n{notes}'

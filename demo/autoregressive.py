@@ -14,7 +14,7 @@ from nflows.transforms import (
 from torch import nn
 
 import flowkern
-from flowkern.demo import agreement, digits, speed, spline_flow
+from demo import agreement, digits, speed, spline_flow
 from flowkern.report.timing import interleaved
 
 

@@ -3,9 +3,8 @@
 import torch
 from matplotlib.animation import FuncAnimation, PillowWriter
 
-from flowkern.demo import digits, moons
-from flowkern.report import charts
-from flowkern.report.charts import COLORS, INK, MUTED, STYLE, plt, save
+from demo import charts, digits, moons
+from demo.charts import COLORS, INK, MUTED, STYLE, plt, save
 
 ROWS = 8
 FRAMES = 32

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from flowkern.demo import moons
-from flowkern.demo.continuous import Torchdiffeq
+from demo import moons
+from demo.continuous import Torchdiffeq
 from flowkern.flows import CNF
 from flowkern.report.memory import peak_memory
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 import flowkern
-from flowkern.demo import digits, spline_flow
+from demo import digits, spline_flow
 from flowkern.report.timing import interleaved
 
 SAMPLES_PER_CLASS = 25

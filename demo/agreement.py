@@ -8,7 +8,7 @@ import copy
 
 import torch
 
-from flowkern.demo import digits
+from demo import digits
 
 
 @torch.no_grad()

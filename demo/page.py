@@ -1,8 +1,7 @@
 """The page of the demo: its words, in the order in which they are read."""
 
-from flowkern.demo import continuous, cost, digits, tables
-from flowkern.report import page
-from flowkern.report.page import Section
+from demo import continuous, cost, digits, tables, webpage
+from demo.webpage import Section
 
 ACCELERATE = """\
 flow = Flow(CompositeTransform(layers), StandardNormal([64]))   # nflows, as it is
@@ -25,7 +24,7 @@ flow = flowkern.flows.CNF(field=field)                              # its sample
 
 def write(path, results, pictures, settings):
     """Write the page to `path` and return it."""
-    page.write(
+    webpage.write(
         path,
         title="A neural spline flow, accelerated",
         lead=_lead(results, settings),

@@ -1,14 +1,14 @@
-"""`python -m flowkern.demo [--quick] [--output FOLDER]`."""
+"""`python -m demo [--quick] [--output FOLDER]`."""
 
 import argparse
 from pathlib import Path
 
-from flowkern.demo.run import run
-from flowkern.demo.settings import FULL, QUICK
+from demo.run import run
+from demo.settings import FULL, QUICK
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m flowkern.demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="under a minute: short training, no torch.compile")
     parser.add_argument("--output", type=Path, default=Path("report"), help="folder for the page and its pictures")
     options = parser.parse_args(arguments)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from flowkern.report.charts import COLORS, STYLE, plt, save
+from demo.charts import COLORS, STYLE, plt, save
 
 WAYS = ("eager forward", "eager inverse", "flowkern forward", "flowkern inverse")
 
