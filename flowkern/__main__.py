@@ -1,7 +1,8 @@
-"""`python -m flowkern info`: versions, devices, and which backends run here."""
+"""`python -m flowkern info` tells what runs here, `python -m flowkern check` whether it computes the right numbers."""
 
 import argparse
 import os
+import sys
 import warnings
 
 from flowkern import backends
@@ -12,8 +13,13 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m flowkern")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="print versions, devices, and which backends run here")
-    parser.parse_args(arguments)
-    print(info())
+    commands.add_parser("check", help="compare every op on every device with the float64 reference, in seconds")
+    if parser.parse_args(arguments).command == "info":
+        print(info())
+        return True
+    from flowkern.check import check
+
+    return check()
 
 
 def info():
@@ -51,4 +57,4 @@ def _chosen():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(not main())

@@ -23,6 +23,10 @@ _AUTOMATIC = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference
 _AUTOMATIC_HALF = {**_AUTOMATIC, "cuda": ("triton", "cuda", "reference")}
 
 
+class NoKernelError(RuntimeError):
+    """The chosen backend runs here, but has no kernel for this op."""
+
+
 class _Choice(threading.local):
     def __init__(self):
         self.name = None  # an attribute of the class would break torch.compile's guards
@@ -60,7 +64,7 @@ def resolve(device_type, kernels=("cpu", "triton", "cuda"), half=False):
         _require(explicit, "FLOWKERN_BACKEND")
         _require_device(explicit, device_type)
         if explicit != "reference" and explicit not in kernels:
-            raise RuntimeError(f"backend {explicit!r} was chosen, but has no kernel for this op")
+            raise NoKernelError(f"backend {explicit!r} was chosen, but has no kernel for this op")
         if explicit != "reference" and _traces():
             raise RuntimeError(
                 f"backend {explicit!r} was chosen, but torch.jit.trace and ONNX take plain operations alone"

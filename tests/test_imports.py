@@ -37,7 +37,8 @@ ROOMS = {
     "report": {"", "backends"},
     "profiling": {"adapters", "report"},
     "verification": {"adapters", "profiling", "report"},
-    "__main__": {"", "backends", "report"},
+    "check": {"backends", "ops", "report"},
+    "__main__": {"", "backends", "check", "report"},
 }
 # module of an op's folder: what it may import of flowkern beside _torch, written without "flowkern." and "ops."
 OP_MODULES = {
