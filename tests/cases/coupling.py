@@ -226,6 +226,13 @@ def roundings(case, x, params, want, *, inverse=False, grads):
     return Result(*((s.double() - w).abs().nan_to_num(0, 0).amax(0) for s, w in zip(strayed, want)))
 
 
+def results(case, backend, dtype, seed=0, device="cpu", inverse=False):
+    """All results of a backend."""
+    return evaluate(
+        case, *case.tensors(dtype, inverse=inverse, seed=seed, device=device), backend=backend, inverse=inverse
+    )
+
+
 def check(case, backend, dtype, *, params_dtype=None, inverse=False, seed=0, device="cpu"):
     """Raise AssertionError unless `backend` agrees with the float64 reference on `case`."""
     x, params = case.tensors(dtype, params_dtype=params_dtype, inverse=inverse, seed=seed, device=device)

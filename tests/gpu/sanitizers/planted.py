@@ -16,11 +16,12 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from tests import times
+from tests import cases, times
 from tests.gpu.emulation import build as emulation
-from tests.gpu.sanitizers import build, mutations, run, triton_mutations
+from tests.gpu.sanitizers import build, mutations, run
 
-MUTATIONS = dict(enumerate((*mutations.MUTATIONS, *triton_mutations.MUTATIONS), 1))
+_OF_OPS = (fault for op in cases.modules("faults").values() for fault in op.FAULTS)
+MUTATIONS = dict(enumerate((*_OF_OPS, *mutations.COMMON), 1))
 RUNS = {"checked": "emulated", "address": "cpu", "thread": "cpu", "triton": "triton"}  # see run.py
 FAULT = build.HERE / "fault.cpp"
 SECONDS = 300  # that the cases of one fault may take

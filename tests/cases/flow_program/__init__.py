@@ -26,6 +26,7 @@ from flowkern.ops._flow_program import (
 from tests.cases.tensors import generator_of, moved
 from tests.tolerances import FLOW_PROGRAM
 
+LABEL = "flow"
 AFFINE = AffineElement(ScaleMap("softplus", b=1e-3), scale_first=True)
 EXP = AffineElement("exp")
 ADDITIVE = AffineElement("additive")

@@ -34,6 +34,8 @@ from tests.cases import coupling
 from tests.cases.coupling import cotangents
 from tests.cases.tensors import generator_of, moved
 
+LABEL = "masked"
+
 
 @dataclass(frozen=True)
 class Case:
@@ -238,6 +240,12 @@ def flat(result):
     """(quantity, tensor) for all that a Result holds."""
     yield from (("y", result.y), ("logabsdet", result.logabsdet), ("grad_x", result.grad_x))
     yield from (("grad_params", grad) for grad in result.grads if grad is not None)
+
+
+def results(case, backend, dtype, seed=0, device="cpu", inverse=False):
+    """All results of a backend."""
+    x, tensors = case.tensors(dtype, seed, device)
+    return [value for _, value in flat(evaluate(case, x, tensors, backend=backend, inverse=inverse))]
 
 
 def check(case, backend, dtype, *, inverse=False, seed=0, device="cpu"):

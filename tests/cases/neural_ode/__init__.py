@@ -15,6 +15,7 @@ from flowkern.ops import FieldLayer, TimeEmbedding, neural_ode
 from tests.cases.tensors import moved
 from tests.tolerances import NEURAL_ODE
 
+LABEL = "ode"
 TIMES = (0.0, 0.4, 1.0)
 
 

@@ -9,6 +9,7 @@ from flowkern.ops import runge_kutta_error, runge_kutta_stage
 from flowkern.ops._runge_kutta_stage import reference
 from tests.cases.tensors import generator_of
 
+LABEL = "stage"
 RTOL, ATOL = 1e-1, 1e-2
 
 

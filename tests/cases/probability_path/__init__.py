@@ -13,6 +13,7 @@ from tests.cases import coupling
 from tests.cases.tensors import generator_of, moved
 from tests.tolerances import errors
 
+LABEL = "path"
 # Most units. Measured worst over all cases and quantities on cpu: 0.94 and 6.8. In float64 the
 # reference has no better arithmetic at hand, and its own angle 2πv is as wrong as the kernel's sine.
 MOST = {torch.float32: 2, torch.float64: 16}
