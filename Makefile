@@ -6,6 +6,7 @@
 #   make test-torchdiffeq FOLDER=…  torchdiffeq's own tests, from a checkout of it, with our solvers
 #   make sanitize      all kernels under sanitizers, and faults planted in them
 #   make bench         the benchmarks
+#   make wheels        wheels that install without a compiler, each checked (needs g++-aarch64-linux-gnu too)
 #   make info          versions, devices, backends
 # ARGS="…" is passed on, PYTHON=… chooses the interpreter that .venv is made with.
 
@@ -15,7 +16,7 @@ ENV_PYTHON = $(VENV)/bin/python
 INSTALL = $(ENV_PYTHON) -m pip install --disable-pip-version-check -c constraints-dev.txt
 SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.cu*' -o -name '*.h')
 
-.PHONY: demo demo-quick test test-oldest test-torchdiffeq sanitize bench info clean
+.PHONY: demo demo-quick test test-oldest test-torchdiffeq sanitize bench wheels info clean
 
 demo: $(VENV)/.demo
 	$(ENV_PYTHON) -m demo $(ARGS)
@@ -27,7 +28,7 @@ demo-quick:
 NVCC ?= $(shell command -v nvcc)
 ifeq ($(NVCC),)
 NVCC = $(shell ls $(VENV)/lib/python3*/site-packages/nvidia/cu13/bin/nvcc)
-test: $(VENV)/.nvcc
+test wheels: $(VENV)/.nvcc
 endif
 
 # One thread for each test process: two processes share the cores.
@@ -56,6 +57,10 @@ test-torchdiffeq: $(VENV)/.test
 sanitize: $(VENV)/.test
 	$(ENV_PYTHON) -m tests.gpu.sanitizers
 
+# ARGS="--clean python3.10:2.11.0 …" installs this machine's wheel into empty environments too.
+wheels: $(VENV)/.wheels
+	NVCC=$(NVCC) $(ENV_PYTHON) -m release.wheels $(ARGS)
+
 bench: $(VENV)/.bench
 	$(ENV_PYTHON) -m pytest bench $(ARGS)
 
@@ -63,7 +68,7 @@ info: $(VENV)/.built
 	$(ENV_PYTHON) -m flowkern info
 
 clean:
-	rm -rf build *.egg-info flowkern/*.so report $(VENV)/.torch $(VENV)/.built
+	rm -rf build dist *.egg-info flowkern/*.so report $(VENV)/.torch $(VENV)/.built
 
 # An existing environment is kept, whatever made it.
 $(ENV_PYTHON):
@@ -84,7 +89,7 @@ $(VENV)/.built: $(SOURCES) $(VENV)/.torch
 	@[ ! -e flowkern/libflowkern_cpu.so ] || touch $@
 
 # The package is installed already, so this adds what its extra group asks for.
-EXTRAS = $(VENV)/.demo $(VENV)/.test $(VENV)/.bench
+EXTRAS = $(VENV)/.demo $(VENV)/.test $(VENV)/.bench $(VENV)/.wheels
 $(EXTRAS): $(VENV)/.%: pyproject.toml constraints-dev.txt | $(VENV)/.built
 	$(INSTALL) --quiet "flowkern[$*]"
 	@touch $@
@@ -98,7 +103,7 @@ $(OLDEST)/.torch: constraints-oldest.txt constraints-dev.txt
 
 $(OLDEST_TREE)/.built: $(SOURCES) $(OLDEST)/.torch
 	rm -rf $(OLDEST_TREE) && mkdir -p $(OLDEST_TREE)
-	tar c --exclude='*.so' --exclude=__pycache__ csrc flowkern setup.py pyproject.toml README.md LICENSE | \
+	tar c --exclude='*.so' --exclude=__pycache__ csrc flowkern setup.py pyproject.toml MANIFEST.in *.md *.cff LICENSE | \
 	    tar x -C $(OLDEST_TREE)
 	cd $(OLDEST_TREE) && FLOWKERN_CUDA=1 NVCC=$(OLDEST_NVCC) \
 	    $(OLDEST_INSTALL) --quiet --no-build-isolation --editable '.[test]'

@@ -9,10 +9,7 @@ from flowkern import _torch
 
 _FOLDER = Path(__file__).parent
 _INSTRUCTION_SETS = (None, "", "portable", "avx2", "avx512")
-_HOW_TO_BUILD = (
-    "install a C++20 compiler (g++ 11 or later), then, where flowkern's sources are, "
-    "pip install --no-build-isolation --force-reinstall --no-deps ."
-)
+_COMPILERS = {"cpu": "a C++20 compiler (g++ 11 or later)", "cuda": "nvcc and g++ 11 or later"}
 
 
 def path(name):
@@ -36,7 +33,10 @@ def _load(name):
     if name == "cuda" and torch.version.cuda is None:
         return _no_gpu()
     if not path(name).exists():
-        return f"the {name} kernels were not built: {_HOW_TO_BUILD}"
+        return (
+            f"this installation holds no {name} kernels; the wheels for Linux do, and with {_COMPILERS[name]} "
+            "so does what pip install --force-reinstall --no-deps . builds where flowkern's sources are"
+        )
     wish = os.environ.get("FLOWKERN_CPU")
     if name == "cpu" and wish not in _INSTRUCTION_SETS:
         return f"FLOWKERN_CPU: expected portable, avx2 or avx512, got {wish!r}"
