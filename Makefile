@@ -103,7 +103,7 @@ $(OLDEST)/.torch: constraints-oldest.txt constraints-dev.txt
 
 $(OLDEST_TREE)/.built: $(SOURCES) $(OLDEST)/.torch
 	rm -rf $(OLDEST_TREE) && mkdir -p $(OLDEST_TREE)
-	tar c --exclude='*.so' --exclude=__pycache__ csrc flowkern setup.py pyproject.toml MANIFEST.in *.md *.cff LICENSE | \
+	tar c --exclude='*.so' --exclude=__pycache__ csrc flowkern .github setup.py pyproject.toml MANIFEST.in *.md *.cff LICENSE | \
 	    tar x -C $(OLDEST_TREE)
 	cd $(OLDEST_TREE) && FLOWKERN_CUDA=1 NVCC=$(OLDEST_NVCC) \
 	    $(OLDEST_INSTALL) --quiet --no-build-isolation --editable '.[test]'

@@ -151,3 +151,12 @@ def test_a_build_asks_for_torch_only_where_there_is_none(isolated, tmp_path):
     assert required(python, isolated, **compiler) == "['torch>=2.11']"
     assert required(python, isolated, **compiler, FLOWKERN_COMPILED="0") == "[]"
     assert required(python, isolated, PATH=str(tmp_path)) == "[]", "nothing can be compiled"
+
+
+@pytest.mark.parametrize("form", sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")), ids=lambda path: path.stem)
+def test_every_issue_form_asks_for_what_info_prints(form):
+    assert "python -m flowkern info" in form.read_text()
+
+
+def test_the_public_workflow_runs_what_ci_runs():
+    assert "- run: bash .ci/run\n" in (ROOT / ".github/workflows/ci.yml").read_text()
