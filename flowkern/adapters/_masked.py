@@ -12,8 +12,8 @@ from flowkern import _torch
 from flowkern.adapters._plan import changed
 from flowkern.ops import Activation, Degrees
 from flowkern.ops._arguments import version
-from flowkern.ops._plain import common, is_abstract, plainly
 from flowkern.ops._masked_autoregressive import masks as masks_of
+from flowkern.ops._plain import common, is_abstract, plainly
 
 _FUNCTIONS = {
     F.relu: Activation.of("relu"),

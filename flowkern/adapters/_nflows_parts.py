@@ -3,10 +3,11 @@
 import re
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
-from flowkern.adapters import _made, nflows
+from flowkern.adapters import _made, _traced, nflows
 from flowkern.adapters._masked import activation_of, has_own_forward
 from flowkern.adapters._network import made, residual
 from flowkern.adapters._plan import changed, interval, overridden, points, qualified_name, stranger
@@ -92,8 +93,8 @@ def _autoregressive(kind, module, with_context, features):
     if isinstance(found, str):
         return found
     reason = (kind.unsuitable and kind.unsuitable(module)) or _made._unfit(style, module) or found.busy()
-    if reason or getattr(module, "tails", "linear") is None:
-        return reason or "nflows checks that its inputs are in [0, 1]"
+    if reason:
+        return reason
     if with_context and "context_layer" not in net._modules:
         return "its network takes no context"
     features, context = found.degrees.sizes[0], net.context_layer.in_features if with_context else 0
@@ -101,34 +102,70 @@ def _autoregressive(kind, module, with_context, features):
     layers, tensors = stacked(made(style, net, linears, found.exact, with_context))
     parameters = linears[-1].out_features // features
     step = Conditioned(layers, found.degrees, kind.element(module), parameters)
-    return Part((step,), tensors, context, features)
+    return Part((step,), tensors, context, features, bounded=_is_bounded(module))
 
 
 # Coupling transforms: two ranks, the identity's and the transformed one's.
 
 
 def _coupling(element, interleaved, module, with_context, features):
-    if module.unconditional_transform is not None:
-        return "it transforms the identity half, too"
-    if getattr(module, "tails", "linear") is None:
-        return "nflows checks that its inputs are in [0, 1]"
-    found = _conditioner(module.transform_net, with_context)
+    identity, transformed = (getattr(module, f"{name}_features").tolist() for name in ("identity", "transform"))
+    if not transformed:
+        return "it transforms no feature"
+    found = _conditioner(module.transform_net, len(identity), with_context)
     if isinstance(found, str):
         return found
     layers, context = found
-    identity, transformed = (getattr(module, f"{name}_features").tolist() for name in ("identity", "transform"))
-    if not identity or not transformed:
-        return "it transforms all features, or none"
-    degrees = [1] * module.features
-    for feature in transformed:
-        degrees[feature] = 2
     specs, tensors = stacked(layers)
     widths = outputs(layers)
+    rank = 1 if identity else 0  # of hidden units
     step = Conditioned(
-        specs, Degrees(degrees, [[1] * width for width in widths[:-1]]), element(module),
-        widths[-1] // len(transformed), tuple(transformed), tuple(identity), interleaved,
+        specs, _ranks(module.features, transformed, [[rank] * width for width in widths[:-1]]), element(module),
+        widths[-1] // len(transformed), tuple(transformed) if identity else None, tuple(identity), interleaved,
     )  # fmt: skip
-    return Part((step,), tensors, context, module.features)
+    part = Part((step,), tensors, context, module.features, bounded=_is_bounded(module))
+    return part if module.unconditional_transform is None else _with_unconditional(module, part, identity)
+
+
+def _ranks(features, transformed, hidden):
+    """`Degrees` of two ranks, or of one where all features are transformed."""
+    levels = [2 if feature in transformed and len(transformed) < features else 1 for feature in range(features)]
+    return Degrees(levels, hidden)
+
+
+def _is_bounded(module):
+    return getattr(module, "tails", "linear") is None
+
+
+def _with_unconditional(module, part, identity):
+    """The coupling, and then the spline of the identity half."""
+    inner = module.unconditional_transform
+    if _kind(inner) != "transforms.nonlinearities.PiecewiseRationalQuadraticCDF":
+        return "it transforms the identity half, too"
+    own = overridden(bare(inner), nflows._CDF, name_of) or _spline_alone(inner, identity, module.features)
+    if isinstance(own, str):
+        return own
+    return part._replace(
+        steps=part.steps + own.steps, slots=part.slots + own.slots, bounded=part.bounded or own.bounded
+    )
+
+
+def _spline_alone(module, transformed, features):
+    """The `Part` of a spline with parameters of its own: a network of one layer that reads nothing, but adds these."""
+    raw = [(module._parameters, f"unnormalized_{name}") for name in ("widths", "heights", "derivatives")]
+    if module.unnormalized_widths.dim() != 2 or len(transformed) != module.unnormalized_widths.shape[0]:
+        return "it transforms images"
+    count = sum(held[key].shape[-1] for held, key in raw)
+    passive = tuple(feature for feature in range(features) if feature not in transformed)
+    no_weight = Computed(lambda dtype: torch.zeros(len(transformed) * count, len(passive), dtype=dtype), ())
+    bias = Computed(lambda dtype, *three: torch.cat(three, -1).flatten(), tuple(raw))
+    specs, tensors = stacked([layer((no_weight, bias))])
+    element = _made._spline(
+        module.tails, module.tail_bound, module.min_bin_width, module.min_bin_height, module.min_derivative, 1.0
+    )
+    outputs = tuple(transformed) if passive else None
+    step = Conditioned(specs, _ranks(features, transformed, []), element, count, outputs, passive)
+    return Part((step,), tensors, 0, features, bounded=_is_bounded(module))
 
 
 def _coupling_spline(module):
@@ -138,16 +175,16 @@ def _coupling_spline(module):
     )  # fmt: skip
 
 
-def _conditioner(net, with_context):
+def _conditioner(net, width, with_context):
     """([`layer`], how many features of the context it reads) of a coupling's network, or why there are none."""
+    if any(m.training and getattr(m, "p", 0) > 0 for m in net.modules() if isinstance(m, nn.Dropout)):
+        return "its dropout is active"
     if name_of(type(net)) != "nn.nets.resnet.ResidualNet" or has_own_forward(net):
-        return f"its network is no ResidualNet but {type(net).__name__}"
+        return _traced.chain(net, width, with_context)
     inner = list(net.modules())
     strange = next((m for m in inner if not _in_residual_net(m) or has_own_forward(m)), None)
     if strange is not None:
         return f"its network holds {type(strange).__name__}"
-    if any(m.training and m.p > 0 for m in inner if isinstance(m, nn.Dropout)):
-        return "its dropout is active"
     norms = [m for m in inner if isinstance(m, nn.BatchNorm1d)]
     if any(norm.training or norm.running_mean is None for norm in norms):
         return "its batch normalisation takes the statistics of the batch"
@@ -178,6 +215,11 @@ def _residual_net(net, takes):
 
 
 # Linear and elementwise transforms.
+
+
+def _cdf(module, with_context, features):
+    width = module.unnormalized_widths.shape[0]
+    return _spline_alone(module, list(range(width)), width)
 
 
 def _permutation(module, with_context, features):
@@ -257,6 +299,7 @@ _PARTS = {
         *((n, (partial(_autoregressive, kind), (*_made._FORMULAS, *kind.relies_on)))
           for n, kind in nflows._AUTOREGRESSIVE.items()),
         *((n, (read, nflows._KINDS[n].relies_on)) for n, read in _COUPLINGS.items()),
+        ("nonlinearities.PiecewiseRationalQuadraticCDF", (_cdf, nflows._CDF[2:])),
         ("permutations.Permutation", _PERMUTATION),
         ("permutations.RandomPermutation", _PERMUTATION),
         ("permutations.ReversePermutation", _PERMUTATION),

@@ -9,11 +9,12 @@ from flowkern.adapters import _nflows_parts
 from flowkern.adapters._nflows_parts import name_of, part_of, watched
 from flowkern.adapters._plan import Plan, disagreement, overridden, points
 from flowkern.adapters._trust import bare
-from flowkern.programs import Found, Fusion, Segment, allowed, hooked, pieces, run, why
+from flowkern.ops._flow_program import Scale
+from flowkern.programs import Computed, Found, Fusion, Part, Segment, allowed, hooked, pieces, run, why
 
 HANDLES = "CompositeTransform and Flow of nflows, whose transforms run in one call"
 _COMPOSITE, _INVERSE = "transforms.base.CompositeTransform", "transforms.base.InverseTransform"
-_NORMAL = "distributions.normal.StandardNormal"
+_NORMAL, _DIAGONAL = "distributions.normal.StandardNormal", "distributions.normal.DiagonalNormal"
 
 
 # The methods that take the place of the library's.
@@ -71,7 +72,7 @@ def _composite(module):
     leaves = list(_leaves(module, False, True))
     variants = [pieces(_parts(leaves, with_context)) for with_context in (False, True)]
     found = tuple(map(_worthwhile, variants))
-    return _found(module, leaves, found if any(found) else why(variants))
+    return _found(module, leaves, variants, found if any(found) else why(variants))
 
 
 def _worthwhile(found):
@@ -100,9 +101,10 @@ def _is_plain(container):
     return not hooked([container]) and not overridden(bare(container), methods, name_of)
 
 
-def _found(module, leaves, result):
+def _found(module, leaves, variants, result):
     """`Found` of a module, which watches all in it but transforms of which nothing is known."""
-    strange = {id(inner) for leaf, _ in leaves if not watched(leaf) for inner in leaf.modules()}
+    known = {id(leaf) for found in variants for piece in found if piece.fused for leaf, _ in piece.transforms}
+    strange = {id(inner) for leaf, _ in leaves if not (id(leaf) in known or watched(leaf)) for inner in leaf.modules()}
     modules = [inner for inner in module.modules() if id(inner) not in strange]
     return Found(result, modules, *_nflows_parts.tensors(modules))
 
@@ -114,10 +116,11 @@ def _flow(module):
     if reason:
         return Found(reason, (module, base))
     leaves = list(_leaves(transform, False))
-    whole = [pieces(_parts(leaves, with_context), "normal") for with_context in (False, True)]
+    last = _standardising(base)
+    whole = [pieces(_parts(leaves, with_context) + last, "normal") for with_context in (False, True)]
     segments = tuple(_whole(found, base._shape) for found in whole)
     reason = None if any(segments) else why(whole)
-    found = _found(module, leaves, reason or disagreement(functools.partial(_densities, module)) or segments)
+    found = _found(module, leaves, whole, reason or disagreement(functools.partial(_densities, module)) or segments)
     embedding = set(map(id, module._embedding_net.modules()))
     return found._replace(modules=[m for m in found.modules if id(m) not in embedding])
 
@@ -129,10 +132,19 @@ def _whole(found, shape):
 
 
 def _other_base(base):
-    """Why the distribution is not nflows' standard normal one, or None."""
-    if name_of(type(base)) != _NORMAL or hooked([base]):
+    """Why the distribution is not nflows' standard or diagonal normal one, or None."""
+    if name_of(type(base)) not in (_NORMAL, _DIAGONAL) or hooked([base]):
         return f"its base distribution is {type(base).__name__}"
     return overridden(base, ("log_prob", "_log_prob"), name_of)
+
+
+def _standardising(base):
+    """What comes before a standard normal distribution: z = (y − mean)·exp(−log_std), where the base has these."""
+    if name_of(type(base)) == _NORMAL:
+        return []
+    slots = [Computed(lambda dtype, row: row.flatten(), ((base._parameters, key),)) for key in ("log_std_", "mean_")]
+    part = Part((Scale(logarithmic=True, inverse=True),), tuple(slots), features=base._shape.numel())
+    return [((base, False), part)]
 
 
 class _Doubling(nn.Module):
@@ -145,10 +157,12 @@ class _Doubling(nn.Module):
 def _densities(module):
     """The library's log_prob with a stand-in for the transform, and what `Segment` and `_density` make of it."""
     base = bare(module._distribution)
-    base.__dict__["_buffers"] = {k: v.detach().cpu().double() for k, v in base._buffers.items()}
+    for store in ("_buffers", "_parameters"):
+        base.__dict__[store] = {k: v.detach().cpu().double() for k, v in getattr(base, store).items()}
+    mean, log_std = base._parameters.get("mean_", torch.zeros(1)), base._parameters.get("log_std_", torch.zeros(1))
     trial = bare(module)
     trial.__dict__["_modules"] = {"_transform": _Doubling(), "_distribution": base, "_embedding_net": nn.Identity()}
     x = points(base._shape.numel())
     wanted = type(module)._log_prob(trial, x, None)
-    normal = torch.distributions.Normal(0.0, 1.0).log_prob(2 * x).sum(-1) + x.sum(-1)
+    normal = torch.distributions.Normal(mean, log_std.exp()).log_prob(2 * x).sum(-1) + x.sum(-1)
     yield "_log_prob", [wanted, wanted], [normal, _density(trial, x, None)]

@@ -30,6 +30,7 @@ from flowkern.programs import (
     missing,
     on_rows,
     pieces,
+    run,
     slots,
     stacked,
     why,
@@ -74,8 +75,14 @@ def _evaluate(fusion, module, c, x, inverse):
     result = fusion(module) if allowed(module, x) else None
     if not isinstance(result, tuple) or result[c is not None] is None:
         return None
-    (segment,) = result[c is not None]
-    return on_rows(segment, x, c, inverse)
+    return on_rows(functools.partial(run, result[c is not None], _call), x, c, inverse)
+
+
+def _call(module, inverse, x, c):
+    """y and the log-det of a transform that has no step, by its own call."""
+    transform = module(c)
+    y, ladj = (transform.inv if inverse else transform).call_and_ladj(x)
+    return y, ladj if ladj.dim() == 1 else ladj.sum(-1)
 
 
 # Which modules are taken.
@@ -95,22 +102,22 @@ def plan(module):
 
 def _of_transform(module):
     reason = overridden(bare(module), ("forward",), name_of)
-    return Found(reason, (module,)) if reason else _found(module, module, None, module.modules())
+    return Found(reason, (module,)) if reason else _found(module, module, [], None, module.modules())
 
 
 def _of_flow(module):
     reason = overridden(bare(module), ("forward",), name_of) or _other_base(module.base)
     if reason:
         return Found(reason, (module, module.base))
-    return _found(module, module.transform, "normal", module.modules())
+    return _found(module, module.transform, _standardising(module.base), "normal", module.modules())
 
 
-def _found(module, transform, base, modules):
+def _found(module, transform, last, base, modules):
     leaves = list(_leaves(transform, False, transform is module))
     strange = {id(inner) for leaf, _ in leaves if _kind(leaf) not in _PARTS for inner in leaf.modules()}
     watched = [inner for inner in modules if id(inner) not in strange]
-    variants = [pieces(_parts(leaves, with_context), base) for with_context in (False, True)]
-    found = tuple(map(_whole, variants))
+    variants = [pieces(_parts(leaves, with_context) + last, base) for with_context in (False, True)]
+    found = tuple(map(_whole if base else _worthwhile, variants))
     result = found if any(found) else why(variants)
     buffers = [(m._buffers, key) for m in watched for key in m._buffers]
     return Found(result, watched, (*buffers, *missing(watched)))
@@ -118,6 +125,10 @@ def _found(module, transform, base, modules):
 
 def _whole(found):
     return found if len(found) == 1 and found[0].fused else None
+
+
+def _worthwhile(found):
+    return found if any(piece.fused for piece in found) else None
 
 
 def _leaves(module, inverted, is_root=False):
@@ -273,19 +284,30 @@ _PARTS = {
 
 
 def _other_base(base):
-    """Why the base is not the standard normal distribution of zuko's flows, or None."""
+    """Why the base is not a normal distribution with a location and a scale for each feature, or None."""
     if _kind(base) != "lazy.UnconditionalDistribution" or hooked([base]):
         return f"its base is {type(base).__name__}"
     if (
         name_of(base.f) != "distributions.DiagNormal"
-        or {*base._buffers} != {"loc", "scale"}
+        or {*base._buffers, *base._parameters} != {"loc", "scale"}
         or base._keys != ["loc", "scale"]
+        or base.loc.dim() != 1
+        or base.loc.shape != base.scale.shape
     ):
-        return "its base is not the standard normal distribution"
+        return "its base is no normal distribution with a location and a scale for each feature"
     return overridden(base, ("forward",), name_of) or disagreement(functools.partial(_bases, base))
+
+
+def _standardising(base):
+    """What comes before a standard normal distribution: z = (y − loc)/scale; nothing where that is the identity."""
+    held = [base._parameters if name in base._parameters else base._buffers for name in ("scale", "loc")]
+    standard = held == [base._buffers] * 2 and bool((base.loc == 0).all() and (base.scale == 1).all())
+    slots = tuple(zip(held, ("scale", "loc")))
+    return [] if standard else [((base, False), Part((Scale(inverse=True),), slots, features=base.loc.shape[0]))]
 
 
 def _bases(base):
     z = points(*base.loc.shape)
-    normal = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
+    loc, scale = (t.detach().cpu().double() for t in (base.loc, base.scale))
+    normal = torch.distributions.Normal(loc, scale).log_prob(z).sum(-1)
     yield "base", [type(base).forward(base).log_prob(z)], [normal]

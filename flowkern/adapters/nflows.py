@@ -65,6 +65,7 @@ _FORMULAS = (
     "_create_lower_upper",
     "logabsdet",
 )
+_CDF = ("forward", "inverse", "_spline")
 _NET_WIDTHS = ("hidden_features", "hidden_channels")
 _SIGMOID = ScaleMap("sigmoid", a=2.0, b=1e-3)
 
@@ -373,7 +374,7 @@ _KINDS = {
             "forward": functools.partial(_cdf, False),
             "inverse": functools.partial(_cdf, True),
         },
-        ("forward", "inverse", "_spline"),
+        _CDF,
         _unsuitable_spline,
         _cdf_trial,
     ),

@@ -132,9 +132,9 @@ class Fusion:
         return {id(m) for piece in self._pieces(module) if piece.fused for m, _ in piece.transforms}
 
     def _pieces(self, module):
-        """Of the two variants, the one in fewer pieces."""
+        """Of the two variants, the one in fewer pieces; with a context, if they have as many."""
         result = self(module)
-        return [] if isinstance(result, str) else min(filter(None, result), key=len)
+        return [] if isinstance(result, str) else min(filter(None, reversed(result)), key=len)
 
 
 def _inspected(inspect, module):

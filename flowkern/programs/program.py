@@ -33,12 +33,14 @@ class Part(NamedTuple):
     slots: for each tensor of the steps, where it is: (dictionary, key), or a `Computed`.
     context: how many features of the context it reads; 0 for none.
     features: how many features it transforms; None for any number.
+    bounded: whether it gives NaN where the library raises an error.
     """
 
     steps: tuple
     slots: tuple = ()
     context: int = 0
     features: int | None = None
+    bounded: bool = False
 
 
 # Whether a program may run.
@@ -140,11 +142,13 @@ class Segment(NamedTuple):
     """Transforms that run as one program.
 
     transforms: (module, whether it is inverted) of each.
+    bounded: as of a `Part`.
     """
 
     program: Program
     read: Reader
     transforms: tuple
+    bounded: bool = False
     fused = True
 
     def note(self, names):
@@ -168,7 +172,8 @@ class Segment(NamedTuple):
         return self.read(x.dtype)
 
     def evaluate(self, x, context, inverse, tensors):
-        return evaluate(x, self.program, tensors, context if self.program.context else None, inverse)
+        found = evaluate(x, self.program, tensors, context if self.program.context else None, inverse)
+        return None if self.bounded and bool(found[1].isnan().any()) else found
 
 
 class Apart(NamedTuple):
@@ -270,7 +275,8 @@ def _segment(run, base):
         program.context,
     }:
         return [Apart((transform,), "its neighbours have another number of features") for transform, _ in run]
-    return [Segment(program, Reader(slots), tuple(transform for transform, _ in run))]
+    bounded = any(part.bounded for _, part in run)
+    return [Segment(program, Reader(slots), tuple(transform for transform, _ in run), bounded)]
 
 
 def _in_order(steps, inverted):

@@ -18,6 +18,7 @@ from nflows.transforms import (
     LULinear,
     MaskedAffineAutoregressiveTransform,
     MaskedPiecewiseRationalQuadraticAutoregressiveTransform,
+    PiecewiseRationalQuadraticCDF,
     PiecewiseRationalQuadraticCouplingTransform,
     PointwiseAffineTransform,
     RandomPermutation,
@@ -57,6 +58,58 @@ def act_norm():
     layer = ActNorm(D)
     layer.initialized.fill_(True)
     return layer
+
+
+class Chain(nn.Module):
+    """A conditioner as users write it."""
+
+    def __init__(self, inputs, outputs, context=C):
+        super().__init__()
+        inner = [nn.SiLU(), nn.Dropout(0.0), nn.Linear(HIDDEN, HIDDEN), nn.LeakyReLU(0.2), nn.Linear(HIDDEN, outputs)]
+        self.layers = nn.Sequential(nn.Linear(inputs + context, HIDDEN), *inner)
+
+    def forward(self, x, context=None):
+        return self.layers(x if context is None else torch.cat([x, context], 1))
+
+
+class FlatMLP(nets.MLP):
+    """nflows' MLP, which takes no context, as a conditioner."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__((inputs,), (outputs,), [HIDDEN, HIDDEN], activation=nn.functional.elu)
+
+    def forward(self, x, context=None):
+        return super().forward(x)
+
+
+class ContextMap(nn.Module):
+    """As sbi's ContextSplineMap, for a flow of one feature: it reads the context alone, its middle layer twice."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.hidden_features = HIDDEN
+        middle = [nn.Linear(HIDDEN, HIDDEN), nn.ReLU()] * 2
+        self.predictor = nn.Sequential(nn.Linear(C, HIDDEN), nn.ReLU(), *middle, nn.Linear(HIDDEN, outputs))
+
+    def __call__(self, inputs, context, *args, **kwargs):
+        return self.predictor(context)
+
+
+def spline_of(network, mask=MASK, **options):
+    return PiecewiseRationalQuadraticCouplingTransform(mask, network, **(RQS | options))
+
+
+def own_networks():
+    return [AffineCouplingTransform(MASK, Chain), LULinear(D), spline_of(Chain, [0, 1, 0, 1])]
+
+
+def flat():
+    return [AffineCouplingTransform(MASK, FlatMLP), RandomPermutation(D), spline_of(FlatMLP)]
+
+
+def unconditional():
+    alone = PiecewiseRationalQuadraticCDF([D], num_bins=4, tails="linear", tail_bound=3.0)
+    return [spline_of(net(), apply_unconditional_transform=True), LULinear(D), InverseTransform(alone)]
 
 
 def maf():
@@ -103,6 +156,9 @@ NFLOWS = {
     "turned": (turned, C, True),
     "real nvp": (real_nvp, 0, False),
     "no context": (lambda: [affine(None), LULinear(D), splines(None)], 0, True),
+    "own networks": (own_networks, C, True),
+    "mlp": (flat, 0, True),
+    "unconditional": (unconditional, C, True),
 }
 _RQS = {"univariate": zuko.transforms.MonotonicRQSTransform, "shapes": [(4,), (4,), (3,)]}
 _SMALL = {"hidden_features": (HIDDEN, HIDDEN), "transforms": 3}
@@ -118,7 +174,13 @@ ZUKO = {
         lambda: zuko.flows.NICE(D, univariate=zuko.transforms.AdditiveTransform, shapes=[()], **_SMALL), 0,
     ),
     "standardised": (lambda: _standardised(zuko.flows.MAF(D, C, **_SMALL)), C),
+    "diagonal base": (lambda: zuko.lazy.Flow(zuko.flows.MAF(D, C, **_SMALL).transform.transforms, _diagonal()), C),
 }  # fmt: skip
+
+
+def _diagonal():
+    loc, scale = torch.linspace(-0.5, 0.5, D), torch.linspace(0.5, 2.0, D)
+    return zuko.lazy.UnconditionalDistribution(zuko.distributions.DiagNormal, loc, scale, buffer=True)
 
 
 def _standardised(flow):

@@ -204,7 +204,7 @@ def test_explanation_of_a_mixed_model():
     assert str(flowkern.explain(flowkern.accelerate(model))) == (
         "Accelerated (5):\n"
         "  (the model)                            CompositeTransform             forward, inverse; 2 transforms "
-        "in one call; 2 apart: there is no step for it; 3 apart: it transforms the identity half, too\n"
+        "in one call; 2 apart: there is no step for it; its transform in one call\n"
         "  _transforms.0                          AffineCouplingTransform        forward, inverse\n"
         "  _transforms.1                          RandomPermutation              within the one call of what "
         "holds it\n"

@@ -12,12 +12,13 @@ import pytest
 import torch
 from nflows.distributions import ConditionalDiagonalNormal, StandardNormal
 from nflows.flows import Flow
-from nflows.transforms import CompositeTransform, InverseTransform, LULinear, PiecewiseRationalQuadraticCDF, Tanh
+from nflows.transforms import CompositeTransform, InverseTransform, LeakyReLU, LULinear, Tanh
 from torch import nn
 
 import flowkern
 from tests.adapters.program_models import (
     C,
+    ContextMap,
     D,
     affine,
     data,
@@ -26,6 +27,7 @@ from tests.adapters.program_models import (
     pair,
     randomised,
     spline_coupling,
+    spline_of,
     standardising,
     zuko_flow,
 )
@@ -115,9 +117,9 @@ def test_a_layer_by_itself():
 
 def test_a_transform_without_a_step_splits_it(programs):
     torch.manual_seed(0)
-    cdf = PiecewiseRationalQuadraticCDF([D], num_bins=4, tails="linear", tail_bound=3.0)
-    inner = CompositeTransform([affine(), cdf, LULinear(D)])
-    flow = Flow(CompositeTransform([standardising(), inner, InverseTransform(cdf), affine()]), StandardNormal([D]))
+    strange = LeakyReLU()
+    inner = CompositeTransform([affine(), strange, LULinear(D)])
+    flow = Flow(CompositeTransform([standardising(), inner, InverseTransform(strange), affine()]), StandardNormal([D]))
     plain, fast = pair(randomised(flow))
     x, c = data(C)
     programs.clear()
@@ -129,7 +131,7 @@ def test_a_transform_without_a_step_splits_it(programs):
     assert [len(p.steps) for p in programs] == [1, 2]
     note = next(layer.note for layer in flowkern.explain(fast).replaced if layer.name == "_transform")
     assert "2 transforms in one call; 1 apart: there is no step for it" in note
-    assert len(flowkern.explain(fast).left) == 0
+    assert [layer.kind for layer in flowkern.explain(fast).left] == ["LeakyReLU"]
 
 
 REASONS = {
@@ -137,7 +139,8 @@ REASONS = {
     "its dropout is active": lambda: affine(dropout_probability=0.5).train(),
     "its batch normalisation takes the statistics": lambda: spline_coupling(use_batch_norm=True).train(),
     "there is no step for it": Tanh,
-    "its network is no ResidualNet but Wrapped": lambda: _with_network(),
+    "its network Wrapped calls ": lambda: _with_network(),
+    "its network ContextMap reads the context alone": lambda: spline_of(ContextMap),
 }
 
 
@@ -230,7 +233,7 @@ def test_zukos_random_state_and_hooks(programs):
     fast.transform.transforms[1].hyper.register_forward_hook(lambda *_: seen.append(1))
     programs.clear()
     torch.testing.assert_close(fast(c).log_prob(x), plain(c).log_prob(x), **EXACT)
-    assert seen == [1] and not programs
+    assert seen == [1] and [len(p.steps) for p in programs] == [1, 1]
 
 
 def test_a_fork_after_acceleration_can_compute():
