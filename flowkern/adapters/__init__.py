@@ -17,6 +17,7 @@ import torch
 
 from flowkern.adapters import (
     _nflows_program,
+    _normflows_program,
     _zuko_program,
     flow_matching,
     nflows,
@@ -31,7 +32,7 @@ from flowkern.ops import FieldLayer, neural_ode
 
 __all__ = ["Explanation", "Layer", "accelerate", "explain", "restore"]
 
-PEERS = (nflows, _nflows_program, zuko, _zuko_program, normflows, flow_matching, torchdyn, sbi)
+PEERS = (nflows, _nflows_program, zuko, _zuko_program, normflows, _normflows_program, flow_matching, torchdyn, sbi)
 _REPLICATE = "_replicate_for_data_parallel"
 _ODE = ("method", "steps", "gradient", "checkpoint", "on_failure")
 
@@ -106,11 +107,11 @@ def _explained(module, inside):
     methods = _replaced(module)
     if methods:
         return "replaced", _note(module, methods)
-    if id(module) in inside:
-        return "replaced", "within the one call of what holds it"
     plan = _plan(module)
     if plan is None:
         return None, ""
+    if id(module) in inside:
+        return "replaced", "within the one call of what holds it"
     note = "; ".join(filter(None, (", ".join(plan.methods) or plan.reason, plan.remark)))
     return "replaceable" if plan.methods else "left", note
 

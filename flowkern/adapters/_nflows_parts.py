@@ -3,18 +3,16 @@
 import re
 from functools import partial
 
-import torch
 import torch.nn.functional as F
-from torch import nn
 
-from flowkern.adapters import _made, _traced, nflows
-from flowkern.adapters._masked import activation_of, has_own_forward
-from flowkern.adapters._network import made, residual
+from flowkern.adapters import _made, nflows
+from flowkern.adapters._couplings import Library, coupling, element, is_bounded, spline_alone
+from flowkern.adapters._network import made
 from flowkern.adapters._plan import changed, interval, overridden, points, qualified_name, stranger
 from flowkern.adapters._trust import agreed, bare, strip
-from flowkern.ops import AffineElement, Degrees
+from flowkern.ops import AffineElement
 from flowkern.ops._flow_program import LU, Conditioned, Permutation, Program, Scale, evaluate
-from flowkern.programs import NO_TERM, Computed, Part, Reader, hooked, layer, missing, outputs, slots, stacked
+from flowkern.programs import Computed, Part, Reader, hooked, missing, stacked
 
 _PACKAGE = re.compile(r"(?:.*\.)?nflows\.(?=(?:transforms|flows|distributions|nn)\.)")
 _WATCHED = frozenset(("mask", "_permutation", "identity_features", "transform_features", "_scale", "_log_z"))
@@ -102,116 +100,7 @@ def _autoregressive(kind, module, with_context, features):
     layers, tensors = stacked(made(style, net, linears, found.exact, with_context))
     parameters = linears[-1].out_features // features
     step = Conditioned(layers, found.degrees, kind.element(module), parameters)
-    return Part((step,), tensors, context, features, bounded=_is_bounded(module))
-
-
-# Coupling transforms: two ranks, the identity's and the transformed one's.
-
-
-def _coupling(element, interleaved, module, with_context, features):
-    identity, transformed = (getattr(module, f"{name}_features").tolist() for name in ("identity", "transform"))
-    if not transformed:
-        return "it transforms no feature"
-    found = _conditioner(module.transform_net, len(identity), with_context)
-    if isinstance(found, str):
-        return found
-    layers, context = found
-    specs, tensors = stacked(layers)
-    widths = outputs(layers)
-    rank = 1 if identity else 0  # of hidden units
-    step = Conditioned(
-        specs, _ranks(module.features, transformed, [[rank] * width for width in widths[:-1]]), element(module),
-        widths[-1] // len(transformed), tuple(transformed) if identity else None, tuple(identity), interleaved,
-    )  # fmt: skip
-    part = Part((step,), tensors, context, module.features, bounded=_is_bounded(module))
-    return part if module.unconditional_transform is None else _with_unconditional(module, part, identity)
-
-
-def _ranks(features, transformed, hidden):
-    """`Degrees` of two ranks, or of one where all features are transformed."""
-    levels = [2 if feature in transformed and len(transformed) < features else 1 for feature in range(features)]
-    return Degrees(levels, hidden)
-
-
-def _is_bounded(module):
-    return getattr(module, "tails", "linear") is None
-
-
-def _with_unconditional(module, part, identity):
-    """The coupling, and then the spline of the identity half."""
-    inner = module.unconditional_transform
-    if _kind(inner) != "transforms.nonlinearities.PiecewiseRationalQuadraticCDF":
-        return "it transforms the identity half, too"
-    own = overridden(bare(inner), nflows._CDF, name_of) or _spline_alone(inner, identity, module.features)
-    if isinstance(own, str):
-        return own
-    return part._replace(
-        steps=part.steps + own.steps, slots=part.slots + own.slots, bounded=part.bounded or own.bounded
-    )
-
-
-def _spline_alone(module, transformed, features):
-    """The `Part` of a spline with parameters of its own: a network of one layer that reads nothing, but adds these."""
-    raw = [(module._parameters, f"unnormalized_{name}") for name in ("widths", "heights", "derivatives")]
-    if module.unnormalized_widths.dim() != 2 or len(transformed) != module.unnormalized_widths.shape[0]:
-        return "it transforms images"
-    count = sum(held[key].shape[-1] for held, key in raw)
-    passive = tuple(feature for feature in range(features) if feature not in transformed)
-    no_weight = Computed(lambda dtype: torch.zeros(len(transformed) * count, len(passive), dtype=dtype), ())
-    bias = Computed(lambda dtype, *three: torch.cat(three, -1).flatten(), tuple(raw))
-    specs, tensors = stacked([layer((no_weight, bias))])
-    element = _made._spline(
-        module.tails, module.tail_bound, module.min_bin_width, module.min_bin_height, module.min_derivative, 1.0
-    )
-    outputs = tuple(transformed) if passive else None
-    step = Conditioned(specs, _ranks(features, transformed, []), element, count, outputs, passive)
-    return Part((step,), tensors, 0, features, bounded=_is_bounded(module))
-
-
-def _coupling_spline(module):
-    return _made._spline(
-        module.tails, module.tail_bound, module.min_bin_width, module.min_bin_height, module.min_derivative,
-        nflows._softmax_scale(module.transform_net),
-    )  # fmt: skip
-
-
-def _conditioner(net, width, with_context):
-    """([`layer`], how many features of the context it reads) of a coupling's network, or why there are none."""
-    if any(m.training and getattr(m, "p", 0) > 0 for m in net.modules() if isinstance(m, nn.Dropout)):
-        return "its dropout is active"
-    if name_of(type(net)) != "nn.nets.resnet.ResidualNet" or has_own_forward(net):
-        return _traced.chain(net, width, with_context)
-    inner = list(net.modules())
-    strange = next((m for m in inner if not _in_residual_net(m) or has_own_forward(m)), None)
-    if strange is not None:
-        return f"its network holds {type(strange).__name__}"
-    norms = [m for m in inner if isinstance(m, nn.BatchNorm1d)]
-    if any(norm.training or norm.running_mean is None for norm in norms):
-        return "its batch normalisation takes the statistics of the batch"
-    if not all(activation_of(block.activation) for block in net.blocks):
-        return "its activation has no kernel"
-    takes = net.blocks[0].context_layer.in_features if "context_layer" in net.blocks[0]._modules else 0
-    if with_context != bool(takes):
-        return "its network takes a context" if takes else "its network takes no context"
-    return _residual_net(net, takes), takes
-
-
-def _in_residual_net(module):
-    known = (nn.Linear, nn.ModuleList, nn.Dropout, nn.BatchNorm1d)
-    name = name_of(type(module))
-    return (
-        type(module) in known
-        or name in ("nn.nets.resnet.ResidualNet", "nn.nets.resnet.ResidualBlock")
-        or (activation_of(module) is not None)
-    )
-
-
-def _residual_net(net, takes):
-    blocks = list(net.blocks)
-    first = layer(slots(net.initial_layer), ("identity", None, None) if takes else NO_TERM, joint=bool(takes))
-    gates = [("sigmoid", *slots(block.context_layer)) if takes else NO_TERM for block in blocks]
-    linears = [tuple(map(slots, block.linear_layers)) for block in blocks]
-    return residual(first, blocks, layer(slots(net.final_layer)), linears, [NO_TERM] * len(blocks), gates)
+    return Part((step,), tensors, context, features, bounded=is_bounded(module))
 
 
 # Linear and elementwise transforms.
@@ -219,7 +108,7 @@ def _residual_net(net, takes):
 
 def _cdf(module, with_context, features):
     width = module.unnormalized_widths.shape[0]
-    return _spline_alone(module, list(range(width)), width)
+    return spline_alone(module, list(range(width)), width)
 
 
 def _permutation(module, with_context, features):
@@ -282,12 +171,14 @@ def _batch_norm(module, with_context, features):
     return Part((Scale(),), slots, features=module.bias.shape[0])
 
 
+_CDF = "transforms.nonlinearities.PiecewiseRationalQuadraticCDF"
+_LIBRARY = Library(name_of, "nn.nets.resnet", _CDF, nflows._unsuitable_spline)
 _AFFINE = AffineElement(nflows._SIGMOID)
 _ADDITIVE = AffineElement("additive")
 _COUPLINGS = {
-    "coupling.AdditiveCouplingTransform": partial(_coupling, lambda module: _ADDITIVE, False),
-    "coupling.AffineCouplingTransform": partial(_coupling, lambda module: _AFFINE, False),
-    "coupling.PiecewiseRationalQuadraticCouplingTransform": partial(_coupling, _coupling_spline, True),
+    "coupling.AdditiveCouplingTransform": partial(coupling, _LIBRARY, lambda module: _ADDITIVE, False),
+    "coupling.AffineCouplingTransform": partial(coupling, _LIBRARY, lambda module: _AFFINE, False),
+    "coupling.PiecewiseRationalQuadraticCouplingTransform": partial(coupling, _LIBRARY, element, True),
 }
 _PERMUTATION = _permutation, ("_permute", "_inverse_permutation")
 _POINTWISE = _pointwise, ("_batch_logabsdet", "_log_scale")

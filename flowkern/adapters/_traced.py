@@ -24,22 +24,22 @@ _ACTIVATIONS = {  # name of the function: its Activation, given its arguments be
 }
 
 
-def chain(net, width, context):
+def chain(net, width, context, call=lambda net, x, c: net(x, c)):
     """([`layer`], context) of the network, or why it is none such.
 
-    width: how many features it reads; context: whether it is given one. The context that comes back is how many
-    features of it are read, 0 if the network does not use it.
+    width: how many features it reads; context: whether it is given one; call(net, x, c): how it is called. The
+    context that comes back is how many features of it are read, 0 if the network does not use it.
     """
     first = next((m for m in net.modules() if isinstance(m, torch.nn.Linear)), None)
     if first is None:
         return f"its network {type(net).__name__} has no linear layer"
     joint, alone = max(1, first.in_features - width), first.in_features
     widths = dict.fromkeys((joint, alone)) if context else (None,)
-    found = (_followed(net, width, w) for w in widths)  # only one of them fits what the network does
+    found = (_followed(net, width, w, call) for w in widths)  # only one of them fits what the network does
     return next(filter(None, found), f"its network {type(net).__name__} could not be called on such inputs")
 
 
-def _followed(net, width, context):
+def _followed(net, width, context, call):
     """As `chain` for so many features of the context; None if the network raises an error."""
     name, copied = type(net).__name__, _copy(net)
     before = [dict(module.__dict__) for module in copied.modules()]
@@ -48,7 +48,7 @@ def _followed(net, width, context):
     watch = _Watch(x, c)
     try:
         with torch.no_grad(), watch:
-            out = copied(x, c)
+            out = call(copied, x, c)
     except Exception:  # a user's network may do anything
         return watch.reason and f"its network {name} {watch.reason}"
     if [module.__dict__ for module in copied.modules()] != before:

@@ -129,7 +129,8 @@ class Fusion:
 
     def inside(self, module):
         """The modules that run in one call with others."""
-        return {id(m) for piece in self._pieces(module) if piece.fused for m, _ in piece.transforms}
+        pieces = (piece for piece in self._pieces(module) if piece.fused)
+        return {id(inner) for piece in pieces for leaf, _ in piece.transforms for inner in leaf.modules()}
 
     def _pieces(self, module):
         """Of the two variants, the one in fewer pieces; with a context, if they have as many."""

@@ -1,0 +1,218 @@
+"""What each flow layer of normflows adds to a program. Its forward goes from noise to data."""
+
+from functools import partial
+
+from torch import nn
+
+from flowkern.adapters import _made, _traced, normflows
+from flowkern.adapters._couplings import Library, coupling, element, is_bounded, ranks
+from flowkern.adapters._network import made
+from flowkern.adapters._plan import changed, interval, overridden, points, stranger
+from flowkern.adapters._trust import agreed, bare, strip
+from flowkern.ops import AffineElement, ScaleMap
+from flowkern.ops._flow_program import LU, Conditioned, Permutation, Program, Scale, evaluate
+from flowkern.programs import Computed, Part, Reader, hooked, missing, outputs, stacked
+
+name_of = normflows._name
+
+
+def kind(module):
+    """The name of the first class of normflows that the module's class is or derives from."""
+    return next(filter(None, map(name_of, type(module).__mro__)), None)
+
+
+def part_of(module, with_context, features):
+    """The `Part` of a flow layer, or why it has none; features: of the whole, where they are known."""
+    read, relies_on, inner = _PARTS.get(kind(module), (None, (), ()))
+    if read is None:
+        return "there is no step for it"
+    plain = bare(module)
+    reason = changed(plain, relies_on) or overridden(plain, ("forward", "inverse", *relies_on), name_of)
+    reason = reason or next(filter(None, (_unlike(module, *one) for one in inner)), None)
+    if reason or hooked(module.modules()):
+        return reason or "it has hooks"
+    if with_context and read in _WITHOUT_CONTEXT:
+        return "it takes no context"
+    part = read(module, with_context, features)
+    width = None if isinstance(part, str) else part.features or features
+    if width is None:
+        return part if isinstance(part, str) else "its number of features is not known"
+    return agreed(module, part, width, partial(_comparisons, module, with_context, width)) or part
+
+
+def _unlike(module, path, name, relies_on):
+    """Why what stands at that path of the module is not the library's, or None."""
+    inner = module.get_submodule(path)
+    if name_of(type(inner)) != name:
+        return f"it holds {type(inner).__name__}"
+    return overridden(bare(inner), relies_on, name_of)
+
+
+def watched(module):
+    """Whether all modules in a flow layer are known not to change themselves at a call."""
+    return kind(module) in _PARTS and all(
+        name_of(type(m)) or type(m).__module__.startswith("torch.nn.") for m in module.modules()
+    )
+
+
+def tensors(modules):
+    """Places of the tensors in modules whose values matter, and of those that are exchanged."""
+    names = ("mask", "perm", "_permutation", "identity_features", "transform_features")
+    places = [(m._buffers, key) for m in modules for key in m._buffers if key in names]
+    flags = [(m._buffers, "data_dep_init_done") for m in modules if "data_dep_init_done" in m._buffers]
+    return (*places, *missing(modules)), tuple(flags)
+
+
+def _comparisons(module, with_context, features):
+    """A flow layer with such a structure, by its own methods and by a program."""
+    copied = strip(stranger(module))
+    part = _PARTS[kind(module)][0](copied, with_context, features)
+    program = Program(features, part.steps, part.context)
+    x, context = points(features, **interval(copied)), points(part.context) if part.context else None
+    run = partial(evaluate, x, program, Reader(part.slots)(x.dtype), context)
+    given = {} if context is None else {"context": context}
+    wanted = _summed(type(copied).forward(copied, x, **given))
+    yield "forward", wanted, run(False)
+    if hasattr(copied, "autoregressive_net"):  # its inverse takes many passes, of which the last is enough
+        back, logabsdet = copied._elementwise_inverse(wanted[0], copied.autoregressive_net(x, context))
+        yield "inverse", (back, -logabsdet), (x, wanted[1])
+    else:
+        yield "inverse", _summed(type(copied).inverse(copied, x, **given)), run(True)
+
+
+def _summed(found):
+    """y and the log-det in float64 for each sample, of which some layers give one for all."""
+    return found[0], found[0].new_zeros(found[0].shape[0]) + found[1]
+
+
+# Autoregressive and coupling layers.
+
+
+def _autoregressive(own, module, with_context, features):
+    net, style = module.autoregressive_net, normflows._MADE
+    found = _made._inspect(style, module)
+    if isinstance(found, str):
+        return found
+    reason = (own.unsuitable and own.unsuitable(module)) or _made._unfit(style, module) or found.busy()
+    if reason:
+        return reason
+    if with_context and "context_layer" not in net._modules:
+        return "its network takes no context"
+    features, context = found.degrees.sizes[0], net.context_layer.in_features if with_context else 0
+    linears = _made._linears(module)
+    layers, slots = stacked(made(style, net, linears, found.exact, with_context))
+    step = Conditioned(layers, found.degrees, own.element(module), linears[-1].out_features // features)
+    return Part((step,), slots, context, features, bounded=is_bounded(module))
+
+
+def _affine(module, with_context, features):
+    """AffineCouplingBlock: the second half of the features by what the first one says, [shift, scale] of each."""
+    split, inner, merge = module.flows
+    if features is None or features < 2:
+        return "its number of features is not known"
+    halves = _halves(split.mode, features)
+    if halves is None or merge.mode != split.mode:
+        return f"it splits by {split.mode}"
+    if inner.scale and inner.scale_map not in _AFFINE:
+        return f"its scale map is {inner.scale_map}"
+    if any(m.training and m.p > 0 for m in inner.param_map.modules() if isinstance(m, nn.Dropout)):
+        return "its dropout is active"
+    identity, transformed = halves
+    found = _traced.chain(inner.param_map, len(identity), False, lambda net, x, c: net(x))
+    if isinstance(found, str):
+        return found
+    specs, slots = stacked(found[0])
+    widths = outputs(found[0])
+    h, count = (_AFFINE[inner.scale_map], 2) if inner.scale else (_ADDITIVE, 1)
+    if widths[-1] != count * len(transformed):
+        return f"its network has {widths[-1]} outputs for {len(transformed)} features"
+    degrees = ranks(features, transformed, [[1] * width for width in widths[:-1]])
+    step = Conditioned(specs, degrees, h, count, tuple(transformed), tuple(identity))
+    return Part((step,), slots, 0, features)
+
+
+def _halves(mode, features):
+    """(identity, transformed) features by a mode of `Split`, or None."""
+    if mode in ("channel", "channel_inv"):
+        first = (features + 1) // 2
+        halves = list(range(first)), list(range(first, features))
+    elif mode in ("checkerboard", "checkerboard_inv") and features % 2 == 0:
+        halves = list(range(1, features, 2)), list(range(0, features, 2))
+    else:
+        return None
+    return halves[::-1] if mode.endswith("_inv") else halves
+
+
+# Linear and elementwise layers.
+
+
+def _lu(module, with_context, features):
+    linear, order = module.linear, module.permutation
+    if order._dim != 1 or linear.using_cache and not linear.training:
+        return "it caches its matrices" if order._dim == 1 else "it permutes another dimension"
+    names = ("lower_entries", "upper_entries", "unconstrained_upper_diag", "bias")
+    steps = LU(linear.eps, inverse=True), Permutation(tuple(order._permutation.tolist()), inverse=True)
+    return Part(steps, tuple((linear._parameters, name) for name in names), features=linear.features)
+
+
+def _permute(module, with_context, features):
+    count = module.num_channels
+    if module.mode == "shuffle":
+        return Part((Permutation(tuple(module.perm.tolist())),), features=count)
+    order = (*range(count // 2, count), *range(count // 2))
+    return Part((Permutation(order),), features=count) if module.mode == "swap" else f"its mode is {module.mode}"
+
+
+def _constant(module, with_context, features):
+    if module.s.dim() != 2 or module.s.shape[0] != 1 or module.t.shape != module.s.shape:
+        return "it transforms images"
+    if getattr(module, "data_dep_init_done", True) <= 0:
+        return "its first batch sets its parameters"
+    held = [module._parameters if name in module._parameters else module._buffers for name in ("s", "t")]
+    slots = tuple(Computed(lambda dtype, row: row.flatten(), ((place, name),)) for place, name in zip(held, ("s", "t")))
+    return Part((Scale(logarithmic=True),), slots, features=module.s.shape[1])
+
+
+_AFFINE = {
+    "exp": AffineElement("exp"),
+    "sigmoid": AffineElement(ScaleMap("reciprocal_sigmoid", a=2.0, b=0.0)),
+    "sigmoid_inv": AffineElement(ScaleMap("sigmoid", a=2.0, b=0.0)),
+}
+_ADDITIVE = AffineElement("additive")
+_SPLINES = "flows.neural_spline.coupling."
+_LIBRARY = Library(name_of, "nets.resnet", _SPLINES + "PiecewiseRationalQuadraticCDF", normflows._unsuitable_spline)
+_WITHOUT_CONTEXT = (_affine, _constant)
+_METHODS = ("forward", "inverse")
+# name of a class: (module, whether there is a context, features → its `Part`, or why it has none; attributes of the
+# class that the part reproduces; [(path of a submodule, its class, attributes that the part reproduces)])
+_PARTS = {
+    **{
+        name: (partial(_autoregressive, own), (*_made._FORMULAS, *own.relies_on), ())
+        for name, own in normflows._KINDS.items()
+    },
+    _SPLINES + "PiecewiseRationalQuadraticCoupling": (
+        partial(coupling, _LIBRARY, element, True),
+        ("_coupling_transform", "_piecewise_cdf", "_coupling_transform_forward", "_coupling_transform_inverse"),
+        (),
+    ),
+    "flows.affine.coupling.AffineCouplingBlock": (
+        _affine,
+        (),
+        (
+            ("flows.0", "flows.reshape.Split", _METHODS),
+            ("flows.1", "flows.affine.coupling.AffineCoupling", _METHODS),
+            ("flows.2", "flows.reshape.Merge", _METHODS),
+        ),
+    ),
+    "flows.affine.coupling.AffineConstFlow": (_constant, (), ()),
+    "flows.normalization.ActNorm": (_constant, (), ()),
+    "flows.mixing.Permute": (_permute, (), ()),
+    "flows.mixing.LULinearPermute": (
+        _lu,
+        (),
+        (
+            ("linear", "flows.mixing._LULinear", (*_METHODS, "forward_no_cache", "inverse_no_cache", "logabsdet")),
+            ("permutation", "flows.mixing._RandomPermutation", (*_METHODS, "_permute")),
+        ),
+    ),
+}
