@@ -49,7 +49,7 @@ test-oldest: $(OLDEST_TREE)/.built $(VENV)/.test
 	find flowkern -name '*.py' -o -name '*.json' | xargs cp --parents -t $(OLDEST_TREE)
 	cd $(OLDEST_TREE) && OTHER_PYTHON=$(abspath $(ENV_PYTHON)) OTHER_TREE=$(CURDIR) NVCC=$(OLDEST_NVCC) OMP_NUM_THREADS=1 \
 	    $(OLDEST_PYTHON) -m pytest tests tests/oldest/checks.py -n auto --dist worksteal \
-	    --ignore=tests/gpu/emulation --deselect=tests/gpu/compiled/test_compiles.py::test_cuda_kernels $(ARGS)
+	    --ignore=tests/gpu/emulation --ignore-glob='*/test_emulated.py' --deselect=tests/gpu/compiled/test_compiles.py::test_cuda_kernels $(ARGS)
 
 test-torchdiffeq: $(VENV)/.test
 	$(ENV_PYTHON) -m tests.ode.torchdiffeq_suite $(FOLDER)

@@ -1,6 +1,8 @@
 """What a result depends on besides the code: machine, versions, threads, allocator, backend."""
 
+import importlib
 import os
+import pkgutil
 import platform
 import re
 import subprocess
@@ -13,11 +15,6 @@ import torch
 import flowkern
 from bench import harness, memory
 from flowkern import backends
-from flowkern.ops._affine_coupling.native import KERNELS as AFFINE
-from flowkern.ops._masked_autoregressive.native import KERNELS as AUTOREGRESSIVE
-from flowkern.ops._neural_ode.native import KERNELS as NEURAL_ODE
-from flowkern.ops._probability_path.native import KERNELS as PATH
-from flowkern.ops._rational_quadratic_spline.native import KERNELS as SPLINE
 from flowkern.report.machine import version
 
 
@@ -35,14 +32,17 @@ def describe(quick):
             for name in ("torch", "nflows", "zuko", "normflows", "torchdiffeq", "jax", "diffrax")
         ),
         "flowkern": f"{flowkern.__version__}, {_revision()}",
-        "backends": f"affine_coupling on {backends.resolve('cpu', AFFINE)}, "
-        f"rational_quadratic_spline on {backends.resolve('cpu', SPLINE)}, "
-        f"masked_autoregressive on {backends.resolve('cpu', AUTOREGRESSIVE)}, "
-        f"neural_ode on {backends.resolve('cpu', NEURAL_ODE)}, "
-        f"probability_path on {backends.resolve('cpu', PATH)}",
+        "backends": ", ".join(f"{op} on {backends.resolve('cpu', kernels)}" for op, kernels in _kernels()),
         "threads": f"{torch.get_num_threads()} ({_thread_settings()})",
         "allocator": memory.keep_pages(),
     }
+
+
+def _kernels():
+    """(op, the backends that have kernels of it)."""
+    for module in pkgutil.iter_modules(flowkern.ops.__path__):
+        if module.ispkg:
+            yield module.name[1:], importlib.import_module(f"flowkern.ops.{module.name}.native").KERNELS
 
 
 def _cpu():

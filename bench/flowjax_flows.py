@@ -1,4 +1,4 @@
-"""The flows of bench.whole_flows in flowjax, each task jitted as a whole, where flowjax is installed.
+"""The flows of bench.tables.whole_flows in flowjax, each task jitted as a whole, where flowjax is installed.
 
 Samples draw their noise, which the other candidates are given. XLA has as many threads as the machine has
 cores, whatever torch has.

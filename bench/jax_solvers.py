@@ -1,4 +1,4 @@
-"""The solve of bench.neural_ode in JAX: diffrax with the trace by jacfwd, as its users write it, and a scan
+"""The solve of bench.tables.neural_ode in JAX: diffrax with the trace by jacfwd, as its users write it, and a scan
 with the trace in closed form; both take classical steps. The report's versions say where they are missing.
 XLA has as many threads as the machine has cores, whatever torch has.
 """
@@ -19,7 +19,7 @@ def installed():
 
 
 def make(name, work, parameters, steps):
-    """call(y, noise, grad_y, grad_logabsdet), as those of bench.neural_ode."""
+    """call(y, noise, grad_y, grad_logabsdet), as those of bench.tables.neural_ode."""
     solve = SOLVES[name](steps)
     parameters = [_to_jax(p) for p in parameters]
     if "backward" not in work:

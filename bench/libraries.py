@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from bench import peers
-from bench.rational_quadratic_spline import BINS, BOUND, dense
+from bench.tables.rational_quadratic_spline import BINS, BOUND, dense
 from flowkern import flows
 
 nflows_distributions = peers.optional("nflows.distributions")

@@ -72,6 +72,15 @@ def interpreted():
             yield
 
 
+@pytest.fixture
+def emulated():
+    """Every op runs on the CUDA kernels, emulated, as what calls itself backend "cpu"."""
+    from tests.gpu.emulation import device
+
+    with device.emulated():
+        yield
+
+
 def pytest_terminal_summary(terminalreporter):
     """Where the times of a whole run are collected (see times.py), they are printed with those of the tests."""
     if collected := times.collected():

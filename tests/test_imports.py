@@ -2,7 +2,9 @@
 
 import ast
 import importlib
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +16,7 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in (ROOT / "flowkern").rglob("*.py")
 }
-OPS = (
-    *("affine_coupling", "flow_program", "masked_autoregressive", "neural_ode", "probability_path"),
-    *("rational_quadratic_spline", "runge_kutta_stage"),
-)
+OPS = sorted(path.parent.name[1:] for path in (ROOT / "flowkern" / "ops").glob("_*/__init__.py"))
 
 # room of flowkern: the rooms it may import, beside _torch, which all may
 ROOMS = {
@@ -282,3 +281,33 @@ def test_no_public_name_hides_a_module():
         if package and "._" not in module:
             importlib.import_module(module)
             assert getattr(importlib.import_module(package), name, None) in (None, sys.modules[module]), module
+
+
+def test_ops_can_be_removed(tmp_path):
+    """Without the folders of ops that no other op uses, and their imports, what goes through all ops still imports."""
+    for folder in ("flowkern", "tests", "csrc"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.so")
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
+    names = tmp_path / "flowkern" / "ops" / "__init__.py"
+    for op in ("flow_program", "neural_ode", "probability_path", "runge_kutta_stage"):
+        for folder in (f"flowkern/ops/_{op}", f"csrc/{op}", f"tests/cases/{op}"):
+            shutil.rmtree(tmp_path / folder)
+        names.write_text(
+            re.sub(rf"^from flowkern\.ops\._{op} import (\([^)]*\)|.*)\n", "", names.read_text(), flags=re.M)
+        )
+    code = """if True:
+        import flowkern
+        from tests import cases, options
+        from tests.gpu.compiled import cuda_kernels, triton_kernels
+        from tests.gpu.emulation import device
+        from tests.gpu.gate import correctness
+        from tests.gpu.sanitizers import planted, run, sample
+        left = {"affine_coupling", "masked_autoregressive", "rational_quadratic_spline"}
+        compiled = cuda_kernels.SOURCES, triton_kernels.LAUNCHES
+        for ops in (cases.OPS, options.SPACES, *compiled, correctness.OPS, run.ops("emulated")):
+            assert {*ops} == left, ops
+        assert planted.faults() and device.OPS and run.named("emulated")
+    """
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "FLOWKERN_BACKEND": "reference"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

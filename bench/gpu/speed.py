@@ -11,20 +11,8 @@ import statistics
 import torch
 
 import flowkern
-from bench import (
-    affine_coupling,
-    cnf,
-    flows,
-    harness,
-    masked_autoregressive,
-    neural_ode,
-    ops,
-    posterior_maf,
-    probability_path,
-    rational_quadratic_spline,
-    report,
-    runge_kutta_stage,
-)
+from bench import harness, ops, report
+from bench.tables import MODULES
 from flowkern import backends
 from flowkern.report.table import grid
 from flowkern.report.timing import duration
@@ -35,27 +23,9 @@ ROUNDS, CALLS = 11, 20
 def tables(gate):
     """{name: Table} with the tensors on the gate's device."""
     compiled = () if gate.dry_run else tuple(ops.COMPILERS)
-    options = {"streaming": (), "compiled": compiled}
-    training, inference = ((2048, 65536), (1, 2048, 65536)) if not gate.dry_run else ((3,), (3,))
-    chosen = (
-        *rational_quadratic_spline.tables((3,) if gate.dry_run else (1, 2048, 2**18), **options),
-        *affine_coupling.tables((3,) if gate.dry_run else (1, 2048, 2**20), **options),
-        *_masked(inference, compiled, gate),
-        *neural_ode.tables((3,) if gate.dry_run else (1, 1024, 65536), compiled, (), 1 if gate.dry_run else 16),
-        *probability_path.tables((3,) if gate.dry_run else (64, 2048, 2**18), compiled),
-        *runge_kutta_stage.tables((3,) if gate.dry_run else (64, 2048, 2**18), compiled),
-        *flows.tables(training, inference, compiled),
-        *cnf.tables(training),
-        *posterior_maf.tables(inference),
-    )
+    modules = (module for module in MODULES if hasattr(module, "on_gpu"))
+    chosen = (table for module in modules for table in module.tables(**module.on_gpu(gate.dry_run, compiled)))
     return {table.name: _on_device(table, gate) for table in chosen}
-
-
-def _masked(batches, compiled, gate):
-    """Small layers in a dry run, because the emulation takes minutes for others."""
-    if gate.dry_run:
-        return masked_autoregressive.tables(batches, (4,), compiled, masked_autoregressive.Size(5, 16))
-    return masked_autoregressive.tables(batches, (64, 256, 1024), compiled)
 
 
 def names(gate, results):

@@ -266,3 +266,18 @@ def check_gradients_fit(case, backend, inverse):
         fits = want.grad_params.abs().amax(-1).maximum(want.grad_x.abs()) < 1e36
         assert got.grad_x[fits].isfinite().all(), f"{case.name}: grad_x, cotangents of {size}"
         assert got.grad_params[fits].isfinite().all(), f"{case.name}: grad_params, cotangents of {size}"
+
+
+def check_index_out_of_range(op, kernels, arguments):
+    """The log-det of such a row is NaN, and all its other features are right.
+
+    kernels: {op: function}; arguments: what follows the index in the schema.
+    """
+    x, params = TYPICAL[op].tensors()
+    index = torch.tensor([3, 6, -1])
+    y, logabsdet = kernels[op](x, params, index, *arguments)
+    assert logabsdet.isnan().all()
+    expected, _ = kernels[op](x, params[:, :1].contiguous(), index[:1], *arguments)
+    assert torch.equal(y, expected)
+    grad_x, _ = kernels[f"{op}_backward"](x, logabsdet, x, params, index, *arguments)
+    assert torch.equal(grad_x[:, [0, 1, 2, 4, 5]], x[:, [0, 1, 2, 4, 5]])

@@ -27,6 +27,7 @@ from tests.cases.tensors import generator_of, moved
 from tests.tolerances import FLOW_PROGRAM
 
 LABEL = "flow"
+TOLERANCES = (FLOW_PROGRAM,)
 AFFINE = AffineElement(ScaleMap("softplus", b=1e-3), scale_first=True)
 EXP = AffineElement("exp")
 ADDITIVE = AffineElement("additive")

@@ -35,6 +35,7 @@ from tests.cases.coupling import cotangents
 from tests.cases.tensors import generator_of, moved
 
 LABEL = "masked"
+TOLERANCES = (tolerances.TABLE["masked_autoregressive"],)
 
 
 @dataclass(frozen=True)

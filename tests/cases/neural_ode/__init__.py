@@ -16,6 +16,7 @@ from tests.cases.tensors import moved
 from tests.tolerances import NEURAL_ODE
 
 LABEL = "ode"
+TOLERANCES = (NEURAL_ODE,)
 TIMES = (0.0, 0.4, 1.0)
 
 

@@ -1,7 +1,28 @@
 """The cases of this op, and their comparison with the float64 reference: those of the couplings."""
 
+from dataclasses import replace
+
+from tests import tolerances
 from tests.cases.coupling import SPLINES as CASES
 from tests.cases.coupling import check, results
 
-__all__ = ["CASES", "LABEL", "check", "results"]
+__all__ = ["CASES", "EDGES", "LABEL", "TOLERANCES", "check", "results"]
 LABEL = "spline"
+TOLERANCES = (tolerances.TABLE["rational_quadratic_spline"],)
+# Sizes about the edges of warps, blocks, segments (512 elements) and stages.
+EDGES = {
+    "k4": replace(CASES["k8"], bins=4),
+    "rows-257": replace(CASES["k8"], batch=(257,)),
+    "k33-rows-257": replace(CASES["k33"], batch=(257,)),
+    "k10-circular": replace(CASES["circular"], bins=10, batch=(29,)),
+    "k16-none": replace(CASES["none"], bins=16, batch=(29,)),
+    "softclip-k4": replace(CASES["softclip"], bins=4, batch=(29,)),
+    "softclip-k16": replace(CASES["softclip"], bins=16, batch=(29,)),
+    "softclip-k10": replace(CASES["softclip"], bins=10),
+    "softclip-k33": replace(CASES["softclip"], bins=33, batch=(29,)),
+    "wide": replace(CASES["k8"], batch=(2,), width=600, features=600),
+    "wide-k3": replace(CASES["k3"], batch=(3,), width=1201, features=600, select="mask"),
+    "k256": replace(CASES["softclip"], bins=256, batch=(3,)),
+    # Parameters that do not go through shared memory, so that fewer barriers hide a missing one.
+    "k256-wide": replace(CASES["softclip"], bins=256, batch=(1,), width=293, features=289, select="index"),
+}

@@ -75,10 +75,11 @@ def _object(source):
 
 def _launched(op, object_):
     """{kernel: (threads, bytes of shared memory)}, of several launches the one with most memory."""
+    launches = ROOT / "tests" / "cases" / op / "launches.h"
     with tempfile.TemporaryDirectory() as folder:
         program = f"{folder}/launches"
         compiler = os.environ.get("CXX") or shutil.which("g++") or "c++"
-        flags = ("-std=c++20", "-Wall", "-Wextra", "-DFLOWKERN_ISA=cuda", f"-DOP={op}")
+        flags = ("-std=c++20", "-Wall", "-Wextra", "-DFLOWKERN_ISA=cuda", f'-DLAUNCHES="{launches}"')
         subprocess.run([compiler, *flags, _LAUNCHES, object_, "-o", program], check=True)
         lines = subprocess.run(program, check=True, capture_output=True, text=True).stdout.split()
     names = _demangled(lines[::3])

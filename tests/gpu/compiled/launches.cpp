@@ -1,15 +1,11 @@
 // Stands in for the CUDA runtime, linked to the ops' own host code: prints what is launched instead
-// of launching it, one line "kernel threads dynamic-shared-memory" for each kernel of OP and typical sizes.
+// of launching it, one line "kernel threads dynamic-shared-memory" for each kernel that `launches`
+// of the op's own file launches.
 #include <cstdint>
 #include <cstdio>
 #include <map>
 
-#include "../../../csrc/affine_coupling/cuda.h"
-#include "../../../csrc/masked_autoregressive/cuda.h"
-#include "../../../csrc/neural_ode/cuda.h"
-#include "../../../csrc/probability_path/cuda.h"
-#include "../../../csrc/rational_quadratic_spline/cuda.h"
-#include "../../../csrc/runge_kutta_stage/cuda.h"
+#include LAUNCHES
 
 namespace {
 
@@ -56,85 +52,4 @@ int __cudaLaunchKernel(const void*, Dim3, Dim3, void**, std::size_t, void*) { re
 int __cudaPopCallConfiguration(Dim3*, Dim3*, std::size_t*, void*) { return 1; }
 }
 
-namespace {
-
-constexpr std::int64_t kRows = 4096, kFeatures = 32;
-
-template <class S> void affine_coupling() {
-  for (int kind = 0; kind < 8; ++kind)
-    for (bool inverse : {false, true}) {
-      flowkern::AffineProblem<S> p{};
-      p.rows = kRows, p.width = p.features = kFeatures, p.kind = kind, p.inverse = inverse;
-      flowkern::cuda::affine_forward(p, nullptr);
-      flowkern::cuda::affine_backward(p, nullptr);
-    }
-}
-
-template <class S> void rational_quadratic_spline() {
-  for (int bins : {4, 8, 10, 16, 32})
-    for (double softclip : {0.0, 1.0})
-      for (bool inverse : {false, true}) {
-        flowkern::SplineProblem<S> p{};
-        p.rows = kRows, p.width = p.features = kFeatures, p.parameters = 3 * bins - 1;
-        p.softclip = softclip, p.inverse = inverse;
-        flowkern::cuda::spline_forward(p, nullptr);
-        flowkern::cuda::spline_backward(p, nullptr);
-      }
-}
-
-template <class S> void probability_path() {
-  for (int kind = 0; kind < 4; ++kind)
-    for (bool given : {false, true}) {
-      const S some{};
-      flowkern::PathProblem<S> p{};
-      p.rows = kRows, p.features = kFeatures, p.kind = kind, p.draws_noise = !given;
-      if (given) p.given_t = p.noise = &some;
-      flowkern::cuda::path_forward(p, nullptr);
-      flowkern::cuda::path_backward(p, nullptr);
-    }
-}
-
-template <class S> void runge_kutta_stage() {
-  for (int stages = 1; stages <= flowkern::kMostStages; ++stages) {
-    flowkern::StageProblem<S> step{};
-    flowkern::ErrorProblem<S> error{};
-    for (auto* c : {&step.combination, &error.combination}) c->rows = kRows, c->width = kFeatures, c->stages = stages;
-    flowkern::cuda::runge_kutta_stage(step, nullptr);
-    flowkern::cuda::runge_kutta_error(error, nullptr);
-  }
-}
-
-template <class S> void neural_ode() {
-  for (bool backward : {false, true}) {
-    flowkern::cuda::OdeSolve<S> p{};
-    p.rows = kRows, p.features = 8, p.layers = 3, p.stages = 4, p.intervals = 1, p.steps = 16, p.every = 1;
-    p.closed = true, p.backward = backward;
-    const int units[] = {8, 64, 64, 8};
-    for (int l = 0; l < 3; ++l) p.layer[l].inputs = units[l], p.layer[l].units = units[l + 1];
-    flowkern::cuda::ode_plan(p);
-    flowkern::cuda::ode_solve(p, nullptr);
-  }
-}
-
-// Two hidden layers of 128; with bins, a spline of so many.
-template <class S> void masked_autoregressive() {
-  for (int bins : {0, 8})
-    for (double softclip : {0.0, 1.0})
-      for (bool inverse : {false, true})
-        for (bool backward : {false, true}) {
-          const S some{};
-          flowkern::MaskedTransform<S> t{};
-          t.rows = kRows, t.features = t.levels = kFeatures, t.parameters = bins ? 3 * bins - 1 : 2;
-          t.element = bins ? 8 : 1, t.inverse = inverse, t.constants[7] = softclip;
-          if (backward) t.grad_out.base = &some;
-          std::vector<flowkern::MaskedLayer<S>> layers(3);
-          for (auto& layer : layers) layer.units = 128, layer.skip = -1;
-          layers.back().units = t.features * t.parameters;
-          std::vector<S> scratch(flowkern::cuda::masked_scratch(t, layers));
-          flowkern::cuda::masked_autoregressive(t, layers, scratch.data(), nullptr);
-        }
-}
-
-}  // namespace
-
-int main() { OP<float>(), OP<double>(); }
+int main() { launches<float>(), launches<double>(); }

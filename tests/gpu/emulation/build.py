@@ -41,7 +41,7 @@ def preloaded():
 
 def kernels(csrc=ROOT / "csrc"):
     """The sources of all ops, and the entry points to them."""
-    return (*sources("cuda.cu", csrc), HERE / "kernels.cpp")
+    return (*sources("cuda.cu", csrc), *sorted(ROOT.glob("tests/cases/*/emulated.cpp")), HERE / "entries.cpp")
 
 
 def sources(pattern, csrc=ROOT / "csrc"):

@@ -16,7 +16,7 @@ BACKENDS = ("cuda", "triton")
 PEERS = ("nflows", "zuko", "normflows")
 _SOURCES = (
     "setup.py", "csrc/**/*.cpp", "csrc/**/*.cu*", "csrc/**/*.h", "flowkern/**/*.py", "bench/**/*.py",
-    "tests/*.py", "tests/cases/*.py", "tests/gpu/gate/*.py",
+    "tests/*.py", "tests/cases/**/*.py", "tests/gpu/gate/*.py",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from flowkern.ops import _launch_parameters
+from tests import cases
 from tests.cases import coupling
 from tests.gpu.gate import autotune, correctness, module, process, report, sanitizer, wheels
 from tests.gpu.gate.gate import BACKENDS, Gate
@@ -69,16 +70,16 @@ def test_a_wrong_kernel_is_a_failure(gate, monkeypatch):
     assert "logabsdet is wrong" in result["failures"][0]
 
 
-@pytest.mark.parametrize("op", ["neural_ode", "probability_path", "runge_kutta_stage"])
+@pytest.mark.parametrize("op", [op for op, (_, groups) in correctness.OPS.items() if "cases" in groups])
 def test_ops_with_cases_of_their_own(gate, monkeypatch, op):
     """Both backends are checked, and results that are not the same twice are told."""
     assert {f"{backend}/{op}/cases" for backend in BACKENDS} <= {*correctness.names(gate, None)}
     monkeypatch.setattr(Gate, "on", lambda *_: contextlib.nullcontext("cpu"))
     result = correctness.run(f"cuda/{op}/cases", gate)
     assert result["checks"] >= 4 and not result["failures"]
-    module = getattr(correctness, f"{op}_cases")
+    module = cases.modules()[op]
     seeds = itertools.count()
-    monkeypatch.setattr(module, "results", lambda *_: [torch.tensor(next(seeds))])
+    monkeypatch.setattr(module, "results", lambda *_, **__: [torch.tensor(next(seeds))])
     failures = correctness.run(f"cuda/{op}/cases", gate)["failures"]
     assert len(failures) == result["checks"] and "differs from call to call" in failures[0]
 

@@ -6,6 +6,7 @@ chooses one: nothing is built, nor imported, once for each. The number 0 chooses
 """
 
 import ctypes
+import functools
 import os
 import re
 import shutil
@@ -20,8 +21,6 @@ from tests import cases, times
 from tests.gpu.emulation import build as emulation
 from tests.gpu.sanitizers import build, mutations, run
 
-_OF_OPS = (fault for op in cases.modules("faults").values() for fault in op.FAULTS)
-MUTATIONS = dict(enumerate((*_OF_OPS, *mutations.COMMON), 1))
 RUNS = {"checked": "emulated", "address": "cpu", "thread": "cpu", "triton": "triton"}  # see run.py
 FAULT = build.HERE / "fault.cpp"
 SECONDS = 300  # that the cases of one fault may take
@@ -39,13 +38,20 @@ CAUSES = {
 }
 
 
+@functools.cache
+def faults():
+    """{number: Mutation} of the ops in turn and of what they share. Loads flowkern, with the library of the context."""
+    of_ops = (fault for op in cases.modules("faults").values() for fault in op.FAULTS)
+    return dict(enumerate((*of_ops, *mutations.COMMON), 1))
+
+
 def plant(folder):
     """A copy of the sources with all faults in them."""
     for name in ("csrc", "flowkern"):
         shutil.copytree(emulation.ROOT / name, folder / name)
     (folder / "tests").symlink_to(emulation.ROOT / "tests")
     (folder / "flowkern" / "planted.py").write_text("fault = 0\n")
-    for number, mutation in MUTATIONS.items():
+    for number, mutation in faults().items():
         file = folder / mutation.file
         text = file.read_text()
         assert text.count(mutation.old) == 1, f"{mutation.fault}: not one place in {mutation.file}"
@@ -87,11 +93,11 @@ def caught(kind, library, numbers):
             for name in cases:
                 run.check(every[name], RUNS[kind])
 
-        check(0, dict.fromkeys(name for number in numbers for name in MUTATIONS[number].cases))
+        check(0, dict.fromkeys(name for number in numbers for name in faults()[number].cases))
         started = [_started(check, number) for number in numbers[:1]]
         for number, following in zip(numbers, [*numbers[1:], None]):
             started += [_started(check, following)] if following else []
-            yield MUTATIONS[number], _said(*started.pop(0))
+            yield faults()[number], _said(*started.pop(0))
 
 
 def _started(check, number):
@@ -103,7 +109,7 @@ def _started(check, number):
     os.dup2(output.fileno(), sys.stderr.fileno())
     signal.alarm(SECONDS)
     try:
-        check(number, MUTATIONS[number].cases)
+        check(number, faults()[number].cases)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
@@ -149,7 +155,7 @@ def main(*words):
     with tempfile.TemporaryDirectory() as folder:
         plant(Path(folder))
         for kind in RUNS:
-            numbers = [n for n, m in MUTATIONS.items() if m.kind == kind and _chosen(m, words)]
+            numbers = [n for n, m in faults().items() if m.kind == kind and _chosen(m, words)]
             if numbers and (kind != "thread" or build.thread_sanitizer_starts()):
                 with times.part(f"built with faults: {kind}"):
                     path = library(kind, Path(folder, "csrc"))

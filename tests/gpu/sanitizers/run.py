@@ -6,10 +6,12 @@ Under a sanitizer (see build.command) the process ends at the first fault.
 """
 
 import contextlib
-import inspect
+import itertools
 import sys
 
 import torch
+
+from tests import cases
 
 
 def context(kind, library):
@@ -17,6 +19,7 @@ def context(kind, library):
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     if kind == "cpu":
+        assert "flowkern" not in sys.modules, "it has loaded its own library"
         load = torch.ops.load_library
         torch.ops.load_library = lambda path: load(library)  # when flowkern is imported
         return contextlib.nullcontext()
@@ -25,36 +28,29 @@ def context(kind, library):
 
         return triton_memory.checked()
     from tests.gpu.emulation import device
+    from tests.gpu.emulation.library import load
 
-    return device.emulated(lambda: device.load(library))
+    return device.emulated(lambda: load(library))
+
+
+def ops(kind):
+    """Those that have kernels of this kind."""
+    return [*cases.modules("emulated")] if kind == "emulated" else [op for op in cases.OPS if kind in cases.kernels(op)]
 
 
 def named(kind):
     """{name: case} of all cases of the ops that have kernels of this kind."""
-    from tests.cases import flow_program as flow_program_cases
-    from tests.cases import masked_autoregressive as masked_autoregressive_cases
-    from tests.cases import neural_ode as neural_ode_cases
-    from tests.cases import runge_kutta_stage as runge_kutta_stage_cases
-    from tests.gpu.emulation.test_kernels import CASES, EDGES, MASKED, PATHS, SOLVES, STAGES
-
-    every = CASES | EDGES | PATHS
     if kind == "emulated":
-        return every | MASKED | SOLVES | STAGES
-    modules = {"masked": masked_autoregressive_cases, "ode": neural_ode_cases, "stage": runge_kutta_stage_cases}
-    modules |= {"flow": flow_program_cases} if kind == "cpu" else {}
-    for op, module in modules.items():
-        every |= {f"{op}-{name}": case for name, case in module.CASES.items()}
-    return every
+        return cases.labelled({op: module.CASES for op, module in cases.modules("emulated").items()})
+    every = cases.modules()
+    return cases.labelled({op: every[op].CASES | getattr(every[op], "EDGES", {}) for op in ops(kind)})
 
 
 def check(case, kind):
-    """By the module that the case is of, in both directions where it has two."""
+    """In both directions where there are two."""
     backend = "triton" if kind == "triton" else "cpu"
-    module = sys.modules[type(case).__module__]
-    both = "inverse" in inspect.signature(module.check).parameters
-    for dtype in (torch.float32, torch.float64):
-        for options in ({"inverse": False}, {"inverse": True}) if both else ({},):
-            module.check(case, backend, dtype, **options)
+    for dtype, directed in itertools.product((torch.float32, torch.float64), cases.directions(case)):
+        cases.of(case).check(case, backend, dtype, **directed)
 
 
 def main(kind, library, *names):

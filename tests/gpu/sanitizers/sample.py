@@ -15,21 +15,22 @@ from tests.gpu.sanitizers import build, run
 SECONDS = 100
 
 
-def drawn(seed, number):
+def drawn(kind, seed, number):
     """(what it is, the `Call`, the seed of its tensors) of one case."""
     from tests import options
+    from tests.cases.space import text
 
     rng = random.Random(f"{seed} {number}")
-    op = rng.choice([*options.SPACES])
+    op = rng.choice(run.ops(kind))
     choice, of_tensors = options.drawn(options.SPACES[op], rng), rng.randrange(2**31)
-    return f"{number}: {op}, {options.text(choice)}", options.call(options.SPACES[op], choice), of_tensors
+    return f"{number}: {op}, {text(choice)}", options.call(options.SPACES[op], choice), of_tensors
 
 
 def main(kind, library, seed, seconds, *numbers):
     end, number = time.monotonic() + float(seconds), 0
     with run.context(kind, library):
         while numbers or time.monotonic() < end:
-            text, call, of_tensors = drawn(seed, int(numbers[0]) if numbers else number)
+            text, call, of_tensors = drawn(kind, seed, int(numbers[0]) if numbers else number)
             print(text, flush=True)
             call.check("triton" if kind == "triton" else "cpu", of_tensors)
             number += 1

@@ -7,14 +7,14 @@ from tests.gpu.sanitizers import planted
 
 def test_every_fault_can_be_planted(tmp_path):
     planted.plant(tmp_path)
-    for number, mutation in planted.MUTATIONS.items():
+    for number, mutation in planted.faults().items():
         assert f"== {number})" in (tmp_path / mutation.file).read_text()
 
 
 def test_the_docs_have_the_table_of_all_faults():
     """`python -m tests.gpu.sanitizers.planted write` puts it there."""
     rows = planted.DOCS.read_text().partition(planted.HEADER)[2].splitlines()
-    chosen = [m for kind in planted.RUNS for m in planted.MUTATIONS.values() if m.kind == kind]
+    chosen = [m for kind in planted.RUNS for m in planted.faults().values() if m.kind == kind]
     assert len(rows) == len(chosen)
     for line, mutation in zip(rows, chosen):
         assert line.startswith(planted.row(mutation, "x").removesuffix("x |"))

@@ -14,6 +14,13 @@ FEATURES, BINS, BOUND = 32, 8, 3.0
 ZUKO_KNOTS = KnotMap(kind="softclip")
 
 
+QUICK = {"batches": (1, 64), "compiled": ()}
+
+
+def on_gpu(dry_run, compiled):
+    return {"batches": (3,) if dry_run else (1, 2048, 2**18), "streaming": (), "compiled": compiled}
+
+
 def tables(batches=(1, 64, 2048, 32768), streaming=(32768,), compiled=("compile",)):
     return ops.tables(
         "rational_quadratic_spline",

@@ -25,6 +25,13 @@ zuko_transforms = peers.optional("zuko.transforms")
 FEATURES = 64
 
 
+QUICK = {"batches": (1, 64), "compiled": ()}
+
+
+def on_gpu(dry_run, compiled):
+    return {"batches": (3,) if dry_run else (1, 2048, 2**20), "streaming": (), "compiled": compiled}
+
+
 def tables(batches=(1, 64, 2048, 65536), streaming=(65536,), compiled=("compile",)):
     return ops.tables(
         "affine_coupling",

@@ -35,6 +35,14 @@ _LIMIT_WIDTH = 256
 ACCURACY = {"euler": (16, 64, 256), "midpoint": (8, 32, 128), "rk4": (4, 16, 64), "dopri5": (2, 8, 32)}
 
 
+QUICK = {"batches": (3,), "compiled": (), "memory": (4,)}
+
+
+def on_gpu(dry_run, compiled):
+    batches, steps = ((3,), 1) if dry_run else ((1, 1024, 65536), 16)
+    return {"batches": batches, "compiled": compiled, "memory": (), "steps": steps}
+
+
 def tables(batches=(1, 32, 1024), compiled=("compile",), memory=(16, 64, 256, 1024), steps=STEPS):
     """One Table for each trace, work and batch size; one of memory for each number of steps; of accuracy."""
     for batch, trace, work in itertools.product(batches, TRACES, WORKS):

@@ -29,6 +29,14 @@ _CANDIDATES = (
 )
 
 
+QUICK = {"training": (8,), "inference": (8,), "compiled": ()}
+
+
+def on_gpu(dry_run, compiled):
+    training, inference = ((3,), (3,)) if dry_run else ((2048, 65536), (1, 2048, 65536))
+    return {"training": training, "inference": inference, "compiled": compiled}
+
+
 def tables(training=(512,), inference=(1, 64, 512), compiled=("compile",)):
     """One Table for each flow, task and batch size; `compiled` says which of `ops.COMPILERS`."""
     for shape, task in itertools.product(libraries.FEATURES, TASKS):

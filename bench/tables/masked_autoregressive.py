@@ -34,6 +34,16 @@ class Size(NamedTuple):
     hidden: int
 
 
+QUICK = {"batches": (4,), "costs": (8, 16), "compiled": ()}
+
+
+def on_gpu(dry_run, compiled):
+    """Small layers in a dry run, because the emulation takes minutes for others."""
+    if dry_run:
+        return {"batches": (3,), "costs": (4,), "compiled": compiled, "size": Size(5, 16)}
+    return {"batches": (1, 2048, 65536), "costs": (64, 256, 1024), "compiled": compiled}
+
+
 def tables(batches=(16, 1024), costs=COST_FEATURES, compiled=("compile",), size=Size(64, 256)):
     """One Table for each work and batch size, and one for each number of features in `costs`."""
     for batch, work in itertools.product(batches, WORKS):

@@ -13,9 +13,9 @@ import torch
 
 import flowkern
 from bench import peers
-from bench.flows import training_step
 from bench.harness import Candidate, Table
-from bench.neural_ode import FEATURES, HIDDEN, STEPS, by_torchdiffeq
+from bench.tables.flows import training_step
+from bench.tables.neural_ode import FEATURES, HIDDEN, STEPS, by_torchdiffeq
 
 zuko = peers.optional("zuko")
 # candidate: (the one that defines its right result, what it is compared with)
@@ -25,6 +25,13 @@ CANDIDATES = {
     "accelerate(zuko)": ("accelerate(zuko)", "accelerate(zuko)"),
     "zuko": ("zuko", "accelerate(zuko)"),
 }
+
+
+QUICK = {"batches": (8,)}
+
+
+def on_gpu(dry_run, compiled):
+    return {"batches": (3,) if dry_run else (2048, 65536)}
 
 
 def tables(batches=(64, 512)):

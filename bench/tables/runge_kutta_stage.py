@@ -16,6 +16,13 @@ FEATURES, STREAMING, RTOL, ATOL = 64, 65536, 1e-3, 1e-6
 WORKS = {"stage": (4, 6), "error": (6,)}
 
 
+QUICK = {"batches": (1, 64), "compiled": ()}
+
+
+def on_gpu(dry_run, compiled):
+    return {"batches": (3,) if dry_run else (64, 2048, 2**18), "compiled": compiled}
+
+
 def tables(batches=(64, 2048, STREAMING), compiled=("compile",)):
     """One Table for each work, number of stages and batch size."""
     for batch, work in itertools.product(batches, WORKS):

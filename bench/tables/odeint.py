@@ -17,12 +17,15 @@ import torch
 import flowkern
 from bench import ops, peers
 from bench.harness import Candidate, Table
-from bench.neural_ode import FEATURES, parameters
+from bench.tables.neural_ode import FEATURES, parameters
 
 torchdiffeq = peers.optional("torchdiffeq")
 METHODS = {"rk4": {"options": {"step_size": 1 / 16}}, "dopri5": {"rtol": 1e-5, "atol": 1e-5}}
 FIELDS = ("cheap", "network")
 WORKS = ("forward", "forward+backward")
+
+
+QUICK = {"batches": (3,), "compiled": ()}
 
 
 def tables(batches=(32, 1024), compiled=("compile",)):

@@ -33,6 +33,13 @@ WORKS = {
 }
 
 
+QUICK = {"batches": (1, 64), "compiled": ()}
+
+
+def on_gpu(dry_run, compiled):
+    return {"batches": (3,) if dry_run else (64, 2048, 2**18), "compiled": compiled}
+
+
 def tables(batches=(64, 2048, STREAMING), compiled=("compile",)):
     """One Table for each work and batch size."""
     for batch, work in itertools.product(batches, WORKS):

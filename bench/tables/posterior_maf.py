@@ -10,12 +10,20 @@ from functools import partial
 import torch
 
 import flowkern
-from bench import masked_autoregressive, peers
+from bench import peers
 from bench.harness import Candidate, Table
+from bench.tables import masked_autoregressive
 
 nflows_transforms = peers.optional("nflows.transforms")
 zuko = peers.optional("zuko")
 FEATURES, CONTEXT, HIDDEN, LAYERS = 8, 10, 50, 5
+
+
+QUICK = {"batches": (4,)}
+
+
+def on_gpu(dry_run, compiled):
+    return {"batches": (3,) if dry_run else (1, 2048, 65536)}
 
 
 def tables(batches=(1, 64, 4096)):

@@ -16,8 +16,8 @@ from torch import nn
 
 import flowkern
 from bench import flowjax_flows, libraries, peers
-from bench.flows import TASKS
 from bench.harness import Candidate, Table
+from bench.tables.flows import TASKS
 
 nflows_distributions = peers.optional("nflows.distributions")
 nflows_flows = peers.optional("nflows.flows")
@@ -153,6 +153,9 @@ def _step(flow, optimiser):
         return loss, [p.grad for p in parameters]
 
     return step
+
+
+QUICK = {"training": (4,), "inference": (2,)}
 
 
 def tables(names=tuple(FLOWS), training=None, inference=None):

@@ -1,0 +1,8 @@
+"""Checks of the op on a GPU, see tests/gpu/gate."""
+
+import functools
+
+from tests.cases import coupling_gate
+
+GROUPS = coupling_gate.groups("affine_coupling")
+few = functools.partial(coupling_gate.few, "affine_coupling")

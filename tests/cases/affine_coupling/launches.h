@@ -1,0 +1,18 @@
+// What launches all of the op's CUDA kernels, at typical sizes (tests/gpu/compiled).
+#include "../../../csrc/affine_coupling/cuda.h"
+
+namespace {
+
+constexpr std::int64_t kRows = 4096, kFeatures = 32;
+
+template <class S> void launches() {
+  for (int kind = 0; kind < 8; ++kind)
+    for (bool inverse : {false, true}) {
+      flowkern::AffineProblem<S> p{};
+      p.rows = kRows, p.width = p.features = kFeatures, p.kind = kind, p.inverse = inverse;
+      flowkern::cuda::affine_forward(p, nullptr);
+      flowkern::cuda::affine_backward(p, nullptr);
+    }
+}
+
+}  // namespace
