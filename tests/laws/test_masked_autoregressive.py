@@ -151,7 +151,7 @@ def test_result_does_not_depend_on_threads(backend, inverse, restored_threads):
 def test_row_does_not_depend_on_its_batch(backend, inverse):
     """A row has the same bits alone, in any slice, and in any order."""
     if backend == "reference":
-        return  # a matrix product's rounding depends on its size
+        pytest.skip("the rounding of torch's matrix products depends on their size")
     case = replace(CASES["everything"], batch=150)
     x, tensors = case.tensors()
     whole = evaluate(case, x, tensors, backend=backend, inverse=inverse)
