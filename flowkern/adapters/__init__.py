@@ -28,9 +28,10 @@ from flowkern.adapters import (
 )
 from flowkern.adapters._held import named_modules
 from flowkern.adapters._plan import one_thread
+from flowkern.adapters._spline_functions import SplineFunctions, spline_functions
 from flowkern.ops import FieldLayer, neural_ode
 
-__all__ = ["Explanation", "Layer", "accelerate", "explain", "restore"]
+__all__ = ["Explanation", "Layer", "SplineFunctions", "accelerate", "explain", "restore", "spline_functions"]
 
 PEERS = (nflows, _nflows_program, zuko, _zuko_program, normflows, _normflows_program, flow_matching, torchdyn, sbi)
 _REPLICATE = "_replicate_for_data_parallel"
