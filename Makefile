@@ -44,8 +44,8 @@ OLDEST_NVCC = $(or $(shell command -v nvcc),$$(ls $(abspath $(OLDEST))/lib/pytho
 
 # What does not depend on torch, the CUDA kernels' machine code and emulation, is left to `make test`.
 test-oldest: $(OLDEST_TREE)/.built $(VENV)/.test
-	rm -rf $(OLDEST_TREE)/tests $(OLDEST_TREE)/bench $(OLDEST_TREE)/demo
-	cp -R bench demo tests $(OLDEST_TREE)
+	rm -rf $(addprefix $(OLDEST_TREE)/, bench demo release tests)
+	cp -R bench demo release tests $(OLDEST_TREE)
 	find flowkern -name '*.py' -o -name '*.json' | xargs cp --parents -t $(OLDEST_TREE)
 	cd $(OLDEST_TREE) && OTHER_PYTHON=$(abspath $(ENV_PYTHON)) OTHER_TREE=$(CURDIR) NVCC=$(OLDEST_NVCC) OMP_NUM_THREADS=1 \
 	    $(OLDEST_PYTHON) -m pytest tests tests/oldest/checks.py -n auto --dist worksteal \

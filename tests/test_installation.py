@@ -15,6 +15,7 @@ import pytest
 import setuptools
 
 import flowkern
+from release import kernel_hub
 
 ROOT = Path(__file__).parents[1]
 # Not for users: limits that tests hold compiled GPU kernels to.
@@ -82,10 +83,11 @@ def test_the_wheel_tells_what_it_is(wheel):
 
 
 def test_versions_agree():
-    """In the package, its citation, and the newest section of the changes."""
+    """In the package, its citation, the recipe for conda, and the newest section of the changes."""
     cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.M)[1]
     newest = re.search(r"^## (\S+?),", (ROOT / "CHANGELOG.md").read_text(), re.M)[1]
-    assert flowkern.__version__ == cited == newest
+    recipe = re.search(r'^  version: "(.+)"$', (ROOT / "release/conda/recipe.yaml").read_text(), re.M)[1]
+    assert flowkern.__version__ == cited == newest == recipe
 
 
 def test_without_kernels_the_first_call_tells_how_to_get_them(wheel, tmp_path):
@@ -151,6 +153,27 @@ def test_a_build_asks_for_torch_only_where_there_is_none(isolated, tmp_path):
     assert required(python, isolated, **compiler) == "['torch>=2.11']"
     assert required(python, isolated, **compiler, FLOWKERN_COMPILED="0") == "[]"
     assert required(python, isolated, PATH=str(tmp_path)) == "[]", "nothing can be compiled"
+
+
+def test_a_kernel_hub_loads_the_ops_beside_the_package(tmp_path):
+    """Under another name, in a namespace of their own, from relative imports alone."""
+    folder = kernel_hub.folder_of("cpu", build=False, dist=tmp_path)
+    code = """if True:
+        import importlib.util, json, sys, torch, warnings
+        warnings.simplefilter("ignore")  # its kernels are not compiled here
+        where = dict(submodule_search_locations=[sys.argv[1]])
+        spec = importlib.util.spec_from_file_location("hub_1", sys.argv[1] + "/__init__.py", **where)
+        hub = sys.modules["hub_1"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(hub)
+        assert "flowkern" not in sys.modules
+        namespace = json.load(open(sys.argv[1] + "/metadata.json"))["id"]
+        assert getattr(torch.ops, namespace).affine_coupling and not hasattr(torch.ops.flowkern, "affine_coupling")
+        import flowkern
+        x, params = torch.randn(5, 3), torch.randn(5, 3, 2)
+        with flowkern.backend("reference"):
+            want = flowkern.ops.affine_coupling(x, params)
+        assert all(map(torch.equal, hub.affine_coupling(x, params), want))"""
+    run(["-c", code, str(folder)], ROOT)
 
 
 @pytest.mark.parametrize("form", sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")), ids=lambda path: path.stem)
