@@ -20,6 +20,7 @@ from flowkern.adapters import (
     _normflows_program,
     _zuko_program,
     flow_matching,
+    freia,
     nflows,
     normflows,
     sbi,
@@ -33,7 +34,18 @@ from flowkern.ops import FieldLayer, neural_ode
 
 __all__ = ["Explanation", "Layer", "SplineFunctions", "accelerate", "explain", "restore", "spline_functions"]
 
-PEERS = (nflows, _nflows_program, zuko, _zuko_program, normflows, _normflows_program, flow_matching, torchdyn, sbi)
+PEERS = (
+    nflows,
+    _nflows_program,
+    zuko,
+    _zuko_program,
+    normflows,
+    _normflows_program,
+    freia,
+    flow_matching,
+    torchdyn,
+    sbi,
+)
 _REPLICATE = "_replicate_for_data_parallel"
 _ODE = ("method", "steps", "gradient", "checkpoint", "on_failure")
 

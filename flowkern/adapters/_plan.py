@@ -116,7 +116,7 @@ def stranger(module):
     def fill(tensor, low, high):
         tensor.detach().copy_(torch.empty_like(tensor).uniform_(low, high, generator=generator))
 
-    for parameter in copied.parameters():
+    for parameter in filter(torch.is_floating_point, copied.parameters()):
         bound = 2 / math.sqrt(parameter.shape[-1]) if parameter.dim() > 1 else 1.0
         fill(parameter, -bound, bound)
     for norm in filter(lambda m: getattr(m, "running_var", None) is not None, copied.modules()):
