@@ -5,9 +5,9 @@ torch renames is mended here. (Attributes of tensors and modules that torch docu
 `_buffers`, are used where they are needed.)
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,12 @@ def transforming() -> bool:
 def tracing() -> bool:
     """Whether torch.jit.trace records: `torch.jit.is_tracing` without its checks for TorchScript."""
     return torch._C._is_tracing()
+
+
+def observed() -> bool:
+    """Whether forward mode, torch.jit.trace or a transform of torch.func sees the operations of a call: one of the
+    three above, asked at once since every call asks."""
+    return forward_ad._current_level >= 0 or torch._C._is_tracing() or torch._C._are_functorch_transforms_active()
 
 
 def dispatch_modes() -> int:
@@ -127,10 +133,25 @@ def is_fake(tensor: Tensor) -> bool:
 
 def is_alias(tensor: Tensor, other: Tensor) -> bool:
     """Whether two tensors share their memory."""
-    return torch._C._is_alias_of(tensor, other)
+    return torch._C._is_alias_of(tensor, other)  # type: ignore[attr-defined]
 
 
-# Compilers and the dispatcher.
+def any_mapped(tensors: Iterable[Any]) -> bool:
+    """Whether any of them, some of which may be no tensors, is one of either vmap."""
+    mapped, legacy = _functorch.is_batchedtensor, _functorch.is_legacy_batchedtensor
+    return any([isinstance(tensor, Tensor) and (mapped(tensor) or legacy(tensor)) for tensor in tensors])
+
+
+# Compilers, autograd and the dispatcher.
+
+
+def apply_plainly(function: type[torch.autograd.Function], plain: tuple, tensors: Sequence[Tensor | None]) -> Any:
+    """`function.apply(*plain, *tensors)`, which looks for tensors of ended transforms of torch.func: that takes
+    longer than the rest of it, so only where there are any."""
+    wrapped = _functorch.is_functorch_wrapped_tensor
+    if any([t is not None and wrapped(t) for t in tensors]):
+        return function.apply(*plain, *tensors)
+    return super(torch.autograd.Function, function).apply(*plain, *tensors)  # type: ignore[misc]
 
 
 def assert_async(condition: Tensor, message: str) -> None:

@@ -45,7 +45,7 @@ OP_MODULES = {
     "native": {"_library", "_arguments", "_native"},
     "triton": {"_launch_parameters", "_triton", "_arguments", "native", "triton_element"},
     "triton_element": {"_triton"},
-    "function": {"_function", "_plain", "reference", "native", "triton"},
+    "function": {"_function", "reference", "native", "triton"},
     "scale_map": set(),
     "knot_map": set(),
     "__init__": {"backends", "_arguments", "_plain", "function", "native", "scale_map", "knot_map"},
@@ -58,7 +58,7 @@ OP_MODULES_OF = {
         "reference": {"_random"},
         "native": {"_library"},
         "triton": {"_triton_random", "native"},
-        "function": {"_batched", "_plain", "native", "reference", "triton"},
+        "function": {"_function", "native", "reference", "triton"},
         "__init__": {"backends", "_arguments", "function", "native"},
     },
     "masked_autoregressive": {
@@ -77,9 +77,9 @@ OP_MODULES_OF = {
             *("_triton", "triton_layers", f"{_AFFINE}.triton", f"{_SPLINE}.triton_element"),
         },
         "triton_layers": {"_triton_activation"},
-        "function": {"_batched", "_plain", "native", "reference", "triton"},
+        "function": {"_function", "native", "reference", "triton"},
         "__init__": {
-            *("backends", "_arguments", "conditioner", "element", "function", "native"),
+            *("backends", "_arguments", "_function", "conditioner", "element", "function", "native"),
             "reference",
         },
     },
@@ -90,7 +90,7 @@ OP_MODULES_OF = {
             *(f"{_MASKED}.{name}" for name in ("conditioner", "element", "reference")),
         },
         "native": {"_library"},
-        "function": {"_arguments", "_batched", "native", "reference", f"{_MASKED}.reference"},
+        "function": {"_arguments", "_function", "native", "reference", f"{_MASKED}.reference"},
         "__init__": {"backends", "_arguments", "function", "native", "steps"},
     },
     "neural_ode": {
@@ -104,9 +104,9 @@ OP_MODULES_OF = {
         "triton_field": {"_triton_activation", "_triton_random"},
         "triton_layout": {"triton_field"},
         "pieces": set(),
-        "function": {"_batched", "_plain", "native", "pieces", "reference", "triton"},
+        "function": {"_function", "native", "pieces", "reference", "triton"},
         "__init__": {
-            *("backends", "_arguments", "_status", "field", "function", "native", "reference", "tableau"),
+            *("backends", "_arguments", "_function", "_status", "field", "function", "native", "reference", "tableau"),
         },
     },
 }

@@ -5,7 +5,7 @@ from torch import nn
 from flowkern.adapters._plan import disagreement
 from flowkern.ops._flow_program import Program
 
-_AGREED = {}
+_AGREED: dict = {}
 _OF_TORCH = frozenset((*nn.Module().__dict__, "_backward_pre_hooks"))
 
 

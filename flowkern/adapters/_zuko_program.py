@@ -255,8 +255,10 @@ def _unconditional(module, with_context):
     if module.f is torch.distributions.AffineTransform:
         return _affine(module)
     if name_of(module.f) == "transforms.PermutationTransform":
-        (order,) = (*module.args, *module.kwargs.values())
-        return Part((Permutation(tuple(order.tolist())),), features=len(order)) if order.dim() == 1 else "no vector"
+        values = [*module.args, *module.kwargs.values()]
+        if len(values) != 1 or values[0].dim() != 1:
+            return "no vector"
+        return Part((Permutation(tuple(values[0].tolist())),), features=len(values[0]))
     return f"there is no step for {getattr(module.f, '__name__', module.f)}"
 
 

@@ -46,6 +46,8 @@ def check_tensors(x, params):
 
 def flatten(x, params):
     """Views of x as (N, D) and of params as (N, T, P), and the batch shape they broadcast to."""
+    if x.dim() == 2 and params.dim() == 3 and x.shape[0] == params.shape[0]:
+        return x, params, x.shape[:1]
     batch = _broadcast(x.shape[:-1], params.shape[:-2])
     x2 = _flat(x, batch, 1)
     params3 = _flat(params, batch, 2)

@@ -11,9 +11,7 @@ from flowkern import _torch
 
 def batched(*tensors):
     """Whether any of the tensors, None among them, stands for a batch."""
-    if torch.compiler.is_compiling():
-        return False
-    return any(isinstance(t, torch.Tensor) and (_torch.is_legacy_mapped(t) or _torch.is_mapped(t)) for t in tensors)
+    return not torch.compiler.is_compiling() and _torch.any_mapped(tensors)
 
 
 def one_by_one(function, *inputs):

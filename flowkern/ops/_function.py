@@ -1,133 +1,292 @@
-"""The autograd.Function of a coupling op, the same for all its backends.
+"""What a call of an op runs, and its derivatives: the autograd.Functions of all ops and all their backends.
 
-A backend is a module with
-    forward(x, params, *arguments) -> (y, logabsdet)
-    backward(grad_y, grad_logabsdet, x, params, *arguments) -> (grad_x, grad_params)
-where x is (N, D), params (N, T, P), and `arguments` are the op's index and bounds (tensors or None)
-and then plain numbers. Only x and params are differentiable. Second derivatives and forward mode go
-through the op's reference implementation, which is plain PyTorch.
+A call is `rule.apply(backend, plain, *tensors)`: `plain` is a tuple of what is no tensor, and any of the tensors may
+be None. Forward mode and torch.jit.trace run the reference's operations, compilers and torch.func a Function that
+they can look into, and plain calls with gradients one that costs 30 µs less; without gradients there is none.
 """
 
 import torch
 
 from flowkern import _torch
+from flowkern.ops._batched import one_by_one
 from flowkern.ops._plain import runs_formulas
 
 
-def coupling_function(backends, reference, tensors):
-    """Build `apply(x, params, backend, *arguments) -> (y, logabsdet)` for one op.
+class Rule:
+    """What an op says of itself; the defaults are those of an op whose formulas torch.func sees.
 
     Args:
-        backends: `backends(name)` is the module of the named backend.
-        reference: the differentiable forward in plain PyTorch.
-        tensors: how many of the arguments, the first ones, are tensors or None.
+        native, reference: the modules of its backends.
+        triton: a function that imports the module of that backend, or None if there is none.
     """
 
-    class Vjp(torch.autograd.Function):
-        """The kernel's backward as a differentiable function, for second derivatives."""
+    differentiable = 2  # how many of the outputs, the first ones, have derivatives
+    kept: tuple[int, ...] = ()  # places of the outputs that a backward takes
+    materialize = True  # whether a backward gets zeros for an output that is not used, instead of None
 
-        @staticmethod
-        def forward(grad_y, grad_logabsdet, x, params, backend, *arguments):
-            return backends(backend).backward(grad_y, grad_logabsdet, x, params, *arguments)
+    def __init__(self, native, reference, triton=None):
+        self._modules = {"reference": reference, "cpu": native, "cuda": native}
+        self._triton = triton
+        self.reference = reference
 
-        @staticmethod
-        def setup_context(ctx, inputs, output):
-            _save(ctx, inputs[:4], inputs[5:], tensors)
+    def kernels(self, backend):
+        """The module that holds the kernels of a backend."""
+        return self._modules[backend] if backend in self._modules else self._triton()
 
-        @staticmethod
-        def backward(ctx, *cotangents):
-            saved, arguments = _saved(ctx, 4)
+    def forward(self, kernels, plain, *tensors):
+        """The outputs, by a backend's module."""
+        raise NotImplementedError
 
-            def vjp(grad_y, grad_logabsdet, x, params):
-                _, pull = torch.func.vjp(lambda x, p: reference(x, p, *arguments), x, params)
-                return pull((grad_y, grad_logabsdet))
+    def backward(self, kernels, plain, needs, cotangents, outputs, tensors):
+        """A gradient or None for each tensor; `needs` says which are wanted, and outputs are those kept."""
+        raise NotImplementedError
 
-            _, pull = torch.func.vjp(vjp, *saved)
-            return *pull(cotangents), None, *(None,) * len(arguments)
+    def gradients(self, backend, *arguments):
+        """`backward` on a backend."""
+        return self.backward(self.kernels(backend), *arguments)
 
-        @staticmethod
-        def vmap(info, in_dims, *inputs):
-            flat = _flatten_vmapped(info, in_dims, inputs, (2, 1, 2, 3))
-            return _unflatten_vmapped(info, Vjp.apply(*flat))
+    def forward_to_differentiate(self, kernels, plain, *tensors):
+        """`forward` where a backward may come."""
+        return self.forward(kernels, plain, *tensors)
 
-    class Coupling(torch.autograd.Function):
-        @staticmethod
-        def forward(x, params, backend, *arguments):
-            return backends(backend).forward(x, params, *arguments)
+    def transformed(self, backend, plain, *tensors):
+        """The outputs within transforms of torch.func."""
+        return self.forward(self.reference, plain, *tensors)
 
-        @staticmethod
-        def setup_context(ctx, inputs, output):
-            ctx.backend = inputs[2]
-            _save(ctx, inputs[:2], inputs[3:], tensors)
+    def differentiate(self, backend, plain, needs, cotangents, outputs, tensors):
+        """`backward` where it will be differentiated again: that of the reference, by autograd."""
 
-        @staticmethod
-        def backward(ctx, grad_y, grad_logabsdet):
-            (x, params), arguments = _saved(ctx, 2)
-            # Compiled code differentiates once only, and traces the plain kernel more easily.
-            if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-                grads = Vjp.apply(grad_y, grad_logabsdet, x, params, ctx.backend, *arguments)
-            else:
-                vjp = backends(ctx.backend).backward
-                grads = vjp(grad_y, grad_logabsdet, x, params, *arguments)
-            return *grads, None, *(None,) * len(arguments)
+        def run(*tensors):
+            return self.forward(self.reference, plain, *tensors)
 
-        @staticmethod
-        def vmap(info, in_dims, *inputs):
-            flat = _flatten_vmapped(info, in_dims, inputs, (2, 3))
-            return _unflatten_vmapped(info, Coupling.apply(*flat))
+        return _pulled(run, tensors, needs, cotangents)
 
-    class EagerCoupling(torch.autograd.Function):
-        """Coupling for plain eager mode: without setup_context, a call costs 30 µs less."""
+    def save(self, ctx, tensors, outputs):
+        """Keep what a backward takes."""
+        ctx.save_for_backward(*tensors, *[outputs[i] for i in self.kept])
 
-        @staticmethod
-        def forward(ctx, *inputs):
-            Coupling.setup_context(ctx, inputs, None)
-            return Coupling.forward(*inputs)
+    def saved(self, ctx):
+        """The tensors, and the outputs that are kept."""
+        values = ctx.saved_tensors
+        count = len(values) - len(self.kept)
+        return values[:count], values[count:]
 
-        backward = staticmethod(Coupling.backward)
-
-    def apply(x, params, backend, *arguments):
-        if runs_formulas():
-            return reference(x, params, *arguments)
+    def apply(self, backend, plain, *tensors):
+        """The outputs on a backend, differentiable in the tensors."""
         compiling = torch.compiler.is_compiling()
-        if not compiling and _torch.transforming():
-            function = Coupling.apply
-        elif not (torch.is_grad_enabled() and (x.requires_grad or params.requires_grad)):
-            function = Coupling.forward
+        if compiling or _torch.observed():
+            if runs_formulas():
+                return self.forward(self.reference, plain, *tensors)
+            if not compiling:
+                return self.transformed(backend, plain, *tensors)
+        if needs_gradient(tensors):
+            if compiling:
+                return Fused.apply(self, backend, plain, *tensors)
+            return _torch.apply_plainly(EagerFused, (self, backend, plain), tensors)
+        return self.forward(self.kernels(backend), plain, *tensors)
+
+
+def needs_gradient(tensors):
+    """Whether a backward may come; any of the tensors may be None."""
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return False
+
+
+def is_plain(tensors):
+    """Whether a call computes values alone: no gradient, forward mode or transform of torch.func."""
+    observed = runs_formulas() if torch.compiler.is_compiling() else _torch.observed()
+    return not observed and not needs_gradient(tensors)
+
+
+class Fused(torch.autograd.Function):
+    """An op on one backend, for compilers and transforms of torch.func."""
+
+    @staticmethod
+    def forward(rule, backend, plain, *tensors):
+        return rule.forward_to_differentiate(rule.kernels(backend), plain, *tensors)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        rule, backend, plain, *tensors = inputs
+        _remember(ctx, rule, backend, plain, tensors, output)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        rule, backend, plain = ctx.call
+        tensors, outputs = rule.saved(ctx)
+        compiling = torch.compiler.is_compiling()
+        # Compiled code differentiates once only, and traces the plain kernel more easily.
+        recorded = not compiling and torch.is_grad_enabled()
+        arguments = backend, plain, ctx.needs_input_grad[3:]
+        run = rule.differentiate if recorded else rule.gradients
+        cotangents = grads[: rule.differentiable]
+        if not compiling and _torch.any_mapped(cotangents):
+            values = *cotangents, *outputs, *tensors
+            of_tensors = one_by_one(lambda *values: run(*arguments, *_split(rule, values)), *values)
         else:
-            function = Coupling.apply if compiling else EagerCoupling.apply
-        return function(x, params, backend, *arguments)
+            of_tensors = run(*arguments, cotangents, outputs, tensors)
+        return None, None, None, *of_tensors
 
-    return apply
+    @staticmethod
+    def vmap(info, in_dims, rule, backend, plain, *tensors):
+        def run(*tensors):
+            return rule.apply(backend, plain, *tensors)
 
-
-def _save(ctx, inputs, arguments, tensors):
-    """Save tensors as tensors and the rest of the arguments as they are."""
-    ctx.save_for_backward(*inputs, *arguments[:tensors])
-    ctx.plain = arguments[tensors:]
-
-
-def _saved(ctx, count):
-    """The `count` saved inputs, and the arguments put together again."""
-    saved = ctx.saved_tensors
-    return saved[:count], (*saved[count:], *ctx.plain)
+        return _mapped(run, info, in_dims[3:], tensors, rule.ranks(plain, tensors))
 
 
-def _flatten_vmapped(info, in_dims, inputs, ndims):
-    """Fold the mapped dimension of the leading inputs into their batch dimension."""
-    batched = list(inputs)
-    for i, ndim in enumerate(ndims):
-        tensor = inputs[i]
-        if in_dims[i] is None:
-            tensor = tensor.expand(info.batch_size, *tensor.shape)
-        else:
-            tensor = tensor.movedim(in_dims[i], 0)
-        batched[i] = tensor.reshape(-1, *tensor.shape[2:])
-    if any(d is not None for d in in_dims[len(ndims) :]):
-        raise ValueError("index, mask, bound: vmap over them is not supported, only over x and params")
-    return batched
+class EagerFused(torch.autograd.Function):
+    """The same for plain calls: without setup_context, each costs 30 µs less."""
+
+    @staticmethod
+    def forward(ctx, rule, backend, plain, *tensors):
+        outputs = rule.forward_to_differentiate(rule.kernels(backend), plain, *tensors)
+        _remember(ctx, rule, backend, plain, tensors, outputs)
+        return outputs
+
+    backward = staticmethod(Fused.backward)
 
 
-def _unflatten_vmapped(info, outputs):
-    outputs = tuple(o.reshape(info.batch_size, -1, *o.shape[1:]) for o in outputs)
-    return outputs, (0,) * len(outputs)
+class FusedVjp(torch.autograd.Function):
+    """The backward of a `MappedRule`, which torch.func sees: its own derivatives are those of the reference's."""
+
+    @staticmethod
+    def forward(rule, backend, plain, needs, *values):
+        return tuple(rule.gradients(backend, plain, needs, *_split(rule, values)))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        rule, _, plain, needs, *values = inputs
+        ctx.call = rule, plain, needs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*values)
+
+    @staticmethod
+    def backward(ctx, *cotangents):
+        rule, plain, needs = ctx.call
+
+        def run(*values):
+            return rule.backward(rule.reference, plain, needs, *_split(rule, values))
+
+        grads = _pulled(run, ctx.saved_tensors, ctx.needs_input_grad[4:], cotangents)
+        return None, None, None, None, *grads
+
+    @staticmethod
+    def vmap(info, in_dims, rule, backend, plain, needs, *values):
+        def run(*values):
+            return FusedVjp.apply(rule, backend, plain, needs, *values)
+
+        return _mapped(run, info, in_dims[4:], values, rule.vjp_ranks(plain, needs, values))
+
+
+class MappedRule(Rule):
+    """That of an op whose calls torch.func.vmap makes one, by joining the mapped dimension to the rows."""
+
+    output_ranks = (2, 1)
+
+    def ranks(self, plain, tensors):
+        """How many dimensions each tensor has with one for rows; 0 if it has none. None: one call for each element."""
+        raise NotImplementedError
+
+    def vjp_ranks(self, plain, needs, values):
+        """The same for a backward, where a gradient of what all rows share is a sum over them."""
+        tensors = _split(self, values)[2]
+        ranks = self.ranks(plain, tensors)
+        if any(need and not rank for need, rank in zip(needs, ranks)):
+            return None
+        outputs = self.output_ranks
+        return *outputs[: self.differentiable], *(outputs[i] for i in self.kept), *ranks
+
+    def transformed(self, backend, plain, *tensors):
+        return Fused.apply(self, backend, plain, *tensors)
+
+    def differentiate(self, backend, plain, needs, cotangents, outputs, tensors):
+        return FusedVjp.apply(self, backend, plain, needs, *cotangents, *outputs, *tensors)
+
+
+class Coupling(MappedRule):
+    """Of backends with forward(x, params, *shared, *plain), where only x (N, D) and params (N, T, P) have gradients."""
+
+    def forward(self, kernels, plain, *tensors):
+        return kernels.forward(*tensors, *plain)
+
+    def backward(self, kernels, plain, needs, cotangents, outputs, tensors):
+        return *kernels.backward(*cotangents, *tensors, *plain), *(None,) * (len(tensors) - 2)
+
+    def ranks(self, plain, tensors):
+        return 2, 3, *(0,) * (len(tensors) - 2)
+
+
+def _remember(ctx, rule, backend, plain, tensors, outputs):
+    ctx.call = rule, backend, plain
+    if len(outputs) > rule.differentiable:
+        ctx.mark_non_differentiable(*outputs[rule.differentiable :])
+    if not rule.materialize:
+        ctx.set_materialize_grads(False)
+    rule.save(ctx, tensors, outputs)
+
+
+def _split(rule, values):
+    """(cotangents, outputs that are kept, tensors)."""
+    first, second = rule.differentiable, rule.differentiable + len(rule.kept)
+    return values[:first], values[first:second], values[second:]
+
+
+def _pulled(function, inputs, needs, cotangents):
+    """The vector-Jacobian product of the function for each input that needs one, else None, by autograd."""
+    wanted = [i for i, need in enumerate(needs) if need]
+    used = [i for i, cotangent in enumerate(cotangents) if cotangent is not None]
+    grads = [None] * len(inputs)
+    if not used:
+        return grads
+
+    def run(*some):
+        every = list(inputs)
+        for i, value in zip(wanted, some):
+            every[i] = value
+        outputs = function(*every)
+        return tuple(outputs[i] for i in used)
+
+    _, pull = torch.func.vjp(run, *(inputs[i] for i in wanted))
+    for i, grad in zip(wanted, pull(tuple(cotangents[i] for i in used))):
+        grads[i] = grad
+    return grads
+
+
+def _mapped(run, info, dims, tensors, ranks):
+    """run(*tensors), mapped over these dimensions, and the dimensions of its outputs."""
+    if ranks is None or any(dim is not None and not rank for dim, rank in zip(dims, ranks)):
+        outputs = _one_by_one(run, info, dims, tensors)
+        return outputs, tuple(None if output is None else 0 for output in outputs)
+    return _joined(run, info, dims, tensors, ranks)
+
+
+def _one_by_one(run, info, dims, tensors):
+    """The outputs of a call for each element of the batch, stacked."""
+    calls = []
+    for n in range(info.batch_size):
+        calls.append(run(*(t if dim is None else t.select(dim, n) for t, dim in zip(tensors, dims))))
+    return tuple(None if parts[0] is None else torch.stack(parts) for parts in zip(*calls))
+
+
+def _joined(run, info, dims, tensors, ranks):
+    """The same of one call, where the rows of all elements of the batch are one after the other."""
+    rows = tensors[0].movedim(dims[0], 0).shape[1] if dims[0] is not None else tensors[0].shape[0]
+    pairs = zip(tensors, dims, ranks)
+    outputs = run(*(_with_rows(t, dim, rank, info.batch_size, rows) for t, dim, rank in pairs))
+    mapped = [output is not None and len(output) == info.batch_size * rows for output in outputs]  # others are empty
+    outputs = tuple(o.unflatten(0, (info.batch_size, rows)) if some else o for o, some in zip(outputs, mapped))
+    return outputs, tuple(0 if some else None for some in mapped)
+
+
+def _with_rows(tensor, dim, rank, batch, rows):
+    """(batch, rows, …) as (batch·rows, …); what is not mapped, or the same in all rows, repeats."""
+    if tensor is None or not rank or dim is None and tensor.dim() < rank:
+        return tensor
+    tensor = tensor.expand(batch, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+    if tensor.dim() == rank:
+        tensor = tensor.unsqueeze(1).expand(batch, rows, *tensor.shape[1:])
+    return tensor.flatten(0, 1)

@@ -5,6 +5,7 @@ import torch
 from flowkern import _library as libraries
 from flowkern.ops._arguments import compute_dtype, in_dtype
 
+_WIDE = (torch.float32, torch.float64)  # the dtypes that kernels take
 _library = torch.library.Library("flowkern", "FRAGMENT")
 
 
@@ -18,14 +19,18 @@ def coupling_kernels(op, schema):
     # The ops are looked up in every call: the emulation of CUDA (tests/gpu/emulation) puts others in their place.
     def forward(x, params, *arguments):
         """y (N, D), logabsdet (N,) by the kernel registered for x's device."""
-        x_k, params_k = _in_one_dtype(x, params)
-        y, logabsdet = getattr(torch.ops.flowkern, op)(x_k, params_k, *arguments)
+        kernel = getattr(torch.ops.flowkern, op)
+        if x.dtype is params.dtype and x.dtype in _WIDE:
+            return kernel(x, params, *arguments)
+        y, logabsdet = kernel(*_in_one_dtype(x, params), *arguments)
         return in_dtype(y, x.dtype), logabsdet
 
     def backward(grad_y, grad_logabsdet, x, params, *arguments):
         """grad_x (N, D) and grad_params (N, T, P), laid out as params is."""
-        x_k, params_k, grad_y_k = _in_one_dtype(x, params, grad_y)
         kernel = getattr(torch.ops.flowkern, f"{op}_backward")
+        if x.dtype is params.dtype and x.dtype in _WIDE:
+            return kernel(grad_y, grad_logabsdet, x, params, *arguments)
+        x_k, params_k, grad_y_k = _in_one_dtype(x, params, grad_y)
         grad_x, grad_params = kernel(grad_y_k, grad_logabsdet, x_k, params_k, *arguments)
         return grad_x.to(x.dtype), grad_params.to(params.dtype)
 

@@ -26,7 +26,7 @@ def runs_formulas():
     PyTorch drops the outer tangent, without a word, when forward mode is nested over a Function, torch.compile
     refuses a Function with jvp, and torch.jit.trace cannot save one.
     """
-    return _torch.forward_mode() or torch.jit.is_tracing()
+    return _torch.forward_mode() or (not torch.compiler.is_compiling() and _torch.tracing())
 
 
 def is_abstract(tensor):

@@ -56,9 +56,7 @@ def allowed(module, x):
         type(x) in _PLAIN
         and x.is_cpu
         and (choice == "reference" or "cpu" in KERNELS and choice in (None, "cpu"))
-        and not _torch.tracing()
-        and not _torch.transforming()
-        and not _torch.forward_mode()
+        and not _torch.observed()
         and not torch.is_autocast_enabled("cpu")
         and not _torch.dispatch_modes()
         and not _torch.has_global_hooks()
@@ -149,7 +147,11 @@ class Segment(NamedTuple):
     read: Reader
     transforms: tuple
     bounded: bool = False
-    fused = True
+
+    @property
+    def fused(self):
+        """Whether the transforms are one call."""
+        return True
 
     def note(self, names):
         count = len(self.transforms)
@@ -181,7 +183,11 @@ class Apart(NamedTuple):
 
     transforms: tuple
     reason: str
-    fused = False
+
+    @property
+    def fused(self):
+        """Whether the transform is one call with others."""
+        return False
 
     def note(self, names):
         return f"{names.get(self.transforms[0][0], '?')} apart: {self.reason}"

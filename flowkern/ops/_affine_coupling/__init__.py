@@ -43,10 +43,8 @@ def affine_coupling(x, params, *, index=None, mask=None, scale_map="exp", scale_
     backend = backends.resolve(x.device.type, KERNELS, _arguments.half(x, params))
     flat_x, flat_params, batch = _arguments.flatten(x, params)
     code, *numbers = scale_map.numbers()
-    y, logabsdet = apply(
-        flat_x, flat_params, backend, index, bool(inverse), bool(scale_first), code,
-        *_arguments.constants(*numbers),
-    )  # fmt: skip
+    plain = bool(inverse), bool(scale_first), code, *_arguments.constants(*numbers)
+    y, logabsdet = apply(backend, plain, flat_x, flat_params, index)
     return _arguments.unflatten(y, logabsdet, batch)
 
 

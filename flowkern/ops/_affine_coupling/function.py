@@ -1,16 +1,13 @@
-"""The autograd.Function of the affine coupling."""
+"""The affine coupling as one call, and its derivatives."""
 
-from flowkern.ops._function import coupling_function
 from flowkern.ops._affine_coupling import native, reference
+from flowkern.ops._function import Coupling
 
 
-def backends(name):
-    """The module that holds the kernels of backend `name`."""
-    if name == "triton":
-        from flowkern.ops._affine_coupling import triton
+def _triton():
+    from flowkern.ops._affine_coupling import triton
 
-        return triton
-    return reference if name == "reference" else native
+    return triton
 
 
-apply = coupling_function(backends, reference.forward, tensors=1)
+apply = Coupling(native, reference, _triton).apply

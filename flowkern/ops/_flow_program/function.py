@@ -1,44 +1,43 @@
-"""The autograd.Function of a flow's program: one node for all its parameters.
+"""A flow's program as one call, and its derivatives: one node for all its parameters.
 
-What a kernel does not do goes through the reference: second derivatives, forward mode, torch.func.
+What a kernel does not do goes through the reference: compilers, forward mode, torch.func.
 """
 
 import torch
 
-from flowkern import _torch
 from flowkern.ops._arguments import version
-from flowkern.ops._batched import batched, one_by_one
 from flowkern.ops._flow_program import native, reference
+from flowkern.ops._function import Rule
 from flowkern.ops._masked_autoregressive.reference import compute_dtype
 
 
-class FlowProgram(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, program, inverse, x, context, *tensors):
-        y, l, states = native.forward(x, context, program, inverse, tensors, True)
-        ctx.program, ctx.inverse = program, inverse
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, y, states, context)
+class _FlowProgram(Rule):
+    kept = (0, 2)  # y and the features between the steps
+    materialize = False
+
+    def forward(self, kernels, plain, x, context, *tensors):
+        if kernels is reference:
+            return reference.forward(x, context, *plain, *tensors)
+        return native.forward(x, context, *plain, tensors, False)
+
+    def forward_to_differentiate(self, kernels, plain, x, context, *tensors):
+        return native.forward(x, context, *plain, tensors, True)
+
+    def backward(self, kernels, plain, needs, cotangents, outputs, tensors):
+        (x, context, *rest), (y, states) = tensors, outputs
+        cotangents = (g if g is None else g.contiguous() for g in cotangents)
+        return native.backward(*cotangents, x, y, states, context, needs, *plain, *rest)
+
+    def save(self, ctx, tensors, outputs):
         # Saved one by one, the parameters would cost as much as the kernel. They are inputs, so that no
         # reference goes in a circle.
-        ctx.tensors, ctx.versions = tensors, _versions(tensors)
-        return y, l
+        ctx.tensors = tensors[2:]
+        ctx.versions = _versions(ctx.tensors)
+        ctx.save_for_backward(*tensors[:2], outputs[0], outputs[2])
 
-    @staticmethod
-    def backward(ctx, grad_y, grad_l):
-        needs = ctx.needs_input_grad[2:]
-        x, y, states, context = ctx.saved_tensors
-        tensors = _unchanged(ctx.tensors, ctx.versions)
-        recorded = torch.is_grad_enabled() or _torch.transforming()
-        if recorded and not batched(grad_y, grad_l):
-            return None, None, *_by_reference(ctx, needs, grad_y, grad_l, x, context, *tensors)
-
-        def run(*cotangents):
-            contiguous = (g if g is None else g.contiguous() for g in cotangents)
-            return native.backward(*contiguous, x, y, states, context, needs, ctx.program, ctx.inverse, *tensors)
-
-        grads = one_by_one(run, grad_y, grad_l) if batched(grad_y, grad_l) else run(grad_y, grad_l)
-        return None, None, *grads
+    def saved(self, ctx):
+        x, context, y, states = ctx.saved_tensors
+        return (x, context, *_unchanged(ctx.tensors, ctx.versions)), (y, states)
 
 
 def _unchanged(tensors, versions):
@@ -61,34 +60,17 @@ def _versions(tensors):
         return [version(tensor) for tensor in tensors]
 
 
-def _by_reference(ctx, needs, grad_y, grad_l, x, context, *tensors):
-    """Differentiable gradients. Views stand in for the inputs: one may occur twice, or hang on another."""
-    with torch.enable_grad():
-        inputs = [t if t is None else t.view_as(t) for t in (x, context, *tensors)]
-        outputs = reference.forward(*inputs[:2], ctx.program, ctx.inverse, *inputs[2:])
-        pairs = [(o, g) for o, g in zip(outputs, (grad_y, grad_l)) if g is not None]
-        wanted = [i for i, need in enumerate(needs) if need and inputs[i] is not None]
-        some = torch.autograd.grad(
-            [o for o, _ in pairs], [inputs[i] for i in wanted], [g for _, g in pairs],
-            create_graph=True, allow_unused=True,
-        )  # fmt: skip
-    grads = [None] * len(inputs)
-    for i, grad in zip(wanted, some):
-        grads[i] = grad
-    return grads
-
-
 def in_one_dtype(*tensors):
     """The tensors in float64 if one of them is, else in float32."""
     dtype = compute_dtype(tensors[0], tensors[1:])
     return [t if t is None else t.to(dtype) for t in tensors]
 
 
+_rule = _FlowProgram(native, reference)
+
+
 def apply(x, backend, program, inverse, context, tensors):
     """(y, l) for x (N, D), context and tensors of one dtype on `backend`; differentiable in all of them."""
-    plain = backend == "reference" or torch.compiler.is_compiling()
-    if plain or _torch.forward_mode() or _torch.transforming():
+    if backend == "reference" or torch.compiler.is_compiling():
         return reference.forward(x, context, program, inverse, *tensors)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, context, *tensors)):
-        return FlowProgram.apply(program, inverse, x, context, *tensors)
-    return native.forward(x, context, program, inverse, tensors, False)[:2]
+    return _rule.apply(backend, (program, inverse), x, context, *tensors)[:2]

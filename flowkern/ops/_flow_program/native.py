@@ -1,5 +1,7 @@
 """The kernels as dispatcher ops: schemas, fake kernels, calls."""
 
+from collections.abc import Callable
+
 import torch
 
 from flowkern import _library as libraries
@@ -21,7 +23,7 @@ def _fake_gradients(grad_y, grad_l, x, y, states, context, tensors, code, number
     return x.new_empty(x.shape), x.new_empty(context.shape if of_context else 0), grads
 
 
-_OPS = {
+_OPS: dict[str, tuple[str, Callable]] = {
     "flow_program": (f"(Tensor x, {_PROGRAM}, bool keep) -> (Tensor, Tensor, Tensor)", _fake),
     "flow_program_gradients": (
         f"(Tensor? grad_y, Tensor? grad_l, Tensor x, Tensor y, Tensor states, {_PROGRAM}, bool[] needs,"

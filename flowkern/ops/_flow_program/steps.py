@@ -111,7 +111,11 @@ class Permutation(NamedTuple):
 
     order: tuple
     inverse: bool = False
-    tensors = 0
+
+    @property
+    def tensors(self):
+        """How many tensors the step takes."""
+        return 0
 
 
 class Scale(NamedTuple):

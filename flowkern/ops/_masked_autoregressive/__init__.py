@@ -7,6 +7,7 @@ import torch
 
 from flowkern import backends
 from flowkern.ops._arguments import check_tensor, constants
+from flowkern.ops._function import is_plain
 from flowkern.ops._masked_autoregressive.conditioner import (
     Activation,
     ContextTerm,
@@ -15,8 +16,7 @@ from flowkern.ops._masked_autoregressive.conditioner import (
     masks,
 )
 from flowkern.ops._masked_autoregressive.element import AffineElement, SplineElement
-from flowkern.ops._masked_autoregressive.function import ROW_WISE, apply, is_plain
-from flowkern.ops._masked_autoregressive.function import backends as kernels_of
+from flowkern.ops._masked_autoregressive.function import ROW_WISE, rule
 from flowkern.ops._masked_autoregressive.native import KERNELS
 from flowkern.ops._masked_autoregressive.reference import NO_TERMS, Spec, Terms, folded
 
@@ -94,11 +94,11 @@ def evaluate(x, layers, degrees, element, inverse):
     layers, terms = _with_terms(x, layers, backend)
     tensors = [t for layer in layers for t in layer.tensors()]
     flat, batch = _flattened(x, tensors, terms.tensors)
-    arguments = _spec(layers, element, inverse), *degrees.on(x.device), *tensors
+    spec, tensors = _spec(layers, element, inverse), (*degrees.on(x.device), *tensors)
     if terms.tensors:
-        y, logabsdet = kernels_of(backend).forward(flat, *arguments, terms=terms)
+        y, logabsdet = rule.kernels(backend).forward(flat, spec, *tensors, terms=terms)
     else:
-        y, logabsdet = apply(flat, backend, *arguments)
+        y, logabsdet = rule.apply(backend, spec, flat, *tensors)
     if len(batch) == 1:
         return y, logabsdet
     return y.reshape(*batch, x.shape[-1]), logabsdet.reshape(batch)

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from flowkern.ops._arguments import in_dtype, without_autocast
 from flowkern.ops._affine_coupling import reference as affine
+from flowkern.ops._arguments import in_dtype, without_autocast
 from flowkern.ops._masked_autoregressive.conditioner import Activation, masks
 from flowkern.ops._masked_autoregressive.element import SPLINE
 from flowkern.ops._rational_quadratic_spline import reference as spline

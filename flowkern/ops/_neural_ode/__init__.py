@@ -7,13 +7,14 @@ from typing import NamedTuple
 import torch
 
 from flowkern import _torch, backends
-from flowkern.ops._arguments import check_tensor, constants
-from flowkern.ops._status import check_finite
+from flowkern.ops._arguments import check_tensor, constants, in_dtype
+from flowkern.ops._function import needs_gradient
 from flowkern.ops._neural_ode.field import FieldLayer, TimeEmbedding
-from flowkern.ops._neural_ode.function import apply, needs_gradient
+from flowkern.ops._neural_ode.function import apply
 from flowkern.ops._neural_ode.native import kernels
 from flowkern.ops._neural_ode.reference import Spec
 from flowkern.ops._neural_ode.tableau import TABLEAUX, tableau
+from flowkern.ops._status import check_finite
 
 __all__ = ["FieldLayer", "Solution", "TABLEAUX", "TimeEmbedding", "neural_ode"]
 
@@ -77,7 +78,7 @@ def neural_ode(
     dtype = _compute_dtype(y, layers)
     batch = _batch(y, layers[0].bias)
     rows = math.prod(batch)
-    weights = [layer.weight.to(dtype) for layer in layers]
+    weights = [in_dtype(layer.weight, dtype) for layer in layers]
     directions = _directions(trace, y, batch, weights, jacobian, dtype)
     closed = _closed(weights) if trace is not None and directions is None else None
     t = t.to(torch.promote_types(t.dtype, dtype))
@@ -85,11 +86,11 @@ def neural_ode(
     bias, row_bias = _first_bias(layers[0], batch, dtype)
     inputs = (
         t[:-1].to(dtype), sizes.to(dtype), row_bias, *_time(time, dtype), closed, directions, *weights, bias,
-        *(None if layer.bias is None else layer.bias.to(dtype) for layer in layers[1:]),
+        *(None if layer.bias is None else in_dtype(layer.bias, dtype) for layer in layers[1:]),
     )  # fmt: skip
     start = y.to(dtype).expand(*batch, y.shape[-1]).reshape(rows, y.shape[-1])
     adjoint = gradient == "adjoint"
-    every = steps if adjoint or not needs_gradient(start, *inputs) else checkpoint
+    every = steps if adjoint or not needs_gradient((start, *inputs)) else checkpoint
     kinds = [layer.kind() for layer in layers[:-1]]
     spec = Spec(
         tuple(k for k, _ in kinds), constants(*(s for _, s in kinds)),

@@ -3,7 +3,6 @@
 import triton
 import triton.language as tl
 
-from flowkern.ops._triton_random import sincos
 from flowkern.ops._neural_ode.triton_field import (
     BIAS,
     CLOSED,
@@ -36,6 +35,7 @@ from flowkern.ops._neural_ode.triton_field import (
     time_weight,
     weight,
 )
+from flowkern.ops._triton_random import sincos
 
 
 @triton.jit

@@ -65,10 +65,12 @@ def probability_path(x0, x1, t=None, *, path="conditional", sigma=0.0, noise=Non
     given_t = None if t is None else t.to(dtype)
     if seed is None and t is not None and (noise is not None or not draws_noise(PATHS[path], sigma)):
         seed = 0  # for nothing is drawn
-    arguments = noise, _seed(seed, x1.device), backend, PATHS[path], *constants(sigma)
-    x_t, u_t, drawn = apply(*ends, given_t, *arguments)
-    shape, dtype = x1.shape, torch.promote_types(x0.dtype, x1.dtype)
-    return drawn if t is None else t, x_t.to(dtype).reshape(shape), u_t.to(dtype).reshape(shape)
+    plain = PATHS[path], *constants(sigma)
+    x_t, u_t, drawn = apply(backend, plain, *ends, given_t, noise, _seed(seed, x1.device))
+    if x_t.shape != x1.shape or x_t.dtype is not x0.dtype or x0.dtype is not x1.dtype:
+        shape, dtype = x1.shape, torch.promote_types(x0.dtype, x1.dtype)
+        x_t, u_t = x_t.to(dtype).reshape(shape), u_t.to(dtype).reshape(shape)
+    return drawn if t is None else t, x_t, u_t
 
 
 def _rows(x):

@@ -70,10 +70,8 @@ def rational_quadratic_spline(
     index = _arguments.resolve_index(index, mask, x, params.shape[-2])
     backend = backends.resolve(x.device.type, KERNELS, _arguments.half(x, params))
     flat_x, flat_params, batch = _arguments.flatten(x, params)
-    y, logabsdet = apply(
-        flat_x, flat_params, backend, index, bound, bool(inverse), TAILS[tails][0],
-        *_arguments.constants(*box, *knot_map.numbers()),
-    )  # fmt: skip
+    plain = bool(inverse), TAILS[tails][0], *_arguments.constants(*box, *knot_map.numbers())
+    y, logabsdet = apply(backend, plain, flat_x, flat_params, index, bound)
     return _arguments.unflatten(y, logabsdet, batch)
 
 
