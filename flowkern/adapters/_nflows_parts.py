@@ -180,6 +180,7 @@ _COUPLINGS = {
     "coupling.AffineCouplingTransform": partial(coupling, _LIBRARY, lambda module: _AFFINE, False),
     "coupling.PiecewiseRationalQuadraticCouplingTransform": partial(coupling, _LIBRARY, element, True),
 }
+_LU_RELIES_ON = ("forward_no_cache", "inverse_no_cache", "_create_lower_upper", "logabsdet", "upper_diag")
 _PERMUTATION = _permutation, ("_permute", "_inverse_permutation")
 _POINTWISE = _pointwise, ("_batch_logabsdet", "_log_scale")
 # name of a class: (module, whether there is a context, features -> its `Part`, or why it has none;
@@ -194,7 +195,7 @@ _PARTS = {
         ("permutations.Permutation", _PERMUTATION),
         ("permutations.RandomPermutation", _PERMUTATION),
         ("permutations.ReversePermutation", _PERMUTATION),
-        ("lu.LULinear", (_lu, ("forward_no_cache", "inverse_no_cache", "_create_lower_upper", "logabsdet", "upper_diag"))),
+        ("lu.LULinear", (_lu, _LU_RELIES_ON)),
         ("standard.PointwiseAffineTransform", _POINTWISE),
         ("standard.AffineTransform", _POINTWISE),
         ("standard.IdentityTransform", (_identity, ())),

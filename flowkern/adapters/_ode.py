@@ -222,7 +222,7 @@ def _measured(part):
     z = torch.linspace(-25, 25, 401, dtype=torch.float64, device="cpu")
     for known in ACTIVATIONS.values():
         trials = (copy.deepcopy(part).train(mode) for mode in (True, False))
-        if not disagreement(lambda: (("", [known()(z)], [trial(z.clone())]) for trial in trials)):
+        if not disagreement(lambda known=known, trials=trials: (("", [known()(z)], [t(z.clone())]) for t in trials)):
             return read_activation(known())
     return None
 

@@ -191,7 +191,7 @@ def _softmax_scale(net):
         if hasattr(net, name):
             return 1 / math.sqrt(getattr(net, name))
     if not torch.compiler.is_compiling():  # a graph cannot warn
-        warnings.warn("Inputs to the softmax are not scaled down: initialization might be bad.")
+        warnings.warn("Inputs to the softmax are not scaled down: initialization might be bad.", stacklevel=2)
     return 1.0
 
 

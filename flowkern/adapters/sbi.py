@@ -1,4 +1,7 @@
-"""Estimators of sbi 0.27 that no kernel computes: `explain` says so. The flows inside its others are nflows' and zuko's."""
+"""Estimators of sbi 0.27 that no kernel computes: `explain` says so.
+
+The flows inside its others are nflows' and zuko's.
+"""
 
 import re
 

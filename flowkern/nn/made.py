@@ -16,8 +16,8 @@ from flowkern.nn._arguments import (
 from flowkern.nn.mlp import InputLayer, zero
 from flowkern.ops import ContextTerm, Degrees, MaskedLayer
 from flowkern.ops._arguments import version
-from flowkern.ops._plain import common, is_abstract, plainly
 from flowkern.ops._masked_autoregressive import folded, masks
+from flowkern.ops._plain import common, is_abstract, plainly
 
 _ACTIVATIONS = {
     "relu": F.relu,

@@ -1,9 +1,9 @@
 """Solvers of ordinary differential equations."""
 
-from flowkern.ode.adjoint import odeint_adjoint
 from flowkern.ode._odeint import odeint
-from flowkern.ops._tableau import TABLEAUX, Tableau, tableau
+from flowkern.ode.adjoint import odeint_adjoint
 from flowkern.ops._status import SolverError, SolverWarning, Status
+from flowkern.ops._tableau import TABLEAUX, Tableau, tableau
 
 __all__ = [
     "TABLEAUX",

@@ -13,14 +13,14 @@ from typing import NamedTuple
 import torch
 
 from flowkern import _torch
-from flowkern.ode.control import control, rms, state_norm
 from flowkern.ode._odeint import Solver, check_tolerance, known_options, odeint, tolerance
+from flowkern.ode.control import control, rms, state_norm
 from flowkern.ode.problem import CALLBACKS, real_dtype, unflattened
-from flowkern.ops._tableau import tableau
 from flowkern.ode.weights import Weights, check_used
 from flowkern.ops._arguments import in_dtype
 from flowkern.ops._batched import one_by_one
 from flowkern.ops._modules import trainable
+from flowkern.ops._tableau import tableau
 
 
 def odeint_adjoint(
@@ -35,7 +35,8 @@ def odeint_adjoint(
             adjoint_params are given.
         adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options: those of the backward solve;
             default those of the forward one, without its norm, and steps for the whole batch. Tolerances of
-            parts, or like y0, are those of y and a; t and the parameters have the smallest. For times (T, N) of each sample sizes of steps are those of the longest way between two outputs.
+            parts, or like y0, are those of y and a; t and the parameters have the smallest. For times (T, N) of
+            each sample sizes of steps are those of the longest way between two outputs.
             The norm of the options takes the tuple (of t, y, a, and each parameter), or is
             "seminorm", which leaves out the parameters.
         adjoint_params: tensors that func uses and that get gradients; default the parameters of func, and its

@@ -83,10 +83,10 @@ def _stepper(problem, method, grid, perturb):
 def _stage_times(method, grid, h, dtype, perturb):
     """The times of each stage in all steps; perturbed ones lie just inside their step."""
     start, end = grid[:-1].to(dtype), grid[1:].to(dtype)
-    for number, c in enumerate(method.c):
+    for stage, c in enumerate(method.c):
         if c == 0 or c == 1:
             times = end if c else start
-            if perturb and number in (0, len(method.c) - 1):
+            if perturb and stage in (0, len(method.c) - 1):
                 fixed = times.detach()
                 times = times + (torch.nextafter(fixed, start if c else end) - fixed)
             yield times

@@ -13,8 +13,8 @@ import torch
 from flowkern.adapters import accelerate, restore
 from flowkern.adapters._held import roots
 from flowkern.profiling.libraries import library_of
-from flowkern.profiling.rounds import measure
 from flowkern.profiling.result import LayerTime, Optimiser, Profile, Step, Work
+from flowkern.profiling.rounds import measure
 
 __all__ = ["LayerTime", "Optimiser", "Profile", "Step", "Work", "profile"]
 

@@ -57,8 +57,8 @@ def _layers(profile):
         if share > _LAYER_SHARE:
             names = ", ".join(layer.name for layer in layers)
             yield (
-                f"Layers: {kind} is not accelerated ({reason}) and takes {share:.0%} of the layers' forward time in the "
-                f"accelerated flow: {names}."
+                f"Layers: {kind} is not accelerated ({reason}) and takes {share:.0%} of the layers' forward time in "
+                f"the accelerated flow: {names}."
             )
 
 

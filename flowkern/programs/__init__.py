@@ -8,6 +8,23 @@ from flowkern.programs.network import NO_TERM, layer, missing, outputs, slots, s
 from flowkern.programs.program import Apart, Computed, Part, Reader, Segment, allowed, on_rows, pieces, run, why
 
 __all__ = [
-    *("Apart", "Computed", "Found", "Fusion", "NO_TERM", "Part", "Reader", "Segment", "allowed", "hooked"),
-    *("layer", "missing", "on_rows", "outputs", "pieces", "run", "slots", "stacked", "why"),
+    "NO_TERM",
+    "Apart",
+    "Computed",
+    "Found",
+    "Fusion",
+    "Part",
+    "Reader",
+    "Segment",
+    "allowed",
+    "hooked",
+    "layer",
+    "missing",
+    "on_rows",
+    "outputs",
+    "pieces",
+    "run",
+    "slots",
+    "stacked",
+    "why",
 ]

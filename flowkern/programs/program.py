@@ -210,8 +210,8 @@ def run(pieces, call, x, context, inverse):
         return None
     total = None
     for piece in reversed(pieces) if inverse else pieces:
-        for x, more in _results(piece, call, x, context, inverse):
-            total = more if total is None else total + more
+        for y, more in _results(piece, call, x, context, inverse):
+            x, total = y, more if total is None else total + more
     return x, total
 
 

@@ -422,9 +422,9 @@ def test_bad_batches():
         FlowMatching(Linear(3), coupling="ot").loss(x, torch.zeros(4, 2))
     with pytest.raises(ValueError, match=r"^t: expected shape \(4,\), got \(3,\)"):
         FlowMatching(Linear(3)).loss(x, t=torch.zeros(3))
+    model = FlowMatching(Recorder())
+    model.field.forward = lambda t, x, context: x[:, :2]
     with pytest.raises(ValueError, match=r"^field: .*\(4, 3\), got \(4, 2\)"):
-        model = FlowMatching(Recorder())
-        model.field.forward = lambda t, x, context: x[:, :2]
         model.loss(x)
     with pytest.raises(TypeError, match="^x1: .*list"):
         FlowMatching(Linear(3)).loss([[0.0]])

@@ -331,30 +331,37 @@ W, V, B = torch.zeros(4, 3), torch.zeros(6, 4), torch.zeros(4)
 LAYERS = [MaskedLayer(W, B, "relu"), MaskedLayer(V)]
 DEGREES = Degrees([1, 2, 3], [[1, 2, 1, 2]])
 X = torch.zeros(5, 3)
+LAST, AFFINE = LAYERS[1], AffineElement()
+
+
+def _with_context(term):
+    return [MaskedLayer(W, context=term), LAST]
+
+
 # (how the message begins, x, layers, degrees, element)
 BAD = [
-    ("x: expected a tensor", [1.0], LAYERS, DEGREES, AffineElement()),
-    ("x: expected a floating", X.long(), LAYERS, DEGREES, AffineElement()),
-    ("x: expected shape", torch.zeros(()), LAYERS, DEGREES, AffineElement()),
-    ("degrees: of 3 features", X[:, :2], LAYERS, DEGREES, AffineElement()),
+    ("x: expected a tensor", [1.0], LAYERS, DEGREES, AFFINE),
+    ("x: expected a floating", X.long(), LAYERS, DEGREES, AFFINE),
+    ("x: expected shape", torch.zeros(()), LAYERS, DEGREES, AFFINE),
+    ("degrees: of 3 features", X[:, :2], LAYERS, DEGREES, AFFINE),
     ("degrees: expected a Degrees", X, LAYERS, [1, 2, 3], AffineElement()),
-    ("layers: expected 2", X, LAYERS[:1], DEGREES, AffineElement()),
-    (r"layers\[0\]: expected a MaskedLayer", X, [W, V], DEGREES, AffineElement()),
-    (r"layers\[0\].weight: expected shape", X, [MaskedLayer(W.T), LAYERS[1]], DEGREES, AffineElement()),
-    (r"layers\[0\].weight: expected a float", X, [MaskedLayer(W.long()), LAYERS[1]], DEGREES, AffineElement()),
-    (r"layers\[0\].bias: expected shape", X, [MaskedLayer(W, B[:3]), LAYERS[1]], DEGREES, AffineElement()),
-    (r"layers\[0\].gain: expected shape", X, [MaskedLayer(W, gain=torch.zeros(5, 4)), LAYERS[1]], DEGREES, AffineElement()),
-    (r"layers\[0\].context: expected a ContextTerm", X, [MaskedLayer(W, context=X), LAYERS[1]], DEGREES, AffineElement()),
-    (r"layers\[0\].context.weight: expected shape", X, [MaskedLayer(W, context=ContextTerm(X, V)), LAYERS[1]], DEGREES, AffineElement()),
-    (r"layers\[0\].context.bias: expected shape", X, [MaskedLayer(W, context=ContextTerm(X, W, B[1:])), LAYERS[1]], DEGREES, AffineElement()),
-    (r"layers\[0\].context.context: expected a float", X, [MaskedLayer(W, context=ContextTerm(X.long(), W)), LAYERS[1]], DEGREES, AffineElement()),
-    (r"layers: the batch shapes", X, [MaskedLayer(W, context=ContextTerm(X[1:], W)), LAYERS[1]], DEGREES, AffineElement()),
-    (r"layers\[0\].skip: expected an earlier", X, [MaskedLayer(W, skip=0), LAYERS[1]], DEGREES, AffineElement()),
-    (r"layers\[1\]: the last", X, [LAYERS[0], MaskedLayer(V, activation="tanh")], DEGREES, AffineElement()),
-    ("layers: the batch shapes", X, [MaskedLayer(W, torch.zeros(7, 4)), LAYERS[1]], DEGREES, AffineElement()),
+    ("layers: expected 2", X, LAYERS[:1], DEGREES, AFFINE),
+    (r"layers\[0\]: expected a MaskedLayer", X, [W, V], DEGREES, AFFINE),
+    (r"layers\[0\].weight: expected shape", X, [MaskedLayer(W.T), LAST], DEGREES, AFFINE),
+    (r"layers\[0\].weight: expected a float", X, [MaskedLayer(W.long()), LAST], DEGREES, AFFINE),
+    (r"layers\[0\].bias: expected shape", X, [MaskedLayer(W, B[:3]), LAST], DEGREES, AFFINE),
+    (r"layers\[0\].gain: expected shape", X, [MaskedLayer(W, gain=torch.zeros(5, 4)), LAST], DEGREES, AFFINE),
+    (r"layers\[0\].context: expected a ContextTerm", X, _with_context(X), DEGREES, AFFINE),
+    (r"layers\[0\].context.weight: expected shape", X, _with_context(ContextTerm(X, V)), DEGREES, AFFINE),
+    (r"layers\[0\].context.bias: expected shape", X, _with_context(ContextTerm(X, W, B[1:])), DEGREES, AFFINE),
+    (r"layers\[0\].context.context: expected a float", X, _with_context(ContextTerm(X.long(), W)), DEGREES, AFFINE),
+    (r"layers: the batch shapes", X, _with_context(ContextTerm(X[1:], W)), DEGREES, AFFINE),
+    (r"layers\[0\].skip: expected an earlier", X, [MaskedLayer(W, skip=0), LAST], DEGREES, AFFINE),
+    (r"layers\[1\]: the last", X, [LAYERS[0], MaskedLayer(V, activation="tanh")], DEGREES, AFFINE),
+    ("layers: the batch shapes", X, [MaskedLayer(W, torch.zeros(7, 4)), LAST], DEGREES, AFFINE),
     ("layers: the last must have 1", X, LAYERS, DEGREES, AffineElement("additive")),
     ("layers: tails", X, LAYERS, DEGREES, SplineElement(tails="circular")),
-    ("activation: expected one of", X, [MaskedLayer(W, B, "swish"), LAYERS[1]], DEGREES, AffineElement()),
+    ("activation: expected one of", X, [MaskedLayer(W, B, "swish"), LAST], DEGREES, AFFINE),
     ("element: expected", X, LAYERS, DEGREES, "affine"),
     ("scale_map: expected one of", X, LAYERS, DEGREES, AffineElement("cube")),
     ("bound: expected", X, LAYERS, DEGREES, SplineElement(bound=-1.0)),

@@ -94,7 +94,7 @@ def test_a_signal_is_heard_within_a_solve(backward):
         with in_pieces(2_000, 16) as done, torch.set_grad_enabled(backward):
             loss = flow().log_prob(x).sum() if backward else None
             assert len(done) == (100 if backward else 0)
-            with pytest.raises(Alarm):
+            with pytest.raises(Alarm):  # noqa: PT012 (it rings in either line)
                 signal.setitimer(signal.ITIMER_REAL, 0.005)
                 loss.backward() if backward else flow().log_prob(x)
             assert backward or len(done) < 100

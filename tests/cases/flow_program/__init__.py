@@ -153,7 +153,9 @@ CASES = {
     "spline circular": Case(3, (coupling(3, SplineElement(3.0, "circular"), _bins(4, "circular")),)),
     "additive": Case(4, (coupling(4, ADDITIVE, 1), coupling(4, ADDITIVE, 1, first=1, bare=True))),
     "coupling": Case(6, tuple(coupling(6, first=i % 2, residual=True, depth=3) for i in range(3)), base="normal"),
-    "coupling wide": Case(9, (coupling(9, AFFINE, width=70, depth=3), coupling(9, AFFINE, width=33, first=1)), batch=65),
+    "coupling wide": Case(
+        9, (coupling(9, AFFINE, width=70, depth=3), coupling(9, AFFINE, width=33, first=1)), batch=65
+    ),
     "context": Case(4, (autoregressive(4, context=True), coupling(4, context=True, joint=True)), context=3),
     "gates": Case(4, (coupling(4, context=True, joint=True, gated=True, residual=True, depth=5),), context=10),
     "activations": Case(

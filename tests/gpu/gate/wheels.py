@@ -22,6 +22,7 @@ def _unpack(wheel, site):
         return f"{wheel.name}: not plain Python, not unpacked"
     with zipfile.ZipFile(wheel) as file:
         file.extractall(site)
+    return None
 
 
 def _installed(name):

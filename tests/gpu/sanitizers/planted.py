@@ -1,8 +1,9 @@
 """Plants faults in a copy of the kernels and tells what catches each.
 
 `python -m tests.gpu.sanitizers.planted [word …]` prints a table, of all faults or of those that a word occurs
-in, and fails if one is not caught; `… planted write` also puts it into docs/emulation.md. All are planted at once, and a number that is set when the kernels run
-chooses one: nothing is built, nor imported, once for each. The number 0 chooses none: then all cases pass.
+in, and fails if one is not caught; `… planted write` also puts it into docs/emulation.md. All are planted at
+once, and a number that is set when the kernels run chooses one: nothing is built, nor imported, once for each.
+The number 0 chooses none: then all cases pass.
 """
 
 import ctypes
@@ -102,7 +103,7 @@ def caught(kind, library, numbers):
 
 def _started(check, number):
     """The id of a process that looks for a fault, and the file that it writes to."""
-    output = tempfile.TemporaryFile("w+", errors="replace")
+    output = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (the caller reads it)
     process = os.fork()
     if process:
         return process, output
