@@ -44,6 +44,13 @@ def backend(name):
     Raises:
         ValueError: `name` is not a backend.
         RuntimeError: the backend cannot run here; the message says why.
+
+    Example:
+        >>> import torch, flowkern
+        >>> with flowkern.backend("reference"):
+        ...     y, logabsdet = flowkern.ops.affine_coupling(torch.ones(3), torch.zeros(3, 2))
+        >>> y
+        tensor([1., 1., 1.])
     """
     _require(name, "name")
     previous, _choice.name = _choice.name, name

@@ -85,6 +85,14 @@ def restore(model):
 
     Raises:
         TypeError: model is no `torch.nn.Module` and holds none.
+
+    Example:
+        >>> import flowkern, zuko
+        >>> flow = flowkern.accelerate(zuko.flows.NSF(features=3, transforms=1))
+        >>> flowkern.restore(flow) is flow
+        True
+        >>> flowkern.explain(flow).replaced
+        ()
     """
     for _, module in named_modules(model):
         for name in _replaced(module):
@@ -103,6 +111,12 @@ def explain(model):
 
     Raises:
         TypeError: model is no `torch.nn.Module` and holds none.
+
+    Example:
+        >>> import flowkern, zuko
+        >>> flow = zuko.flows.NSF(features=3, transforms=1)
+        >>> len(flowkern.explain(flow).replaceable) > 0
+        True
     """
     modules = named_modules(model)
     found = {"replaced": [], "replaceable": [], "left": []}

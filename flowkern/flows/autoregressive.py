@@ -50,6 +50,12 @@ class MAF(_AutoregressiveFlow):
         TypeError, ValueError: an argument has the wrong type or value; the error names it.
 
     Source: Papamakarios et al., Masked Autoregressive Flow (2017).
+
+    Example:
+        >>> import torch, flowkern
+        >>> flow = flowkern.flows.MAF(3, transforms=2)
+        >>> flow().log_prob(torch.zeros(5, 3)).shape
+        torch.Size([5])
     """
 
     def __init__(
@@ -81,6 +87,12 @@ class IAF(_AutoregressiveFlow):
         TypeError, ValueError: an argument has the wrong type or value; the error names it.
 
     Source: Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow (2016).
+
+    Example:
+        >>> import torch, flowkern
+        >>> flow = flowkern.flows.IAF(3, transforms=2)
+        >>> flow().log_prob(torch.zeros(5, 3)).shape
+        torch.Size([5])
     """
 
     def __init__(
@@ -111,6 +123,12 @@ class AutoregressiveNSF(_AutoregressiveFlow):
         TypeError, ValueError: an argument has the wrong type or value; the error names it.
 
     Source: Durkan et al., Neural Spline Flows (2019).
+
+    Example:
+        >>> import torch, flowkern
+        >>> flow = flowkern.flows.AutoregressiveNSF(3, transforms=2)
+        >>> flow().log_prob(torch.zeros(5, 3)).shape
+        torch.Size([5])
     """
 
     def __init__(

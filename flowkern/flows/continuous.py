@@ -28,6 +28,12 @@ class CNF(Flow):
         TypeError, ValueError: an argument has the wrong type or value; the error names it.
 
     Source: Chen et al., Neural Ordinary Differential Equations (2018); Grathwohl et al., FFJORD (2019).
+
+    Example:
+        >>> import torch, flowkern
+        >>> flow = flowkern.flows.CNF(3, steps=4)
+        >>> flow().log_prob(torch.zeros(5, 3)).shape
+        torch.Size([5])
     """
 
     def __init__(

@@ -65,6 +65,12 @@ class RealNVP(_CouplingFlow):
         TypeError, ValueError: an argument has the wrong type or value; the error names it.
 
     Source: Dinh et al., Density estimation using Real NVP (2017).
+
+    Example:
+        >>> import torch, flowkern
+        >>> flow = flowkern.flows.RealNVP(3, context=2)
+        >>> flow(torch.zeros(5, 2)).log_prob(torch.zeros(5, 3)).shape
+        torch.Size([5])
     """
 
     def __init__(
@@ -97,6 +103,12 @@ class NICE(_CouplingFlow):
         TypeError, ValueError: an argument has the wrong type or value; the error names it.
 
     Source: Dinh et al., NICE (2015), section 3.
+
+    Example:
+        >>> import torch, flowkern
+        >>> flow = flowkern.flows.NICE(3)
+        >>> flow().log_prob(torch.zeros(5, 3)).shape
+        torch.Size([5])
     """
 
     def __init__(
@@ -132,6 +144,12 @@ class NSF(_CouplingFlow):
         TypeError, ValueError: an argument has the wrong type or value; the error names it.
 
     Source: Durkan et al., Neural Spline Flows (2019).
+
+    Example:
+        >>> import torch, flowkern
+        >>> flow = flowkern.flows.NSF(3, bins=4, transforms=2)
+        >>> flow().log_prob(torch.zeros(5, 3)).shape
+        torch.Size([5])
     """
 
     def __init__(

@@ -20,6 +20,13 @@ class Flow(nn.Module):
             missing, not expected, or of the wrong shape or dtype.
 
     Source: Papamakarios et al., Normalizing Flows for Probabilistic Modeling and Inference (2021).
+
+    Example:
+        >>> import torch
+        >>> from flowkern import flows, transforms
+        >>> flow = flows.Flow(transforms.Compose(transforms.LULinear(3), transforms.SplineCoupling(3)), 3)
+        >>> flow().sample((4,)).shape
+        torch.Size([4, 3])
     """
 
     def __init__(self, transform, features, context=0):

@@ -34,6 +34,13 @@ class FlowMatching(nn.Module):
 
     Source: Lipman et al., Flow matching for generative modeling (2023); Tong et al., Improving and
     generalizing flow-based generative models with minibatch optimal transport (2024), algorithms 1–4.
+
+    Example:
+        >>> import torch
+        >>> from flowkern import matching, nn
+        >>> model = matching.FlowMatching(nn.VectorField(2), coupling="ot")
+        >>> model.loss(torch.randn(16, 2)).shape
+        torch.Size([])
     """
 
     def __init__(self, field, path="conditional", coupling=None, sigma=0.0):

@@ -30,6 +30,12 @@ def exact_pairing(x0, x1):
     Raises:
         ValueError: the shapes of samples differ, x0 has none, or a sample is not finite.
         ImportError: POT is not installed.
+
+    Example:
+        >>> import torch
+        >>> from flowkern import matching
+        >>> matching.exact_pairing(torch.tensor([[0.0], [5.0]]), torch.tensor([[6.0], [1.0]]))
+        tensor([1, 0])
     """
     cost = _squared_distances(x0, x1).cpu()
     if not cost.isfinite().all():
@@ -64,6 +70,12 @@ def sinkhorn_pairing(x0, x1, epsilon=None, generator=None):
 
     Source: Cuturi, Sinkhorn distances: lightspeed computation of optimal transport (2013); Schmitzer, Stabilized
     sparse scaling algorithms for entropy regularized transport problems (2019), ε-scaling.
+
+    Example:
+        >>> import torch
+        >>> from flowkern import matching
+        >>> matching.sinkhorn_pairing(torch.tensor([[0.0], [5.0]]), torch.tensor([[6.0], [1.0]]), epsilon=0.1)
+        tensor([1, 0])
     """
     if epsilon is not None and not 0 < epsilon < math.inf:
         raise ValueError(f"epsilon: expected a finite number above 0, got {epsilon}")

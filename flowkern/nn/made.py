@@ -53,6 +53,12 @@ class MADE(nn.Module):
         TypeError, ValueError: an argument has the wrong type, shape or value; the error names it.
 
     Source: Germain et al., MADE (2015); residual: Durkan et al., Neural Spline Flows (2019), B.1.
+
+    Example:
+        >>> import torch
+        >>> from flowkern import nn
+        >>> nn.MADE(3, 6)(torch.zeros(5, 3)).shape  # two parameters for each feature
+        torch.Size([5, 6])
     """
 
     def __init__(

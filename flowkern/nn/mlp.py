@@ -56,6 +56,12 @@ class MLP(nn.Module):
     Raises:
         TypeError, ValueError: a size is not an integer in range; at the call, x or context has the
             wrong shape or dtype.
+
+    Example:
+        >>> import torch
+        >>> from flowkern import nn
+        >>> nn.MLP(3, 4)(torch.zeros(5, 3)).shape
+        torch.Size([5, 4])
     """
 
     broadcasts = True
@@ -88,6 +94,12 @@ class ResidualNet(nn.Module):
             x or context has the wrong shape or dtype.
 
     Source: He et al., Identity Mappings in Deep Residual Networks (2016).
+
+    Example:
+        >>> import torch
+        >>> from flowkern import nn
+        >>> nn.ResidualNet(3, 4)(torch.zeros(5, 3)).shape
+        torch.Size([5, 4])
     """
 
     broadcasts = True

@@ -54,6 +54,12 @@ class VectorField(nn.Module):
         TypeError, ValueError: an argument has the wrong type or value; the error names it.
 
     Source: Grathwohl et al., FFJORD (2019), B.1; fourier: the fields of zuko's CNF.
+
+    Example:
+        >>> import torch
+        >>> from flowkern import nn
+        >>> nn.VectorField(3)(torch.tensor(0.5), torch.zeros(5, 3)).shape
+        torch.Size([5, 3])
     """
 
     def __init__(self, features, context=0, hidden_features=(64, 64), activation="tanh", time="concatenate"):

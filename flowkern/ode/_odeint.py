@@ -54,6 +54,12 @@ def odeint(func, y0, t, *, rtol=1e-7, atol=1e-9, method=None, options=None, even
 
     Source: Chen, torchdiffeq 0.2.5; Hairer, Nørsett, Wanner, Solving Ordinary Differential
     Equations I (1993).
+
+    Example:
+        >>> import torch, flowkern
+        >>> y = flowkern.odeint(lambda t, y: -y, torch.ones(1), torch.tensor([0.0, 1.0]), method="dopri5")
+        >>> y[-1]
+        tensor([0.3679])
     """
     if event_fn is not None:
         raise NotImplementedError("event_fn: events are not supported; use torchdiffeq.odeint")

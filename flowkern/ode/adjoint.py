@@ -53,6 +53,14 @@ def odeint_adjoint(
         `parametrize.cached()`. NotImplementedError: within transforms of torch.func.
 
     Source: Chen et al., Neural Ordinary Differential Equations (2018), appendix B; torchdiffeq 0.2.5.
+
+    Example:
+        >>> import torch, flowkern
+        >>> field = flowkern.nn.VectorField(features=2)
+        >>> y = flowkern.odeint_adjoint(field, torch.zeros(3, 2), torch.tensor([0.0, 1.0]), method="rk4")
+        >>> y[-1].sum().backward()
+        >>> all(p.grad is not None for p in field.parameters())
+        True
     """
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
         return _interrupted(

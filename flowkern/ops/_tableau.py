@@ -37,7 +37,13 @@ class Tableau(NamedTuple):
 
 
 def tableau(name, argument="method"):
-    """The tableau called `name`; an error that names the argument where there is none."""
+    """The tableau called `name`; an error that names the argument where there is none.
+
+    Example:
+        >>> from flowkern import ode
+        >>> ode.tableau("rk4").order
+        4
+    """
     if isinstance(name, str) and name in _NO_TABLEAU:
         raise NotImplementedError(f"{argument}: {name!r} is no Runge-Kutta method; use torchdiffeq.odeint")
     if not isinstance(name, str) or name not in TABLEAUX:

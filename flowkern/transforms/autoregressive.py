@@ -33,6 +33,14 @@ class MaskedAutoregressive(Transform):
             the wrong shape.
 
     Source: Papamakarios et al., Masked Autoregressive Flow (2017), eqs. 3–5.
+
+    Example:
+        >>> import torch
+        >>> from flowkern import nn, ops, transforms
+        >>> transform = transforms.MaskedAutoregressive(nn.MADE(3, 6), ops.AffineElement())
+        >>> y, logabsdet = transform(torch.zeros(5, 3))
+        >>> y.shape, logabsdet.shape
+        (torch.Size([5, 3]), torch.Size([5]))
     """
 
     def __init__(self, conditioner, element):
@@ -91,6 +99,14 @@ class AffineAutoregressive(MaskedAutoregressive):
         TypeError, ValueError: an argument has the wrong type, shape or value; the error names it.
 
     Source: Papamakarios et al., Masked Autoregressive Flow (2017), eqs. 3–5.
+
+    Example:
+        >>> import torch
+        >>> from flowkern import transforms
+        >>> transform = transforms.AffineAutoregressive(3)
+        >>> y, logabsdet = transform(torch.zeros(5, 3))
+        >>> y.shape, logabsdet.shape
+        (torch.Size([5, 3]), torch.Size([5]))
     """
 
     def __init__(
@@ -123,6 +139,14 @@ class SplineAutoregressive(MaskedAutoregressive):
         TypeError, ValueError: an argument has the wrong type, shape or value; the error names it.
 
     Source: Durkan et al., Neural Spline Flows (2019), eqs. 4–8.
+
+    Example:
+        >>> import torch
+        >>> from flowkern import transforms
+        >>> transform = transforms.SplineAutoregressive(3)
+        >>> y, logabsdet = transform(torch.zeros(5, 3))
+        >>> y.shape, logabsdet.shape
+        (torch.Size([5, 3]), torch.Size([5]))
     """
 
     def __init__(

@@ -32,6 +32,14 @@ class Inverse(Transform):
 
     Raises:
         TypeError: transform is not such a module.
+
+    Example:
+        >>> import torch
+        >>> from flowkern import transforms
+        >>> transform = transforms.Inverse(transforms.LULinear(3))
+        >>> y, logabsdet = transform(torch.zeros(5, 3))
+        >>> y.shape, logabsdet.shape
+        (torch.Size([5, 3]), torch.Size([5]))
     """
 
     def __init__(self, transform):
@@ -67,6 +75,14 @@ class Compose(Transform):
 
     Raises:
         TypeError: one of them is not such a module.
+
+    Example:
+        >>> import torch
+        >>> from flowkern import transforms
+        >>> transform = transforms.Compose(transforms.LULinear(3), transforms.AffineCoupling(3))
+        >>> y, logabsdet = transform(torch.zeros(5, 3))
+        >>> y.shape, logabsdet.shape
+        (torch.Size([5, 3]), torch.Size([5]))
     """
 
     def __init__(self, *transforms):

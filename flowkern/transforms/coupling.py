@@ -21,7 +21,13 @@ from flowkern.transforms.base import Transform
 
 
 def alternating_mask(features, parity=1):
-    """bool (features,), True at every second feature from `parity`; True at a single feature."""
+    """bool (features,), True at every second feature from `parity`; True at a single feature.
+
+    Example:
+        >>> from flowkern import transforms
+        >>> transforms.alternating_mask(4)
+        tensor([False,  True, False,  True])
+    """
     check_count("features", features, 1)
     return (torch.arange(features, device=_device()) % 2 == parity % 2) | (features == 1)
 
@@ -120,6 +126,14 @@ class AffineCoupling(Coupling):
         TypeError, ValueError: an argument has the wrong type, shape or value; the error names it.
 
     Source: Dinh et al., Density estimation using Real NVP (2017), eqs. 7–8; NICE (2015), eq. 8.
+
+    Example:
+        >>> import torch
+        >>> from flowkern import transforms
+        >>> transform = transforms.AffineCoupling(3)
+        >>> y, logabsdet = transform(torch.zeros(5, 3))
+        >>> y.shape, logabsdet.shape
+        (torch.Size([5, 3]), torch.Size([5]))
     """
 
     def __init__(
@@ -161,6 +175,14 @@ class SplineCoupling(Coupling):
         TypeError, ValueError: an argument has the wrong type, shape or value; the error names it.
 
     Source: Durkan et al., Neural Spline Flows (2019), eqs. 4–8.
+
+    Example:
+        >>> import torch
+        >>> from flowkern import transforms
+        >>> transform = transforms.SplineCoupling(3)
+        >>> y, logabsdet = transform(torch.zeros(5, 3))
+        >>> y.shape, logabsdet.shape
+        (torch.Size([5, 3]), torch.Size([5]))
     """
 
     def __init__(

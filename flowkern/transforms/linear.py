@@ -22,6 +22,14 @@ class Permutation(Transform):
 
     Raises:
         ValueError: permutation is not a permutation of 0 … D − 1; x has the wrong shape.
+
+    Example:
+        >>> import torch
+        >>> from flowkern import transforms
+        >>> transform = transforms.Permutation([2, 0, 1])
+        >>> y, logabsdet = transform(torch.zeros(5, 3))
+        >>> y.shape, logabsdet.shape
+        (torch.Size([5, 3]), torch.Size([5]))
     """
 
     def __init__(self, permutation):
@@ -69,6 +77,14 @@ class LULinear(Transform):
         TypeError, ValueError: features is not an integer >= 1; x has the wrong shape or dtype.
 
     Source: Kingma & Dhariwal, Glow (2018), eq. 10, without its fixed permutation.
+
+    Example:
+        >>> import torch
+        >>> from flowkern import transforms
+        >>> transform = transforms.LULinear(3)
+        >>> y, logabsdet = transform(torch.zeros(5, 3))
+        >>> y.shape, logabsdet.shape
+        (torch.Size([5, 3]), torch.Size([5]))
     """
 
     def __init__(self, features):
@@ -159,6 +175,14 @@ class ActNorm(Transform):
         TypeError, ValueError: features is not an integer >= 1; x has the wrong shape or dtype.
 
     Source: Kingma & Dhariwal, Glow (2018), section 3.1.
+
+    Example:
+        >>> import torch
+        >>> from flowkern import transforms
+        >>> transform = transforms.ActNorm(3)
+        >>> y, logabsdet = transform(torch.zeros(5, 3))
+        >>> y.shape, logabsdet.shape
+        (torch.Size([5, 3]), torch.Size([5]))
     """
 
     def __init__(self, features):

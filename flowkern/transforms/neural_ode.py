@@ -51,6 +51,14 @@ class NeuralODE(Transform):
             the wrong shape or dtype. The error names it.
 
     Source: Chen et al., Neural Ordinary Differential Equations (2018); Grathwohl et al., FFJORD (2019).
+
+    Example:
+        >>> import torch
+        >>> from flowkern import nn, transforms
+        >>> transform = transforms.NeuralODE(nn.VectorField(3), steps=4)
+        >>> y, logabsdet = transform(torch.zeros(5, 3))
+        >>> y.shape, logabsdet.shape
+        (torch.Size([5, 3]), torch.Size([5]))
     """
 
     def __init__(

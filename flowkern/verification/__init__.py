@@ -46,6 +46,12 @@ def accelerate(model, ode=None, check=None):
         TypeError: model is no `torch.nn.Module` and holds none.
         TypeError, ValueError: ode is no such dictionary, or an option has the wrong value; or check is no example.
         RuntimeError: the numbers are others on the example. The model is then restored.
+
+    Example:
+        >>> import torch, flowkern, zuko
+        >>> flow = flowkern.accelerate(zuko.flows.NSF(features=3, context=2))
+        >>> flow(torch.zeros(5, 2)).log_prob(torch.zeros(5, 3)).shape
+        torch.Size([5])
     """
     adapters.accelerate(model, ode, stacklevel=2)
     if check is None:
@@ -81,6 +87,12 @@ def verify(model, example):
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, or the model cannot be called with it.
+
+    Example:
+        >>> import torch, flowkern, zuko
+        >>> report = flowkern.verify(zuko.flows.NSF(3, transforms=1), torch.randn(64, 3))
+        >>> report.agrees
+        True
     """
     model = _module(model)
     arguments = _arguments(example)

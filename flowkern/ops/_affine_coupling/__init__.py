@@ -35,6 +35,14 @@ def affine_coupling(x, params, *, index=None, mask=None, scale_map="exp", scale_
             index or mask wrong. On a GPU, where looking at them would wait, the log-det is NaN then.
 
     Source: Dinh et al., Density estimation using Real NVP (2017), eqs. 7–8; NICE (2015), eq. 8.
+
+    Example:
+        >>> import torch
+        >>> from flowkern import ops
+        >>> x, params = torch.ones(4, 3), torch.zeros(4, 2, 2)  # two of three features: shift 0, scale exp 0
+        >>> y, logabsdet = ops.affine_coupling(x, params, index=torch.tensor([0, 2]))
+        >>> y.shape, logabsdet
+        (torch.Size([4, 3]), tensor([0., 0., 0., 0.]))
     """
     _arguments.check_tensors(x, params)
     scale_map = ScaleMap.of(scale_map)

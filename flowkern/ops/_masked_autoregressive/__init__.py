@@ -55,6 +55,15 @@ def masked_autoregressive(x, layers, degrees, element):
         RuntimeError: the chosen backend cannot run here.
 
     Source: Papamakarios et al., Masked Autoregressive Flow (2017), eqs. 3–5.
+
+    Example:
+        >>> import torch
+        >>> from flowkern import ops
+        >>> degrees = ops.Degrees([1, 2, 3], [[1, 2, 1, 2]])  # three features, four hidden units
+        >>> layers = [ops.MaskedLayer(torch.randn(4, 3), activation="tanh"), ops.MaskedLayer(torch.randn(6, 4))]
+        >>> y, logabsdet = ops.masked_autoregressive(torch.randn(5, 3), layers, degrees, ops.AffineElement())
+        >>> y.shape, logabsdet.shape
+        (torch.Size([5, 3]), torch.Size([5]))
     """
     return _call("x", x, layers, degrees, element, False)
 
@@ -73,6 +82,15 @@ def masked_autoregressive_inverse(y, layers, degrees, element):
         TypeError, ValueError, RuntimeError: as `masked_autoregressive`.
 
     Source: Papamakarios et al., Masked Autoregressive Flow (2017), section 3.1.
+
+    Example:
+        >>> import torch
+        >>> from flowkern import ops
+        >>> degrees, layers = ops.Degrees([1, 2]), [ops.MaskedLayer(torch.randn(4, 2))]
+        >>> y, logabsdet = ops.masked_autoregressive(torch.ones(5, 2), layers, degrees, ops.AffineElement())
+        >>> x, negative = ops.masked_autoregressive_inverse(y, layers, degrees, ops.AffineElement())
+        >>> torch.allclose(x, torch.ones(5, 2)) and torch.allclose(negative, -logabsdet)
+        True
     """
     return _call("y", y, layers, degrees, element, True)
 

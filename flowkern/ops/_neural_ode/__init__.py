@@ -71,6 +71,14 @@ def neural_ode(
 
     Source: Chen et al., Neural Ordinary Differential Equations (2018), eq. 8 and algorithm 1;
         Grathwohl et al., FFJORD (2019), eq. 8; Finlay et al., How to Train Your Neural ODE (2020).
+
+    Example:
+        >>> import torch
+        >>> from flowkern import ops
+        >>> layers = [ops.FieldLayer(torch.randn(8, 2), activation="tanh"), ops.FieldLayer(torch.randn(2, 8))]
+        >>> solution = ops.neural_ode(torch.zeros(5, 2), layers, torch.tensor([0.0, 1.0]), steps=8, trace="exact")
+        >>> solution.y.shape, solution.logabsdet.shape
+        (torch.Size([2, 5, 2]), torch.Size([2, 5]))
     """
     layers = _tuple(layers)
     _check(y, layers, t, time, steps, checkpoint, gradient, jacobian and trace is None, on_failure)

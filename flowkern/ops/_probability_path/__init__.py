@@ -51,6 +51,13 @@ def probability_path(x0, x1, t=None, *, path="conditional", sigma=0.0, noise=Non
     optimal transport (2024), table 1; Lipman et al., Flow matching for generative modeling (2023),
     eqs. 20–21; Albergo and Vanden-Eijnden, Building normalizing flows with stochastic interpolants
     (2023), eq. 5.
+
+    Example:
+        >>> import torch
+        >>> from flowkern import ops
+        >>> t, x_t, u_t = ops.probability_path(torch.zeros(4, 2), torch.ones(4, 2), torch.full((4,), 0.25))
+        >>> x_t[0], u_t[0]
+        (tensor([0.2500, 0.2500]), tensor([1., 1.]))
     """
     sigma = check_sigma(sigma)
     _check(x0, x1, t, path, noise)

@@ -25,6 +25,12 @@ def runge_kutta_stage(y, k, weights):
         RuntimeError: shapes, dtypes or devices do not fit, or the chosen backend cannot run here.
 
     Source: Hairer, Nørsett, Wanner, Solving Ordinary Differential Equations I (1993), II.1.
+
+    Example:
+        >>> import torch
+        >>> from flowkern import ops
+        >>> ops.runge_kutta_stage(torch.zeros(2), [torch.ones(2), torch.ones(2)], torch.tensor([0.5, 0.25]))
+        tensor([0.7500, 0.7500])
     """
     return apply(y, k, weights, backends.resolve(y.device.type, KERNELS))
 
@@ -46,5 +52,12 @@ def runge_kutta_error(y0, y1, k, weights, rtol, atol):
         RuntimeError: shapes, dtypes or devices do not fit, or the chosen backend cannot run here.
 
     Source: Hairer, Nørsett, Wanner, eqs. II.4.10-4.11.
+
+    Example:
+        >>> import torch
+        >>> from flowkern import ops
+        >>> y, k = torch.zeros(1, 2), torch.ones(1, 2)
+        >>> ops.runge_kutta_error(y, y, [k], torch.tensor([0.1]), rtol=0.0, atol=0.1)
+        tensor([2.])
     """
     return error(y0, y1, k, weights, rtol, atol, backends.resolve(y0.device.type, KERNELS))
