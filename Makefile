@@ -3,7 +3,9 @@
 #   make demo-quick    the same in under a minute, without torch.compile
 #   make test          all tests
 #   make test-oldest   the tests with the oldest supported torch, built for CUDA (an environment of 5 GB)
+#   make test-newest   the tests with the newest torch and Triton, whatever constraints-dev.txt pins
 #   make test-torchdiffeq FOLDER=…  torchdiffeq's own tests, from a checkout of it, with our solvers
+#   make lint          ruff and mypy, as .ci/run and the hooks of pre-commit run them
 #   make sanitize      all kernels under sanitizers, and faults planted in them
 #   make bench         the benchmarks
 #   make wheels        wheels that install without a compiler, each checked (needs g++-aarch64-linux-gnu too)
@@ -16,7 +18,7 @@ ENV_PYTHON = $(VENV)/bin/python
 INSTALL = $(ENV_PYTHON) -m pip install --disable-pip-version-check -c constraints-dev.txt
 SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.cu*' -o -name '*.h')
 
-.PHONY: demo demo-quick test test-oldest test-torchdiffeq sanitize bench wheels info clean
+.PHONY: demo demo-quick lint test test-oldest test-newest test-torchdiffeq sanitize bench wheels info clean
 
 demo: $(VENV)/.demo
 	$(ENV_PYTHON) -m demo $(ARGS)
@@ -51,8 +53,27 @@ test-oldest: $(OLDEST_TREE)/.built $(VENV)/.test
 	    $(OLDEST_PYTHON) -m pytest tests tests/oldest/checks.py -n auto --dist worksteal \
 	    --ignore=tests/gpu/emulation --ignore-glob='*/test_emulated.py' --deselect=tests/gpu/compiled/test_compiles.py::test_cuda_kernels $(ARGS)
 
+# CPU kernels and Triton; it asks for newer releases each time.
+NEWEST ?= .venv-newest
+NEWEST_TREE = build/newest
+NEWEST_PYTHON = $(abspath $(NEWEST))/bin/python
+NEWEST_INSTALL = $(NEWEST_PYTHON) -m pip install --disable-pip-version-check --quiet -c $(abspath $(NEWEST))/constraints.txt
+
+test-newest: $(NEWEST_TREE)/.built
+	rm -rf $(NEWEST_TREE)/tests $(NEWEST_TREE)/bench $(NEWEST_TREE)/demo
+	cp -R bench demo tests $(NEWEST_TREE)
+	find flowkern -name '*.py' -o -name '*.json' | xargs cp --parents -t $(NEWEST_TREE)
+	cd $(NEWEST_TREE) && OMP_NUM_THREADS=1 $(NEWEST_PYTHON) -m pytest tests -n auto --dist worksteal \
+	    --ignore=tests/gpu/emulation --ignore=tests/gpu/sanitizers \
+	    --deselect=tests/gpu/compiled/test_compiles.py::test_cuda_kernels $(ARGS)
+
 test-torchdiffeq: $(VENV)/.test
 	$(ENV_PYTHON) -m tests.ode.torchdiffeq_suite $(FOLDER)
+
+lint: $(VENV)/.lint
+	$(ENV_PYTHON) -m ruff check .
+	$(ENV_PYTHON) -m ruff format --diff .
+	$(ENV_PYTHON) -m mypy
 
 sanitize: $(VENV)/.test
 	$(ENV_PYTHON) -m tests.gpu.sanitizers
@@ -89,7 +110,7 @@ $(VENV)/.built: $(SOURCES) $(VENV)/.torch
 	@[ ! -e flowkern/libflowkern_cpu.so ] || touch $@
 
 # The package is installed already, so this adds what its extra group asks for.
-EXTRAS = $(VENV)/.demo $(VENV)/.test $(VENV)/.bench $(VENV)/.wheels
+EXTRAS = $(VENV)/.demo $(VENV)/.lint $(VENV)/.test $(VENV)/.bench $(VENV)/.wheels
 $(EXTRAS): $(VENV)/.%: pyproject.toml constraints-dev.txt | $(VENV)/.built
 	$(INSTALL) --quiet "flowkern[$*]"
 	@touch $@
@@ -107,6 +128,19 @@ $(OLDEST_TREE)/.built: $(SOURCES) $(OLDEST)/.torch
 	    tar x -C $(OLDEST_TREE)
 	cd $(OLDEST_TREE) && FLOWKERN_CUDA=1 NVCC=$(OLDEST_NVCC) \
 	    $(OLDEST_INSTALL) --quiet --no-build-isolation --editable '.[test]'
+	@touch $@
+
+.PHONY: $(NEWEST)/.torch
+$(NEWEST)/.torch: constraints-dev.txt
+	[ -e $(NEWEST_PYTHON) ] || $(PYTHON) -m venv $(NEWEST)
+	grep -vE '^(torch|triton|numpy|setuptools|nvidia-.*)==' constraints-dev.txt >$(NEWEST)/constraints.txt
+	$(NEWEST_INSTALL) --upgrade torch triton numpy setuptools
+
+$(NEWEST_TREE)/.built: $(SOURCES) $(NEWEST)/.torch
+	rm -rf $(NEWEST_TREE) && mkdir -p $(NEWEST_TREE)
+	tar c --exclude='*.so' --exclude=__pycache__ csrc flowkern setup.py pyproject.toml MANIFEST.in *.md *.cff LICENSE | \
+	    tar x -C $(NEWEST_TREE)
+	cd $(NEWEST_TREE) && FLOWKERN_CUDA=0 $(NEWEST_INSTALL) --no-build-isolation --editable '.[test]'
 	@touch $@
 
 $(VENV)/.nvcc: constraints-dev.txt | $(ENV_PYTHON)

@@ -334,7 +334,7 @@ X = torch.zeros(5, 3)
 LAST, AFFINE = LAYERS[1], AffineElement()
 
 
-def _with_context(term):
+def _of_term(term):
     return [MaskedLayer(W, context=term), LAST]
 
 
@@ -351,11 +351,11 @@ BAD = [
     (r"layers\[0\].weight: expected a float", X, [MaskedLayer(W.long()), LAST], DEGREES, AFFINE),
     (r"layers\[0\].bias: expected shape", X, [MaskedLayer(W, B[:3]), LAST], DEGREES, AFFINE),
     (r"layers\[0\].gain: expected shape", X, [MaskedLayer(W, gain=torch.zeros(5, 4)), LAST], DEGREES, AFFINE),
-    (r"layers\[0\].context: expected a ContextTerm", X, _with_context(X), DEGREES, AFFINE),
-    (r"layers\[0\].context.weight: expected shape", X, _with_context(ContextTerm(X, V)), DEGREES, AFFINE),
-    (r"layers\[0\].context.bias: expected shape", X, _with_context(ContextTerm(X, W, B[1:])), DEGREES, AFFINE),
-    (r"layers\[0\].context.context: expected a float", X, _with_context(ContextTerm(X.long(), W)), DEGREES, AFFINE),
-    (r"layers: the batch shapes", X, _with_context(ContextTerm(X[1:], W)), DEGREES, AFFINE),
+    (r"layers\[0\].context: expected a ContextTerm", X, _of_term(X), DEGREES, AFFINE),
+    (r"layers\[0\].context.weight: expected shape", X, _of_term(ContextTerm(X, V)), DEGREES, AFFINE),
+    (r"layers\[0\].context.bias: expected shape", X, _of_term(ContextTerm(X, W, B[1:])), DEGREES, AFFINE),
+    (r"layers\[0\].context.context: expected a float", X, _of_term(ContextTerm(X.long(), W)), DEGREES, AFFINE),
+    (r"layers: the batch shapes", X, _of_term(ContextTerm(X[1:], W)), DEGREES, AFFINE),
     (r"layers\[0\].skip: expected an earlier", X, [MaskedLayer(W, skip=0), LAST], DEGREES, AFFINE),
     (r"layers\[1\]: the last", X, [LAYERS[0], MaskedLayer(V, activation="tanh")], DEGREES, AFFINE),
     ("layers: the batch shapes", X, [MaskedLayer(W, torch.zeros(7, 4)), LAST], DEGREES, AFFINE),
