@@ -3,7 +3,8 @@
     for choice in pairs(SPACES["masked_autoregressive"]): ...
 
 Names of maps, tails, activations, paths and methods are those of the ops' own tables, so that a new one is
-in every pair from the day it is there. Each op's are in its folder of tests/cases; tests/ops/test_options.py sees to it that no argument is forgotten.
+in every pair from the day it is there. Each op's are in its folder of tests/cases; tests/ops/test_options.py
+sees to it that no argument is forgotten.
 """
 
 import contextlib
