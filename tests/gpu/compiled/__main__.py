@@ -7,6 +7,8 @@
 The exit code is 1 where a limit is exceeded, a kernel has none, or one fits no kernel.
 """
 
+import contextlib
+import io
 import os
 import sys
 
@@ -32,6 +34,12 @@ def main(words):
             problems += [f"{title}: {problem}" for problem in found]
     print(*problems or ["All within their limits."], sep="\n")
     return bool(problems)
+
+
+def printed(*words):
+    """Whether there are problems, and what is printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        return main(words), text.getvalue()
 
 
 if __name__ == "__main__":

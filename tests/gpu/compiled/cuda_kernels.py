@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.gpu.compiled.resources import Resources, occupancy
+from tests.gpu.emulation.build import headers
 
 ROOT = Path(__file__).parents[3]
 SOURCES = {source.parent.name: source for source in sorted(ROOT.glob("csrc/*/cuda.cu"))}
@@ -59,9 +60,9 @@ def _object(source):
     """The object file; what ptxas said lies beside it. Kept for as long as no source changes."""
     command = [os.environ.get("NVCC") or shutil.which("nvcc") or "nvcc", *_FLAGS, str(source)]
     digest = hashlib.sha256(repr(command).encode())
-    for path in sorted({*source.parent.iterdir(), *(ROOT / "csrc" / "common").iterdir()}):
+    for path in (source, *headers(source)):
         digest.update(path.read_bytes())
-    kept = ROOT / "build" / "compiled" / f"{source.stem}-{digest.hexdigest()[:16]}.o"
+    kept = ROOT / "build" / "compiled" / f"{source.parent.name}-{digest.hexdigest()[:16]}.o"
     kept.parent.mkdir(parents=True, exist_ok=True)
     if not kept.exists():
         partial = kept.with_suffix(".partial")

@@ -1,25 +1,38 @@
 """Every kernel compiles for every architecture and stays within the limits beside it."""
 
+import multiprocessing
 import os
-import subprocess
-import sys
+from concurrent.futures import ProcessPoolExecutor
+from unittest import mock
 
 import pytest
 
 from tests.gpu.compiled import cuda_kernels
 from tests.gpu.compiled.resources import Resources, beyond, occupancy
 
-# Triton's kernels are compiled in other processes: this one may have its interpreter loaded.
 ARCHITECTURES = ("80", "90", "100", "gfx942")
 OPS = sorted(path.parent.name.lstrip("_") for path in (cuda_kernels.ROOT / "flowkern" / "ops").glob("*/triton.py"))
 
 
+# Kernels are compiled in other processes, for this one may have Triton's interpreter loaded. These are forked from
+# one that has imported torch and Triton, once for all tests.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["tests.gpu.compiled.__main__"])
+
+
+def compiled(words):
+    from tests.gpu.compiled.__main__ import printed
+
+    return printed(*words)
+
+
 def run(*words):
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.gpu.compiled", *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    with mock.patch.dict(os.environ):
+        os.environ.pop("TRITON_INTERPRET", None)
+        with ProcessPoolExecutor(1, SERVER) as pool:
+            failed, printed = pool.submit(compiled, words).result()
+    assert not failed, printed
+    return printed
 
 
 @pytest.mark.parametrize("op", cuda_kernels.SOURCES)

@@ -71,7 +71,7 @@ def translated(jobs, change=str):
     def one(job):
         source, options, csrc = job
         folders = [Path(o[2:]) for o in options if o.startswith("-I")]
-        headers = _headers(source, [*folders, *([csrc] if csrc else [])])
+        headers = headers(source, [*folders, *([csrc] if csrc else [])])
 
         def compile(folder):
             run(*options, *([f"-I{csrc}"] if csrc else []), "-S", source, "-o", folder / "code.s")
@@ -83,7 +83,7 @@ def translated(jobs, change=str):
         return list(pool.map(one, jobs))
 
 
-def _headers(source, folders):
+def headers(source, folders=()):
     """What a source includes of its own folder and of these, and what that includes."""
     found, left = set(), [source]
     while left:
