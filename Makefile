@@ -9,6 +9,7 @@
 #   make sanitize      all kernels under sanitizers, and faults planted in them
 #   make bench         the benchmarks
 #   make wheels        wheels that install without a compiler, each checked (needs g++-aarch64-linux-gnu too)
+#   make docs          the documentation, build/site/index.html
 #   make info          versions, devices, backends
 # ARGS="…" is passed on, PYTHON=… chooses the interpreter that .venv is made with.
 
@@ -18,7 +19,7 @@ ENV_PYTHON = $(VENV)/bin/python
 INSTALL = $(ENV_PYTHON) -m pip install --disable-pip-version-check -c constraints-dev.txt
 SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.cu*' -o -name '*.h')
 
-.PHONY: demo demo-quick lint test test-oldest test-newest test-torchdiffeq sanitize bench wheels info clean
+.PHONY: demo demo-quick lint test test-oldest test-newest test-torchdiffeq sanitize bench docs wheels info clean
 
 demo: $(VENV)/.demo
 	$(ENV_PYTHON) -m demo $(ARGS)
@@ -85,6 +86,11 @@ wheels: $(VENV)/.wheels
 bench: $(VENV)/.bench
 	$(ENV_PYTHON) -m pytest bench $(ARGS)
 
+# Warnings are errors: a link, a formula or an excerpt of the sources that is not there.
+docs: $(VENV)/.docs
+	$(ENV_PYTHON) -m sphinx --fail-on-warning --keep-going --fresh-env --quiet -b html docs build/site
+	@echo "build/site/index.html"
+
 info: $(VENV)/.built
 	$(ENV_PYTHON) -m flowkern info
 
@@ -110,7 +116,7 @@ $(VENV)/.built: $(SOURCES) $(VENV)/.torch
 	@[ ! -e flowkern/libflowkern_cpu.so ] || touch $@
 
 # The package is installed already, so this adds what its extra group asks for.
-EXTRAS = $(VENV)/.demo $(VENV)/.lint $(VENV)/.test $(VENV)/.bench $(VENV)/.wheels
+EXTRAS = $(VENV)/.demo $(VENV)/.lint $(VENV)/.test $(VENV)/.bench $(VENV)/.wheels $(VENV)/.docs
 $(EXTRAS): $(VENV)/.%: pyproject.toml constraints-dev.txt | $(VENV)/.built
 	$(INSTALL) --quiet "flowkern[$*]"
 	@touch $@
