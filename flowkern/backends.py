@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
 
 import torch
 
@@ -38,7 +39,7 @@ _TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 
 
 @contextlib.contextmanager
-def backend(name):
+def backend(name: str) -> Iterator[None]:
     """Run every op inside the block on backend `name`, one of `flowkern.backends.NAMES`.
 
     Raises:

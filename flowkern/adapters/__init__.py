@@ -11,7 +11,7 @@ Each peer is a module with `plan(module) -> Plan | None` and `HANDLES`, a line f
 import functools
 import warnings
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -50,7 +50,7 @@ _REPLICATE = "_replicate_for_data_parallel"
 _ODE = ("method", "steps", "gradient", "checkpoint", "on_failure")
 
 
-def accelerate(model, ode=None, stacklevel=1):
+def accelerate(model: Any, ode: dict[str, Any] | None = None, stacklevel: int = 1) -> Any:
     """`flowkern.accelerate` without its check; stacklevel: of the warning that nothing can be accelerated."""
     modules = [module for _, module in named_modules(model)]
     _check_ode(ode)
@@ -74,7 +74,7 @@ def _accelerate(module, ode):
         _replace(module, methods)
 
 
-def restore(model):
+def restore(model: Any) -> Any:
     """Undo `accelerate(model)`: every layer computes by its own methods again.
 
     Args:
@@ -100,7 +100,7 @@ def restore(model):
     return model
 
 
-def explain(model):
+def explain(model: Any) -> "Explanation":
     """Tell which layers of `model` run on fused kernels, which could, which do not, and why.
 
     Args:
@@ -119,7 +119,7 @@ def explain(model):
         True
     """
     modules = named_modules(model)
-    found = {"replaced": [], "replaceable": [], "left": []}
+    found: dict[str, list[Layer]] = {"replaced": [], "replaceable": [], "left": []}
     with one_thread():
         inside = _inside([module for _, module in modules])
         for name, module in modules:

@@ -1,8 +1,10 @@
 """Masked and inverse autoregressive flows, affine and with splines."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
+from torch import nn
 
 from flowkern.flows.flow import Flow
 from flowkern.nn import MADE
@@ -60,14 +62,14 @@ class MAF(_AutoregressiveFlow):
 
     def __init__(
         self,
-        features,
-        context=0,
-        transforms=5,
-        passes=None,
-        randperm=False,
-        hidden_features=(64, 64),
-        conditioner=MADE,
-    ):
+        features: int,
+        context: int = 0,
+        transforms: int = 5,
+        passes: int | None = None,
+        randperm: bool = False,
+        hidden_features: Sequence[int] = (64, 64),
+        conditioner: Callable[..., nn.Module] = MADE,
+    ) -> None:
         super().__init__(
             AffineAutoregressive, features, context, transforms, passes, randperm, hidden_features,
             conditioner,
@@ -97,14 +99,14 @@ class IAF(_AutoregressiveFlow):
 
     def __init__(
         self,
-        features,
-        context=0,
-        transforms=5,
-        passes=None,
-        randperm=False,
-        hidden_features=(64, 64),
-        conditioner=MADE,
-    ):
+        features: int,
+        context: int = 0,
+        transforms: int = 5,
+        passes: int | None = None,
+        randperm: bool = False,
+        hidden_features: Sequence[int] = (64, 64),
+        conditioner: Callable[..., nn.Module] = MADE,
+    ) -> None:
         super().__init__(
             AffineAutoregressive, features, context, transforms, passes, randperm, hidden_features,
             conditioner,
@@ -133,16 +135,16 @@ class AutoregressiveNSF(_AutoregressiveFlow):
 
     def __init__(
         self,
-        features,
-        context=0,
-        bins=8,
-        bound=5.0,
-        transforms=5,
-        passes=None,
-        randperm=False,
-        hidden_features=(64, 64),
-        conditioner=MADE,
-    ):
+        features: int,
+        context: int = 0,
+        bins: int = 8,
+        bound: float = 5.0,
+        transforms: int = 5,
+        passes: int | None = None,
+        randperm: bool = False,
+        hidden_features: Sequence[int] = (64, 64),
+        conditioner: Callable[..., nn.Module] = MADE,
+    ) -> None:
         super().__init__(
             partial(SplineAutoregressive, bins=bins, bound=bound), features, context, transforms,
             passes, randperm, hidden_features, conditioner,

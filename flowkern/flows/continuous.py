@@ -1,5 +1,11 @@
 """Continuous normalizing flows, trained by likelihood or by flow matching."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
 from flowkern.distributions import ContinuousFlowDistribution
 from flowkern.flows.flow import Flow
 from flowkern.nn import VectorField
@@ -38,27 +44,28 @@ class CNF(Flow):
 
     def __init__(
         self,
-        features=None,
-        context=0,
-        hidden_features=(64, 64),
-        activation="tanh",
-        time="concatenate",
-        field=None,
-        method="rk4",
-        steps=16,
-        trace="exact",
-        noise="rademacher",
-        seed=None,
-        gradient="discrete",
-        checkpoint=1,
-        times=(0.0, 1.0),
-        on_failure=None,
-    ):
+        features: int | None = None,
+        context: int = 0,
+        hidden_features: Sequence[int] = (64, 64),
+        activation: str = "tanh",
+        time: str = "concatenate",
+        field: nn.Module | None = None,
+        method: str = "rk4",
+        steps: int = 16,
+        trace: str = "exact",
+        noise: str = "rademacher",
+        seed: int | None = None,
+        gradient: str = "discrete",
+        checkpoint: int = 1,
+        times: tuple[float, float] = (0.0, 1.0),
+        on_failure: str | None = None,
+    ) -> None:
+        velocity: Any = field
         if field is None:
-            field = VectorField(features, context, hidden_features, activation, time)
-        transform = NeuralODE(field, method, steps, trace, noise, seed, gradient, checkpoint, times, on_failure)
-        super().__init__(transform, field.features, field.context)
-        self.origin = self.origin.to(next(field.parameters()))
+            velocity = VectorField(features, context, hidden_features, activation, time)  # type: ignore[arg-type]
+        transform = NeuralODE(velocity, method, steps, trace, noise, seed, gradient, checkpoint, times, on_failure)
+        super().__init__(transform, velocity.features, velocity.context)
+        self.origin: torch.Tensor = self.origin.to(next(velocity.parameters()))
 
     def forward(self, context=None):
         """The `ContinuousFlowDistribution` given context (…, context); its batch_shape is (…,)."""

@@ -1,8 +1,10 @@
 """NICE, Real NVP and coupling neural spline flows."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
+from torch import nn
 
 from flowkern.flows.flow import Flow
 from flowkern.nn import MLP
@@ -75,14 +77,14 @@ class RealNVP(_CouplingFlow):
 
     def __init__(
         self,
-        features,
-        context=0,
-        transforms=8,
-        hidden_features=(64, 64),
-        conditioner=MLP,
-        mixing=None,
-        actnorm=False,
-    ):
+        features: int,
+        context: int = 0,
+        transforms: int = 8,
+        hidden_features: Sequence[int] = (64, 64),
+        conditioner: Callable[..., nn.Module] = MLP,
+        mixing: Callable[[int], nn.Module] | None = None,
+        actnorm: bool = False,
+    ) -> None:
         super().__init__(
             AffineCoupling, 2, features, context, transforms, hidden_features, conditioner, mixing,
             actnorm,
@@ -113,14 +115,14 @@ class NICE(_CouplingFlow):
 
     def __init__(
         self,
-        features,
-        context=0,
-        transforms=8,
-        hidden_features=(64, 64),
-        conditioner=MLP,
-        mixing=None,
-        actnorm=False,
-    ):
+        features: int,
+        context: int = 0,
+        transforms: int = 8,
+        hidden_features: Sequence[int] = (64, 64),
+        conditioner: Callable[..., nn.Module] = MLP,
+        mixing: Callable[[int], nn.Module] | None = None,
+        actnorm: bool = False,
+    ) -> None:
         super().__init__(
             partial(AffineCoupling, scale_map="additive"), 1, features, context, transforms,
             hidden_features, conditioner, mixing, actnorm,
@@ -154,16 +156,16 @@ class NSF(_CouplingFlow):
 
     def __init__(
         self,
-        features,
-        context=0,
-        bins=8,
-        bound=5.0,
-        transforms=5,
-        hidden_features=(64, 64),
-        conditioner=MLP,
-        mixing=None,
-        actnorm=False,
-    ):
+        features: int,
+        context: int = 0,
+        bins: int = 8,
+        bound: float = 5.0,
+        transforms: int = 5,
+        hidden_features: Sequence[int] = (64, 64),
+        conditioner: Callable[..., nn.Module] = MLP,
+        mixing: Callable[[int], nn.Module] | None = None,
+        actnorm: bool = False,
+    ) -> None:
         check_count("bins", bins, 1)
         super().__init__(
             partial(SplineCoupling, bins=bins, bound=bound), 3 * bins - 1, features, context,

@@ -29,7 +29,7 @@ class Flow(nn.Module):
         torch.Size([4, 3])
     """
 
-    def __init__(self, transform, features, context=0):
+    def __init__(self, transform: nn.Module, features: int, context: int = 0) -> None:
         super().__init__()
         check_count("features", features, 1)
         check_count("context", context, 0)

@@ -1,5 +1,8 @@
 """The regression loss of flow matching for a velocity field."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -43,7 +46,13 @@ class FlowMatching(nn.Module):
         torch.Size([])
     """
 
-    def __init__(self, field, path="conditional", coupling=None, sigma=0.0):
+    def __init__(
+        self,
+        field: nn.Module,
+        path: str = "conditional",
+        coupling: str | Callable[..., Any] | None = None,
+        sigma: float = 0.0,
+    ) -> None:
         super().__init__()
         if not isinstance(field, nn.Module):
             raise TypeError(f"field: expected a torch.nn.Module, got {type(field).__name__}")

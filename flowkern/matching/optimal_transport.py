@@ -16,7 +16,7 @@ def require_pot():
 
 
 @torch.no_grad()
-def exact_pairing(x0, x1):
+def exact_pairing(x0: torch.Tensor, x1: torch.Tensor) -> torch.Tensor:
     """An index (N,) into x0 for each x1[j], by a plan that minimises Σ P_ij |x0_i − x1_j|², from POT's network simplex.
 
     Between batches of one size an optimal plan is a permutation (Birkhoff), so every sample is
@@ -49,7 +49,9 @@ def exact_pairing(x0, x1):
 
 
 @torch.no_grad()
-def sinkhorn_pairing(x0, x1, epsilon=None, generator=None):
+def sinkhorn_pairing(
+    x0: torch.Tensor, x1: torch.Tensor, epsilon: float | None = None, generator: torch.Generator | None = None
+) -> torch.Tensor:
     """An index (N,) into x0 for each x1[j], drawn from the entropic plan given j.
 
     The plan minimises Σ P_ij |x0_i − x1_j|² + ε Σ P_ij ln P_ij over P ≥ 0 with marginals 1/M, 1/N. It is not

@@ -1,5 +1,7 @@
 """The conditioner of autoregressive layers: a masked network."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -63,14 +65,14 @@ class MADE(nn.Module):
 
     def __init__(
         self,
-        features,
-        outputs,
-        context=0,
-        hidden_features=(64, 64),
-        activation="relu",
-        residual=False,
-        order=None,
-    ):
+        features: int,
+        outputs: int,
+        context: int = 0,
+        hidden_features: Sequence[int] = (64, 64),
+        activation: str = "relu",
+        residual: bool = False,
+        order: torch.Tensor | Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         check_count("features", features, 1)
         hidden = check_sizes(features, context, outputs, hidden_features)

@@ -1,6 +1,7 @@
 """Conditioners of coupling layers: dense networks, plain and residual."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +67,9 @@ class MLP(nn.Module):
 
     broadcasts = True
 
-    def __init__(self, features, outputs, context=0, hidden_features=(64, 64)):
+    def __init__(
+        self, features: int, outputs: int, context: int = 0, hidden_features: Sequence[int] = (64, 64)
+    ) -> None:
         super().__init__()
         hidden = check_sizes(features, context, outputs, hidden_features)
         widths = (*hidden, outputs) if features + context else (outputs,)
@@ -104,7 +107,9 @@ class ResidualNet(nn.Module):
 
     broadcasts = True
 
-    def __init__(self, features, outputs, context=0, hidden_features=(64, 64)):
+    def __init__(
+        self, features: int, outputs: int, context: int = 0, hidden_features: Sequence[int] = (64, 64)
+    ) -> None:
         super().__init__()
         hidden = check_sizes(features, context, outputs, hidden_features)
         width = check_one_width(hidden)

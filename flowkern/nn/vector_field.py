@@ -1,6 +1,7 @@
 """Vector fields of continuous flows: dense networks of the state, the time and a context."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -62,14 +63,21 @@ class VectorField(nn.Module):
         torch.Size([5, 3])
     """
 
-    def __init__(self, features, context=0, hidden_features=(64, 64), activation="tanh", time="concatenate"):
+    def __init__(
+        self,
+        features: int,
+        context: int = 0,
+        hidden_features: Sequence[int] = (64, 64),
+        activation: str = "tanh",
+        time: str = "concatenate",
+    ) -> None:
         super().__init__()
         check_count("features", features, 1)
         hidden = check_sizes(features, context, features, hidden_features)
         check_choice("activation", activation, ACTIVATIONS)
         check_choice("time", time, _TIMES)
         widths = (features + _TIMES[time] + context, *hidden, features)
-        parts = []
+        parts: list[nn.Module] = []
         for a, b in zip(widths, widths[1:]):
             parts += (nn.Linear(a, b), ACTIVATIONS[activation]())
         zero(parts[-2])

@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,7 +25,17 @@ _FIXED = ("step_size", "grid_constructor", "interp", "perturb", "on_failure", "p
 _ADAPTIVE = (*Control._fields, "per_sample", "dtype")
 
 
-def odeint(func, y0, t, *, rtol=1e-7, atol=1e-9, method=None, options=None, event_fn=None):
+def odeint(
+    func: Callable[..., Any],
+    y0: torch.Tensor | tuple[torch.Tensor, ...],
+    t: torch.Tensor,
+    *,
+    rtol: float | torch.Tensor | Sequence[float | torch.Tensor] = 1e-7,
+    atol: float | torch.Tensor | Sequence[float | torch.Tensor] = 1e-9,
+    method: str | None = None,
+    options: dict[str, Any] | None = None,
+    event_fn: Callable[..., Any] | None = None,
+) -> Any:
     """Solve dy/dt = func(t, y), y(t[0]) = y0, for the states at t.
 
     Args:

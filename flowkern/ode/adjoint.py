@@ -7,8 +7,8 @@ grid; that of `odeint` is the gradient of the steps that were made.
 
 import contextlib
 import functools
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,10 +24,21 @@ from flowkern.ops._tableau import tableau
 
 
 def odeint_adjoint(
-    func, y0, t, *, rtol=1e-7, atol=1e-9, method=None, options=None, event_fn=None,
-    adjoint_rtol=None, adjoint_atol=None, adjoint_method=None, adjoint_options=None,
-    adjoint_params=None,
-):  # fmt: skip
+    func: Callable[..., Any],
+    y0: torch.Tensor | tuple[torch.Tensor, ...],
+    t: torch.Tensor,
+    *,
+    rtol: float | torch.Tensor | Sequence[float | torch.Tensor] = 1e-7,
+    atol: float | torch.Tensor | Sequence[float | torch.Tensor] = 1e-9,
+    method: str | None = None,
+    options: dict[str, Any] | None = None,
+    event_fn: Callable[..., Any] | None = None,
+    adjoint_rtol: float | torch.Tensor | Sequence[float | torch.Tensor] | None = None,
+    adjoint_atol: float | torch.Tensor | Sequence[float | torch.Tensor] | None = None,
+    adjoint_method: str | None = None,
+    adjoint_options: dict[str, Any] | None = None,
+    adjoint_params: Iterable[torch.Tensor] | None = None,
+) -> Any:
     """`odeint` whose gradients solve the adjoint equation, in memory that no step adds to.
 
     Args:

@@ -36,7 +36,7 @@ class Tableau(NamedTuple):
     dense: tuple | None = None
 
 
-def tableau(name, argument="method"):
+def tableau(name: str, argument: str = "method") -> Tableau:
     """The tableau called `name`; an error that names the argument where there is none.
 
     Example:

@@ -7,6 +7,7 @@ import math
 import numbers
 import time
 import warnings
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ __all__ = ["LayerTime", "Optimiser", "Profile", "Step", "Work", "profile"]
 _FLOWS = "a flow of nflows, zuko, normflows (NormalizingFlow) or flowkern, or what holds one"
 
 
-def profile(model, batch, context=None, *, seconds=5.0):
+def profile(model: Any, batch: torch.Tensor, context: torch.Tensor | None = None, *, seconds: float = 5.0) -> Profile:
     """Time a flow before and after `accelerate`, find what its time goes to, and say what would help next.
 
     Copies of the model are timed in interleaved rounds: one restored (plain) and one accelerated. The model

@@ -1,5 +1,10 @@
 """Autoregressive layers: each feature's transform is conditioned by the features of lower order."""
 
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
 from flowkern.nn import MADE
 from flowkern.nn._arguments import check_count, check_dtype, check_features, check_spline
 from flowkern.ops import (
@@ -43,7 +48,7 @@ class MaskedAutoregressive(Transform):
         (torch.Size([5, 3]), torch.Size([5]))
     """
 
-    def __init__(self, conditioner, element):
+    def __init__(self, conditioner: nn.Module, element: AffineElement | SplineElement) -> None:
         super().__init__()
         if not callable(getattr(conditioner, "layers", None)) or not hasattr(conditioner, "degrees"):
             raise TypeError(
@@ -111,13 +116,13 @@ class AffineAutoregressive(MaskedAutoregressive):
 
     def __init__(
         self,
-        features,
-        context=0,
-        order=None,
-        scale_map="softclip",
-        conditioner=MADE,
-        hidden_features=(64, 64),
-    ):
+        features: int,
+        context: int = 0,
+        order: torch.Tensor | Sequence[int] | None = None,
+        scale_map: ScaleMap | str = "softclip",
+        conditioner: Callable[..., nn.Module] = MADE,
+        hidden_features: Sequence[int] = (64, 64),
+    ) -> None:
         check_count("features", features, 1)
         scale_map = ScaleMap.of(scale_map)
         outputs = features * (1 if scale_map.kind == "additive" else 2)
@@ -151,15 +156,15 @@ class SplineAutoregressive(MaskedAutoregressive):
 
     def __init__(
         self,
-        features,
-        context=0,
-        order=None,
-        bins=8,
-        bound=5.0,
-        knot_map=KnotMap("softclip"),
-        conditioner=MADE,
-        hidden_features=(64, 64),
-    ):
+        features: int,
+        context: int = 0,
+        order: torch.Tensor | Sequence[int] | None = None,
+        bins: int = 8,
+        bound: float = 5.0,
+        knot_map: KnotMap = KnotMap("softclip"),
+        conditioner: Callable[..., nn.Module] = MADE,
+        hidden_features: Sequence[int] = (64, 64),
+    ) -> None:
         check_count("features", features, 1)
         check_spline(bins, bound, knot_map)
         outputs = features * (3 * bins - 1)

@@ -42,7 +42,7 @@ class Inverse(Transform):
         (torch.Size([5, 3]), torch.Size([5]))
     """
 
-    def __init__(self, transform):
+    def __init__(self, transform: nn.Module) -> None:
         super().__init__()
         _check_transform("transform", transform)
         self.transform = transform
@@ -85,7 +85,7 @@ class Compose(Transform):
         (torch.Size([5, 3]), torch.Size([5]))
     """
 
-    def __init__(self, *transforms):
+    def __init__(self, *transforms: nn.Module) -> None:
         super().__init__()
         for transform in transforms:
             _check_transform("transforms", transform)

@@ -1,8 +1,10 @@
 """Coupling layers: one half of the features conditions the transform of the other half."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import nn
 
 from flowkern import ops
 from flowkern.nn import MLP
@@ -20,7 +22,7 @@ from flowkern.transforms import _program
 from flowkern.transforms.base import Transform
 
 
-def alternating_mask(features, parity=1):
+def alternating_mask(features: int, parity: int = 1) -> torch.Tensor:
     """bool (features,), True at every second feature from `parity`; True at a single feature.
 
     Example:
@@ -138,13 +140,13 @@ class AffineCoupling(Coupling):
 
     def __init__(
         self,
-        features,
-        context=0,
-        mask=None,
-        scale_map="softclip",
-        conditioner=None,
-        hidden_features=(64, 64),
-    ):
+        features: int,
+        context: int = 0,
+        mask: torch.Tensor | Sequence[bool] | None = None,
+        scale_map: ScaleMap | str = "softclip",
+        conditioner: Callable[..., nn.Module] | None = None,
+        hidden_features: Sequence[int] = (64, 64),
+    ) -> None:
         scale_map = ScaleMap.of(scale_map)
         per_feature = 1 if scale_map.kind == "additive" else 2
         super().__init__(features, context, mask, per_feature, conditioner, hidden_features)
@@ -187,15 +189,15 @@ class SplineCoupling(Coupling):
 
     def __init__(
         self,
-        features,
-        context=0,
-        mask=None,
-        bins=8,
-        bound=5.0,
-        knot_map=KnotMap("softclip"),
-        conditioner=None,
-        hidden_features=(64, 64),
-    ):
+        features: int,
+        context: int = 0,
+        mask: torch.Tensor | Sequence[bool] | None = None,
+        bins: int = 8,
+        bound: float = 5.0,
+        knot_map: KnotMap = KnotMap("softclip"),
+        conditioner: Callable[..., nn.Module] | None = None,
+        hidden_features: Sequence[int] = (64, 64),
+    ) -> None:
         check_spline(bins, bound, knot_map)
         super().__init__(features, context, mask, 3 * bins - 1, conditioner, hidden_features)
         self.bound, self.knot_map = float(bound), knot_map

@@ -1,5 +1,6 @@
 """Layers between couplings: a permutation, a full linear map, a normalisation."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -32,7 +33,7 @@ class Permutation(Transform):
         (torch.Size([5, 3]), torch.Size([5]))
     """
 
-    def __init__(self, permutation):
+    def __init__(self, permutation: torch.Tensor | Sequence[int]) -> None:
         super().__init__()
         permutation = torch.as_tensor(permutation)
         if permutation.dtype != torch.int64 or permutation.dim() != 1 or not len(permutation):
@@ -87,7 +88,7 @@ class LULinear(Transform):
         (torch.Size([5, 3]), torch.Size([5]))
     """
 
-    def __init__(self, features):
+    def __init__(self, features: int) -> None:
         super().__init__()
         check_count("features", features, 1)
         self.weight = nn.Parameter(torch.zeros(features, features))
@@ -185,7 +186,7 @@ class ActNorm(Transform):
         (torch.Size([5, 3]), torch.Size([5]))
     """
 
-    def __init__(self, features):
+    def __init__(self, features: int) -> None:
         super().__init__()
         check_count("features", features, 1)
         self.log_scale = nn.Parameter(torch.zeros(features))

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch import nn
 
 from flowkern import ops
 from flowkern.nn._arguments import (
@@ -63,17 +64,17 @@ class NeuralODE(Transform):
 
     def __init__(
         self,
-        field,
-        method="rk4",
-        steps=16,
-        trace="exact",
-        noise="rademacher",
-        seed=None,
-        gradient="discrete",
-        checkpoint=1,
-        times=(0.0, 1.0),
-        on_failure=None,
-    ):
+        field: nn.Module,
+        method: str = "rk4",
+        steps: int = 16,
+        trace: str = "exact",
+        noise: str = "rademacher",
+        seed: int | None = None,
+        gradient: str = "discrete",
+        checkpoint: int = 1,
+        times: tuple[float, float] = (0.0, 1.0),
+        on_failure: str | None = None,
+    ) -> None:
         super().__init__()
         if not callable(getattr(field, "layers", None)):
             raise TypeError(f"field: expected a module with layers, such as nn.VectorField, got {type(field).__name__}")

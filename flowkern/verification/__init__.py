@@ -4,6 +4,7 @@ import contextlib
 import copy
 import math
 import warnings
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ _EXACT = 1e-8  # of two computations in float64
 _SMALL = 1e-3  # smaller gradients count as that large
 
 
-def accelerate(model, ode=None, check=None):
+def accelerate(model: Any, ode: dict[str, Any] | None = None, check: Any = None) -> Any:
     """Let fused kernels compute the layers of `model` that flowkern knows, with the same numbers.
 
     In place and at any depth. Each layer is first compared with its own formulas on a few points,
@@ -67,7 +68,7 @@ def accelerate(model, ode=None, check=None):
     return model
 
 
-def verify(model, example):
+def verify(model: Any, example: Any) -> Verification:
     """Compare a model's numbers with those of the library that it comes from, on a batch.
 
     Compared are values, log-dets, gradients of inputs and parameters, and of a flow that can be inverted the distance

@@ -1,5 +1,7 @@
 """y = scale(u)·x + shift on the transformed features, with log-det Σ log|scale|."""
 
+import torch
+
 from flowkern import backends
 from flowkern.ops import _arguments
 from flowkern.ops._affine_coupling.function import apply
@@ -9,7 +11,16 @@ from flowkern.ops._affine_coupling.scale_map import SCALE_MAPS, ScaleMap
 __all__ = ["SCALE_MAPS", "ScaleMap", "affine_coupling"]
 
 
-def affine_coupling(x, params, *, index=None, mask=None, scale_map="exp", scale_first=False, inverse=False):
+def affine_coupling(
+    x: torch.Tensor,
+    params: torch.Tensor,
+    *,
+    index: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    scale_map: ScaleMap | str = "exp",
+    scale_first: bool = False,
+    inverse: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """y_t = s(u_t)·x_t + b_t and log|det J| = Σ_t log s(u_t); inverse x_t = (y_t − b_t)/s(u_t).
 
     Features that are not transformed are copied. The parameters are read where they lie, by their

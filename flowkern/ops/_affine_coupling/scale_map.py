@@ -65,7 +65,7 @@ class ScaleMap:
             raise ValueError(f"scale_map: {self.kind} needs b >= 0, got {self.b}")
 
     @staticmethod
-    def of(scale_map):
+    def of(scale_map: "ScaleMap | str") -> "ScaleMap":
         """A ScaleMap from one, or from the name of its kind."""
         if isinstance(scale_map, ScaleMap):
             return scale_map

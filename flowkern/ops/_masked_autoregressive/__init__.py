@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -36,7 +37,9 @@ __all__ = [
 ]
 
 
-def masked_autoregressive(x, layers, degrees, element):
+def masked_autoregressive(
+    x: torch.Tensor, layers: Sequence[MaskedLayer], degrees: Degrees, element: AffineElement | SplineElement
+) -> tuple[torch.Tensor, torch.Tensor]:
     """y_i = h(x_i; p_i(x_<i)) and log|det J| = Σ_i log h'(x_i), in one pass of the conditioner.
 
     Args:
@@ -68,7 +71,9 @@ def masked_autoregressive(x, layers, degrees, element):
     return _call("x", x, layers, degrees, element, False)
 
 
-def masked_autoregressive_inverse(y, layers, degrees, element):
+def masked_autoregressive_inverse(
+    y: torch.Tensor, layers: Sequence[MaskedLayer], degrees: Degrees, element: AffineElement | SplineElement
+) -> tuple[torch.Tensor, torch.Tensor]:
     """x_i = h⁻¹(y_i; p_i(x_<i)) and log|det ∂x/∂y|, feature after feature, each weight used once.
 
     Args:

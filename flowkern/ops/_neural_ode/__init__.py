@@ -1,7 +1,7 @@
 """A whole ODE solve of a network field in one kernel, with ∫ Tr ∂f/∂y and its gradients."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -33,9 +33,20 @@ class Solution(NamedTuple):
 
 
 def neural_ode(
-    y, layers, t, *, method="rk4", steps=1, time=None, trace=None, kinetic=False, jacobian=False,
-    gradient="discrete", checkpoint=1, on_failure=None,
-):  # fmt: skip
+    y: torch.Tensor,
+    layers: Sequence[FieldLayer],
+    t: torch.Tensor,
+    *,
+    method: str = "rk4",
+    steps: int = 1,
+    time: TimeEmbedding | None = None,
+    trace: str | torch.Tensor | None = None,
+    kinetic: bool = False,
+    jacobian: bool = False,
+    gradient: str = "discrete",
+    checkpoint: int = 1,
+    on_failure: str | None = None,
+) -> Solution:
     """Solve dy/dt = f(t, y) for a network f by a Runge–Kutta method with given steps.
 
     Along d ln p/dt = −Tr ∂f/∂y, so ln p(y(t), t) = ln p(y(t₀), t₀) − logabsdet.
@@ -100,12 +111,10 @@ def neural_ode(
     adjoint = gradient == "adjoint"
     every = steps if adjoint or not needs_gradient((start, *inputs)) else checkpoint
     kinds = [layer.kind() for layer in layers[:-1]]
-    spec = Spec(
-        tuple(k for k, _ in kinds), constants(*(s for _, s in kinds)),
-        *(constants(*row) for row in table.flat()), steps, every,
-        *constants(1.0 if directions is None or isinstance(trace, str) else 1.0 / directions.shape[0]),
-        kinetic, jacobian,
-    )  # fmt: skip
+    a, b, c = (constants(*row) for row in table.flat())
+    (weight,) = constants(1.0 if directions is None or isinstance(trace, str) else 1.0 / directions.shape[0])
+    codes, slopes = tuple(code for code, _ in kinds), constants(*(slope for _, slope in kinds))
+    spec = Spec(codes, slopes, a, b, c, steps, every, weight, kinetic, jacobian)
     backend = backends.resolve(y.device.type, kernels(len(layers)))
     ends, sums = apply(start, backend, adjoint, spec, *inputs)
     solution = _solution(start, ends, sums, batch, y.dtype, (trace is not None, kinetic, jacobian))

@@ -15,7 +15,16 @@ __all__ = ["PATHS", "probability_path"]
 PATHS = {"conditional": 0, "target": 1, "variance_preserving": 2, "schroedinger_bridge": 3}
 
 
-def probability_path(x0, x1, t=None, *, path="conditional", sigma=0.0, noise=None, seed=None):
+def probability_path(
+    x0: torch.Tensor | None,
+    x1: torch.Tensor,
+    t: torch.Tensor | None = None,
+    *,
+    path: str = "conditional",
+    sigma: float | torch.Tensor = 0.0,
+    noise: torch.Tensor | None = None,
+    seed: int | torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """x_t = α(t)·x0 + β(t)·x1 + σ(t)·ε and u_t = dx_t/dt, the regression target of flow matching.
 
     | path | α, β | σ(t) |
@@ -63,6 +72,7 @@ def probability_path(x0, x1, t=None, *, path="conditional", sigma=0.0, noise=Non
     _check(x0, x1, t, path, noise)
     if path == "target":
         x0 = x1.detach()  # never read, nor differentiated
+    assert x0 is not None
     if path == "schroedinger_bridge" and sigma == 0:
         path = "conditional"  # the same, but for 0·∞ in the derivative by t at the ends
     backend = backends.resolve(x1.device.type, KERNELS)

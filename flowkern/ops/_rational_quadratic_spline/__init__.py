@@ -1,6 +1,7 @@
 """y = a monotone rational-quadratic spline of x on the transformed features, with its log-det."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -20,16 +21,16 @@ MAX_BINS = 256  # as in csrc, whose loops keep the bins of a tile in the first c
 
 
 def rational_quadratic_spline(
-    x,
-    params,
+    x: torch.Tensor,
+    params: torch.Tensor,
     *,
-    index=None,
-    mask=None,
-    tails="identity",
-    bound=1.0,
-    knot_map=KnotMap(),
-    inverse=False,
-):
+    index: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    tails: str = "identity",
+    bound: float | Sequence[float] | torch.Tensor = 1.0,
+    knot_map: KnotMap = KnotMap(),
+    inverse: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """y_t = RQS(x_t; params_t) and log|det J| = Σ_t log RQS'(x_t), or the inverse of both.
 
     On the interval the spline is, in each of its K bins, a ratio of two quadratics that rises

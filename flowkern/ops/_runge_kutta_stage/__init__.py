@@ -1,5 +1,9 @@
 """Stages of explicit Runge-Kutta methods: y + Σ_j w_j k_j in one pass, and the error of a step."""
 
+from collections.abc import Sequence
+
+import torch
+
 from flowkern import backends
 from flowkern.ops._runge_kutta_stage.function import apply, error
 from flowkern.ops._runge_kutta_stage.native import KERNELS
@@ -7,7 +11,7 @@ from flowkern.ops._runge_kutta_stage.native import KERNELS
 __all__ = ["runge_kutta_error", "runge_kutta_stage"]
 
 
-def runge_kutta_stage(y, k, weights):
+def runge_kutta_stage(y: torch.Tensor, k: Sequence[torch.Tensor], weights: torch.Tensor) -> torch.Tensor:
     """y + Σ_j w_j k_j, or y_n + Σ_j w_nj k_nj with weights of their own for the rows n of y.
 
     The weights are those of a tableau times the step, w_j = h a_ij.
@@ -35,7 +39,14 @@ def runge_kutta_stage(y, k, weights):
     return apply(y, k, weights, backends.resolve(y.device.type, KERNELS))
 
 
-def runge_kutta_error(y0, y1, k, weights, rtol, atol):
+def runge_kutta_error(
+    y0: torch.Tensor,
+    y1: torch.Tensor,
+    k: Sequence[torch.Tensor],
+    weights: torch.Tensor,
+    rtol: float | torch.Tensor,
+    atol: float | torch.Tensor,
+) -> torch.Tensor:
     """Σ_d (e/(atol + rtol·max(|y0|, |y1|)))² for each row, of the error e = Σ_j w_j k_j of a step.
 
     NaN where y1 is not finite. It controls steps and is not differentiable.

@@ -71,13 +71,13 @@ def translated(jobs, change=str):
     def one(job):
         source, options, csrc = job
         folders = [Path(o[2:]) for o in options if o.startswith("-I")]
-        headers = headers(source, [*folders, *([csrc] if csrc else [])])
+        included = headers(source, [*folders, *([csrc] if csrc else [])])
 
         def compile(folder):
             run(*options, *([f"-I{csrc}"] if csrc else []), "-S", source, "-o", folder / "code.s")
             (folder / "code.s").write_text(change((folder / "code.s").read_text()))
 
-        return kept("code.s", [options, source, *folders, *headers], compile)
+        return kept("code.s", [options, source, *folders, *included], compile)
 
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(one, jobs))
