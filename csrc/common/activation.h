@@ -113,11 +113,12 @@ template <class T, class S> FLOWKERN_HD T activation_derivative(int kind, S slop
   const T one = T(S(1));
   if (kind == kTanhActivation) return one - u * u;
   if (kind == kSigmoidActivation) return u * (one - u);
-  return activation_derivative(kind, slope, z);
+  return activation_derivative(kind, slope, kind == kLeakyRelu && slope >= S(0) ? u : z);  // of one sign
 }
-// Whether it needs u alone.
-constexpr bool differentiates_by_value(int kind) {
-  return kind == kIdentityActivation || kind == kTanhActivation || kind == kSigmoidActivation;
+// Whether it needs u alone: z may be u.
+template <class S> constexpr bool differentiates_by_value(int kind, S slope) {
+  const bool keeps_sign = kind == kLeakyRelu && slope >= S(0);
+  return keeps_sign || kind == kIdentityActivation || kind == kTanhActivation || kind == kSigmoidActivation;
 }
 
 // An activation with its derivatives up to `order`; at a kink those from the left.

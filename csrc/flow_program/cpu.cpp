@@ -14,12 +14,17 @@ struct FlowOnCpu {
 
   template <class S> static void run_as(const FlowCall& call) {
     const MaskedShape shape = FLOWKERN_BY_ISA(masked_shape, S());
-    FlowPlan<S> plan(call, shape);
+    const std::int64_t width = call.x.size(0) > shape.narrow ? shape.wide : shape.narrow;
+    const std::int64_t samples = (call.x.size(0) + width - 1) / width * width;
+    std::optional<FlowPlan<S>> made(std::in_place, call, shape, call.grads ? call.kept->numel() > 0 : call.kept != nullptr);
+    if (!call.grads && made->kept(samples) * std::int64_t(sizeof(S)) > kMostKept) made.emplace(call, shape, false);
+    FlowPlan<S>& plan = *made;
+    plan.keep(samples);
     if (plan.problem.rows == 0) return plan.clear();
     S* packed = scratch<S, 0>(plan.packed);
     each_step(plan, plan.packed, [&](int i) { plan.pack(i, packed); });
     const FlowProblem<S>& p = plan.problem;
-    const Tiles<S> tiles(p.rows, p.rows > shape.narrow ? shape.wide : shape.narrow, plan.chunk_size);
+    const Tiles<S> tiles(p.rows, width, plan.chunk_size);
     const std::int64_t tiles_at_least = kMultiplications / (plan.packed * tiles.width + 1) + 1;
     const std::int64_t grain = tiles.count ? (tiles_at_least * tiles.chunks + tiles.count - 1) / tiles.count : 1;
     const auto memory = [&] { return scratch<S, 1>((flow_rows(p) + p.memory) * tiles.width); };
@@ -42,6 +47,8 @@ struct FlowOnCpu {
     });
   }
 
+  // Bytes of values that are kept: more are read no sooner than they are computed again.
+  static constexpr std::int64_t kMostKept = 4 << 20;
   // Waking a thread costs as much as so many multiplications, or numbers moved.
   static constexpr std::int64_t kMultiplications = 1 << 18, kNumbers = 1 << 15;
 };

@@ -20,6 +20,7 @@ template <class S> struct FlowStep {
   const S *scale, *shift;     // of a scale; shift also of LU
   S logabsdet;                // of LU and scale, the same for all samples
   std::int64_t sums;          // where the step's sums begin in a chunk
+  int kept;                   // the first of the rows in which a conditioned step's values are kept
 };
 
 template <class S> struct FlowProblem {
@@ -31,6 +32,8 @@ template <class S> struct FlowProblem {
   Elements<const S> x, context;
   S *out, *log;       // (N, D), in the backward the cotangent of x; (N,)
   S* states;          // (steps − 1, D, N): the features between steps; null: not kept
+  S* kept;            // the values of all conditioned steps, tile by tile; null: not kept
+  int kept_rows;
   // Backward.
   const S *y;                        // (N, D) what the forward gave
   Elements<const S> grad_y, grad_l;  // base null: zero

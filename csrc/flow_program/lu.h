@@ -85,7 +85,7 @@ template <class S, int V> struct LuTile {
       send_back(step.upper_panels, of_t, grad);
     }
     const int64_t size = lu_sums(features, lanes);
-    Step tile{{kNothing, 0, 0, {memory, sums, nullptr, nullptr}}};
+    const Step tile{{kNothing, 0, 0, {.chunk = sums}}};
     add_matrix(tile, of_y, t, 0);
     add_matrix(tile, of_t, x, size);
     for (int f = 0; f < features; ++f) tile.add_sum(2 * size + f, of_y + int64_t(f) * R);

@@ -1,6 +1,7 @@
 // From a program's code and tensors to what the loops work on, and from their sums to gradients.
 #pragma once
 
+#include "../common/spare.h"
 #include "../masked_autoregressive/plan.h"
 #include "cpu.h"
 #include "torch.h"
@@ -13,7 +14,8 @@ namespace {
 
 template <class S> class FlowPlan {
  public:
-  FlowPlan(const FlowCall& call, const MaskedShape& shape) : call(call), shape(shape) {
+  // keeps: whether the values of the forward are kept for the backward.
+  FlowPlan(const FlowCall& call, const MaskedShape& shape, bool keeps) : call(call), shape(shape), keeps(keeps) {
     const auto& codes = call.program.steps;
     chunk_size = call.grads ? 1 : 0;
     for (std::size_t i = 0; i < codes.size(); ++i) add(codes[call.inverse ? codes.size() - 1 - i : i]);
@@ -24,6 +26,19 @@ template <class S> class FlowPlan {
   std::int64_t chunk_size, packed = 0;
   FlowProblem<S> problem{};
   int count() const { return int(parts.size()); }
+
+  // Numbers that are kept for so many samples; loops may read some rows more than there are.
+  std::int64_t kept(std::int64_t samples) const {
+    return problem.kept_rows > 0 && samples > 0 ? samples * problem.kept_rows + std::int64_t(kColumns) * shape.wide : 0;
+  }
+  // Makes the memory for them, or takes that of the forward.
+  void keep(std::int64_t samples) {
+    const std::int64_t size = kept(samples);
+    if (size == 0) return;
+    if (!call.grads) *call.kept = spare_tensor<S>(call.x, size);
+    FLOWKERN_CHECK(call.kept->numel() == size, "kept: expected what the forward gave");
+    problem.kept = static_cast<S*>(call.kept->mutable_data_ptr());
+  }
 
   // Packs the weights of step i.
   void pack(int i, S* memory) {
@@ -56,6 +71,7 @@ template <class S> class FlowPlan {
 
   const FlowCall& call;
   const MaskedShape shape;
+  const bool keeps;
   std::vector<Part> parts;
   std::vector<FlowStep<S>> steps;
   std::vector<std::vector<std::int64_t>> orders;
@@ -92,6 +108,8 @@ template <class S> class FlowPlan {
     step.conditioned = &part.conditioned->problem;
     packed += part.conditioned->packed, chunk_size += part.conditioned->chunk_size;
     problem.memory = std::max(problem.memory, step.conditioned->memory);
+    step.kept = problem.kept_rows;
+    if (keeps) problem.kept_rows += step.conditioned->values;
   }
 
   void add_lu() {
@@ -115,7 +133,7 @@ template <class S> class FlowPlan {
     net.parameters = code.parameters, net.passive = code.passive;
     net.order = code.order, net.ends = code.ends, net.columns = code.columns, net.outputs = code.outputs;
     net.element = code.element, net.tails = code.tails, net.scale_first = code.scale_first;
-    net.inverse = inverse, net.backward = call.grads;
+    net.inverse = inverse, net.backward = call.grads, net.keeps = keeps;
     std::copy(std::begin(code.constants), std::end(code.constants), net.constants);
     for (int k = 0; k < int(code.layers.size()); ++k) net.layers.push_back(layer(code, k));
     return net;

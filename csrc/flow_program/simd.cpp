@@ -20,8 +20,12 @@ template <class S, int V> struct FlowTile {
   S* context() const { return rows(4, 0); }
   S* grad_context() const { return p.grad_context ? rows(4, 1) : nullptr; }
   S* memory() const { return rows(4, 2); }
+  // A step's values are where they are kept, or at the beginning of the tile's memory for steps; cotangents behind.
   Step on(const FlowStep<S>& step) const {
-    return {{*step.conditioned, first, samples, {memory(), chunk ? chunk + step.sums : nullptr, context(), grad_context()}}};
+    S* values = p.kept ? p.kept + first * p.kept_rows + int64_t(step.kept) * R : memory();
+    S* grads = memory() + int64_t(step.conditioned->values) * R;
+    S* sums = chunk ? chunk + step.sums : nullptr;
+    return {{*step.conditioned, first, samples, {values, grads, sums, context(), grad_context()}}};
   }
   LuTile<S, V> lu(const FlowStep<S>& step) const { return {step, p.features, memory(), chunk ? chunk + step.sums : nullptr}; }
   // For reading and writing, which no step's problem matters to.
@@ -75,10 +79,10 @@ template <class S, int V> struct FlowTile {
   void apply_conditioned(const Step& step, const S* x, S* y, S* log) const {
     const MaskedProblem<S>& of = step.p;
     const int u = of.units[0].u;
-    step.gather(x, of.inverse ? of.other : u);
+    step.gather(x, step.at(of.inverse ? of.other : u));
     if (of.inverse) step.solve(log);
     else step.evaluate(), step.elements(u, of.other, log);
-    step.scatter(of.inverse ? u : of.other, y);
+    step.scatter(step.at(of.inverse ? u : of.other), y);
   }
 
   void apply_scale(const FlowStep<S>& step, const S* x, S* y) const {
@@ -128,9 +132,10 @@ template <class S, int V> struct FlowTile {
   void back(int k, S* grad, const S* g_log) const {
     const FlowStep<S>& step = p.step[k];
     S *known = rows(1, 0), *given = rows(2, 0);  // what a step's parameters depend on; what it was given
-    if (step.kind != kPermutationStep) read_state(step.inverse ? k + 1 : k, known);
+    const bool kept = p.kept && step.kind == kConditionedStep;
+    if (step.kind != kPermutationStep && !kept) read_state(step.inverse ? k + 1 : k, known);
     const bool solves = step.kind == kConditionedStep || step.kind == kLuStep;
-    if (solves && step.inverse) read_state(k, given);
+    if (solves && step.inverse && !kept) read_state(k, given);
     switch (step.kind) {
       case kConditionedStep: return back_conditioned(on(step), known, given, grad, g_log);
       case kLuStep: return lu(step).back(known, given, grad);
@@ -143,11 +148,15 @@ template <class S, int V> struct FlowTile {
 
   void back_conditioned(const Step& step, const S* known, const S* given, S* grad, const S* g_log) const {
     const MaskedProblem<S>& of = step.p;
-    step.gather(known, of.units[0].u);
-    if (of.inverse) step.gather(given, of.other);
-    step.gather(grad, of.units[0].grad);
+    S* of_features = step.grad_at(of.units[0].grad);
+    if (!p.kept) {
+      step.gather(known, step.at(of.units[0].u));
+      if (of.inverse) step.gather(given, step.at(of.other));
+      step.evaluate();
+    }
+    step.gather(grad, of_features);
     step.pull_back(g_log);
-    step.scatter(of.units[0].grad, grad);
+    step.scatter(of_features, grad);
   }
 
   // Sums for each feature: Σ ḡ·x and Σ ḡ, of the inverse with the cotangent of y and the sign of −1/s.

@@ -233,6 +233,7 @@ struct FlowCall {
   Tensor& out;
   Tensor* log;
   Tensor* states;
+  Tensor* kept;  // made by the forward, if it keeps its values; null: it must not
   const Tensor* y = nullptr;
   const std::optional<Tensor>*grad_y = nullptr, *grad_l = nullptr;
   Tensor* grad_context = nullptr;
@@ -272,35 +273,36 @@ struct FlowGradients {
 };
 
 template <class Device> struct FlowOp {
-  static std::tuple<Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tensor> context, Tensors tensors, Tensor code,
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tensor> context, Tensors tensors, Tensor code,
                                                     Tensor numbers, bool inverse, bool keep) {
     const FlowCodeOf program(x, context, tensors, code, numbers);
     Tensor y = torch::stable::new_empty(x, {x.size(0), x.size(1)}), log = torch::stable::new_empty(x, {x.size(0)});
     const std::int64_t between = keep && !program.steps.empty() ? std::int64_t(program.steps.size()) - 1 : 0;
     Tensor states = torch::stable::new_empty(x, {between, x.size(1), x.size(0)});
-    Device::run(FlowCall{program, inverse, x, context, tensors, y, &log, between ? &states : nullptr});
-    return {y, log, states};
+    Tensor kept = torch::stable::new_empty(x, {0});
+    Device::run(FlowCall{program, inverse, x, context, tensors, y, &log, between ? &states : nullptr, keep ? &kept : nullptr});
+    return {y, log, states, kept};
   }
 
   // The cotangents of x and the context, and the gradients of the tensors that need one, in order.
   static std::tuple<Tensor, Tensor, std::vector<Tensor>> gradients(
-      std::optional<Tensor> grad_y, std::optional<Tensor> grad_l, Tensor x, Tensor y, Tensor states,
+      std::optional<Tensor> grad_y, std::optional<Tensor> grad_l, Tensor x, Tensor y, Tensor states, Tensor kept,
       std::optional<Tensor> context, Tensors tensors, Tensor code, Tensor numbers, bool inverse, std::vector<bool> needs,
       bool of_context) {
     const FlowCodeOf program(x, context, tensors, code, numbers);
-    check_results(x, y, states, grad_y, grad_l, std::int64_t(program.steps.size()));
+    check_results(x, y, states, kept, grad_y, grad_l, std::int64_t(program.steps.size()));
     FLOWKERN_CHECK(needs.size() == tensors.size(), "needs: expected one for each of ", tensors.size(), " tensors");
     FLOWKERN_CHECK(context || !of_context, "of_context: there is no context");
     Tensor grad_x = torch::stable::new_empty(x, {x.size(0), x.size(1)});
     Tensor grad_context = of_context ? torch::stable::new_empty(x, {x.size(0), context->size(1)}) : torch::stable::new_empty(x, {0});
     FlowGradients grads(tensors, needs);
-    FlowCall call{program, inverse, x, context, tensors, grad_x, nullptr, &states, &y, &grad_y, &grad_l, of_context ? &grad_context : nullptr, &grads.of};
+    FlowCall call{program, inverse, x, context, tensors, grad_x, nullptr, &states, &kept, &y, &grad_y, &grad_l, of_context ? &grad_context : nullptr, &grads.of};
     Device::run(call);
     return {grad_x, grad_context, grads.needed};
   }
 
  private:
-  static void check_results(const Tensor& x, const Tensor& y, const Tensor& states, const std::optional<Tensor>& grad_y,
+  static void check_results(const Tensor& x, const Tensor& y, const Tensor& states, const Tensor& kept, const std::optional<Tensor>& grad_y,
                             const std::optional<Tensor>& grad_l, std::int64_t steps) {
     const auto like_x = [&](const char* name, const Tensor& t) {
       FLOWKERN_CHECK(t.dim() == 2 && t.size(0) == x.size(0) && t.size(1) == x.size(1) && t.scalar_type() == x.scalar_type(), name, ": expected the shape and dtype of x");
@@ -309,6 +311,7 @@ template <class Device> struct FlowOp {
     FLOWKERN_CHECK(y.is_contiguous() && states.is_contiguous(), "y, states: expected contiguous tensors");
     FLOWKERN_CHECK(states.dim() == 3 && states.size(0) == (steps > 1 ? steps - 1 : 0) && states.size(1) == x.size(1) && states.size(2) == x.size(0) && states.scalar_type() == x.scalar_type(),
                    "states: expected those of the forward");
+    FLOWKERN_CHECK(kept.dim() == 1 && kept.is_contiguous() && kept.scalar_type() == x.scalar_type(), "kept: expected what the forward gave");
     if (grad_y) like_x("grad_y", *grad_y);
     if (grad_l) FLOWKERN_CHECK(grad_l->dim() == 1 && grad_l->size(0) == x.size(0) && grad_l->scalar_type() == x.scalar_type(), "grad_l: expected shape (N,) and the dtype of x");
   }

@@ -92,7 +92,7 @@ struct MaskedOnCpu {
     const std::int64_t grain = (tiles_at_least * tiles.chunks + tiles.count - 1) / tiles.count;
     const auto memory = [&] { return scratch<S, 1>(p.memory * tiles.width); };
     tiles.each(grain, memory, [&](S* tile, S* chunk, std::int64_t row, int samples) {
-      const MaskedMemory<S> own{tile, chunk, nullptr, nullptr};
+      const MaskedMemory<S> own{tile, tile + p.values * tiles.width, chunk, nullptr, nullptr};
       if (call.grads) FLOWKERN_BY_ISA(masked_backward, p, row, samples, wide, own);
       else FLOWKERN_BY_ISA(masked_forward, p, row, samples, wide, own);
     });

@@ -37,7 +37,7 @@ template <class S> struct ContextTerm {
   const S *weight, *bias;
   int activation;
   S slope;
-  // Rows where the tile keeps the term, and in the backward C c + d (−1: nowhere) and its cotangent.
+  // Rows where the tile keeps the term, for the backward C c + d (−1: nowhere), and among the cotangents its own.
   int keeps, before, cotangent;
   std::int64_t weight_sums, bias_sums;  // as VectorGradient's; of the weight in groups of rows
 };
@@ -54,8 +54,8 @@ template <class S> struct MaskedUnits {
   int skip;  // layer whose z is added, unit by unit; −1: none
   int activation;
   S slope;
-  bool keeps_z;  // whether z is needed after u
-  // Where values are kept in the tile's memory, in rows; v only with a gate.
+  bool keeps_z;  // whether z is needed besides u
+  // Where values are in the tile's memory, in rows; v only with a gate. Cotangents have rows of their own.
   int u, z, v, grad, grad_skip;
   // The weight's gradient, in a chunk's memory: for each group of as many rows as there are lanes
   // and each column that they see, the rows' sums. Null: not wanted.
@@ -70,7 +70,7 @@ template <class S> struct MaskedProblem {
   const int* first;            // rank with which each block begins, and `levels`
   const MaskedUnits<S>* units;
   const int* counts;  // [layer][rank + 1]: how many units have at most this rank, −1 … levels
-  int memory;         // rows of a tile's memory
+  int values, memory;  // rows of a tile's memory: of values, and all
   int other;          // where the tile keeps y: given in the inverse, computed in the forward
   int context;        // and the inputs of a layer's term
   // Element transform, of all features but the first `passive`, which stay as they are.
@@ -85,9 +85,9 @@ template <class S> struct MaskedProblem {
   Elements<const S> grad_out, grad_logabsdet;
 };
 
-// The loops' memory: a tile's, and in the backward the sums of the tiles of a chunk; where the tile holds
-// a context's inputs, and gathers their cotangents (null: not wanted).
-template <class S> struct MaskedMemory { S *tile, *chunk, *context, *grad_context; };
+// The loops' memory: a tile's values and cotangents, and in the backward the sums of the tiles of a chunk; where
+// the tile holds a context's inputs, and gathers their cotangents (null: not wanted).
+template <class S> struct MaskedMemory { S *values = nullptr, *grads = nullptr, *chunk = nullptr, *context = nullptr, *grad_context = nullptr; };
 
 // How the loops want things: rows of a panel, lanes, samples of a wide and of a narrow tile. They may
 // read `lanes` or kColumns rows more of a tile's memory than there are.

@@ -45,6 +45,7 @@ template <class S> struct MaskedNetwork {
   // The element transform, and the direction.
   int element = 0, tails = 0;
   bool inverse = false, scale_first = false, backward = false;
+  bool keeps = false;  // whether all values are laid out that a backward reads
   double constants[9]{};
 };
 

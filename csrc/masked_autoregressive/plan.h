@@ -139,7 +139,7 @@ template <class S> class MaskedPlan {
       units.push_back(to);
     }
     place_values();
-    if (net.backward) place_gradients();
+    if (net.backward) place_cotangents(), place_gradients();
   }
 
   void order_outputs() {
@@ -164,35 +164,47 @@ template <class S> class MaskedPlan {
     to = {from.given, from.context, from.inputs, nullptr, nullptr, from.activation, from.slope, -1, -1, -1, -1, -1};
   }
 
-  // A tile's memory, row by row.
+  // A tile's memory, row by row: values, and then in the backward cotangents.
   void place_values() {
     for (int k = 1; k < outputs; ++k)
       if (units[k].skip >= 0) units[units[k].skip].keeps_z = true;
-    int row = 0;
-    auto take = [&](int rows) { return (row += rows) - rows; };
-    problem.other = take(net.features);
+    Rows rows;
+    problem.other = rows.take(net.features);
     int inputs = 0;
     for (const auto& of : units) inputs = std::max(inputs, of.term.context.base ? of.term.inputs : 0);
-    problem.context = take(inputs);
-    for (int k = 0; k <= outputs; ++k) {
-      MaskedUnits<S>& to = units[k];
-      const bool skipped = to.keeps_z;
-      to.keeps_z = to.keeps_z || net.backward;
-      to.u = to.z = take(to.used);
-      if (to.keeps_z && k > 0 && k < outputs) to.z = take(to.used);
-      to.v = to.gate.base || to.gate_term.given ? take(to.used) : 0;
-      if (to.gate_term.given) to.gate_term.keeps = take(to.used);
-      if (!net.backward) continue;
-      to.grad = take(to.used);
-      if (skipped) to.grad_skip = take(to.used);
-      // A term of no activation has the cotangent of W u + b; others leave theirs where they are kept.
-      if (to.term.given && to.term.activation != 0) to.term.keeps = take(to.used);
-      for (ContextTerm<S>* term : {&to.term, &to.gate_term}) {
-        if (term->keeps >= 0 && !portable::differentiates_by_value(term->activation)) term->before = take(to.used);
-        term->cotangent = term->keeps < 0 ? to.grad : term->keeps;
-      }
-    }
-    problem.memory = row + std::max(kColumns, shape.lanes);
+    problem.context = rows.take(inputs);
+    for (int k = 0; k <= outputs; ++k) place_values_of(k, rows);
+    problem.values = rows.count;
+    problem.memory = rows.count + std::max(kColumns, shape.lanes);
+  }
+  struct Rows {
+    int count = 0;
+    int take(int rows) { return (count += rows) - rows; }
+  };
+
+  void place_values_of(int k, Rows& rows) {
+    MaskedUnits<S>& to = units[k];
+    const bool hidden = k > 0 && k < outputs, for_backward = net.backward || net.keeps;
+    to.keeps_z = to.keeps_z || (for_backward && (to.gain.base || !portable::differentiates_by_value(to.activation, to.slope)));
+    to.u = to.z = rows.take(to.used);
+    if (to.keeps_z && hidden) to.z = rows.take(to.used);
+    to.v = to.gate.base || to.gate_term.given ? rows.take(to.used) : 0;
+    if (to.gate_term.given) to.gate_term.keeps = rows.take(to.used);
+    if (!for_backward) return;
+    // A term of no activation has the cotangent of W u + b, and need not be known.
+    if (to.term.given && to.term.activation != 0) to.term.keeps = rows.take(to.used);
+    for (ContextTerm<S>* term : {&to.term, &to.gate_term})
+      if (term->keeps >= 0 && !portable::differentiates_by_value(term->activation, term->slope)) term->before = rows.take(to.used);
+  }
+
+  void place_cotangents() {
+    Rows rows;
+    for (MaskedUnits<S>& to : units) to.grad = rows.take(to.used);
+    for (const MaskedUnits<S>& of : units)
+      if (of.skip >= 0 && units[of.skip].grad_skip < 0) units[of.skip].grad_skip = rows.take(units[of.skip].used);
+    for (MaskedUnits<S>& to : units)
+      for (ContextTerm<S>* term : {&to.term, &to.gate_term}) term->cotangent = term->keeps < 0 ? to.grad : rows.take(to.used);
+    problem.memory += rows.count;
   }
 
   // What a chunk sums up: weights by groups of rows, each with the columns that its rows see.

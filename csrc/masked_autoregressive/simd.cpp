@@ -6,21 +6,21 @@ namespace {
 
 template <class S, int V> struct MaskedCallOnTile : ConditionedTransform<S, V> {
   using Tile = ConditionedTransform<S, V>;
-  using Tile::p, Tile::first, Tile::samples, Tile::R, Tile::at, Tile::fill, Tile::read, Tile::read_layer;
+  using Tile::p, Tile::first, Tile::samples, Tile::R, Tile::at, Tile::grad_at, Tile::fill, Tile::read, Tile::read_layer;
 
   void forward() const {
     alignas(64) S logabsdet[R];
     fill(logabsdet, S(0));
     const int u = p.units[0].u;
     if (p.inverse) {
-      read_layer(0, p.y, p.other);
+      read_layer(0, p.y, at(p.other));
       Tile::solve(logabsdet);
-      Tile::write_features(u);
+      Tile::write_features(at(u));
     } else {
-      read_layer(0, p.x, u);
+      read_layer(0, p.x, at(u));
       Tile::evaluate();
       Tile::elements(u, p.other, logabsdet);
-      Tile::write_features(p.other);
+      Tile::write_features(at(p.other));
     }
     for (int n = 0; n < samples; ++n) p.logabsdet[first + n] = logabsdet[n];
   }
@@ -29,11 +29,12 @@ template <class S, int V> struct MaskedCallOnTile : ConditionedTransform<S, V> {
     alignas(64) S g_logabsdet[R];
     read(p.grad_logabsdet, 0, g_logabsdet);
     Tile::clear_rest(g_logabsdet);
-    read_layer(0, p.x, p.units[0].u);
-    if (p.inverse) read_layer(0, p.y, p.other);
-    Tile::read_cotangents(p.grad_out, p.units[0].grad);
+    read_layer(0, p.x, at(p.units[0].u));
+    if (p.inverse) read_layer(0, p.y, at(p.other));
+    Tile::read_cotangents(p.grad_out, grad_at(p.units[0].grad));
+    Tile::evaluate();
     Tile::pull_back(g_logabsdet);
-    Tile::write_features(p.units[0].grad);
+    Tile::write_features(grad_at(p.units[0].grad));
   }
 };
 

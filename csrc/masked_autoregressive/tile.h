@@ -20,7 +20,8 @@ template <class S, int V> struct MaskedTile {
   int samples;
   MaskedMemory<S> memory;
 
-  FLOWKERN_HD S* at(int row) const { return memory.tile + int64_t(row) * R; }
+  FLOWKERN_HD S* at(int row) const { return memory.values + int64_t(row) * R; }
+  FLOWKERN_HD S* grad_at(int row) const { return memory.grads + int64_t(row) * R; }
   FLOWKERN_HD int upto(int layer, int rank) const { return p.counts[layer * (p.levels + 2) + rank + 1]; }
   FLOWKERN_HD int outputs() const { return p.layers - 1; }
   template <class F> FLOWKERN_HD void each_vector(const F& body) const {
@@ -70,37 +71,37 @@ template <class S, int V> struct MaskedTile {
     });
   }
   // The same for layer k, each to the row of its unit.
-  void read_layer(int k, const Elements<const S>& from, int to) const {
+  void read_layer(int k, const Elements<const S>& from, S* to) const {
     read_columns(from, p.units[k].units, [&](int u) -> S* {
       const int r = p.units[k].place[u];
-      return r < p.units[k].used ? at(to + r) : nullptr;
+      return r < p.units[k].used ? to + r * R : nullptr;
     });
   }
   // The same of the features' cotangents: lanes without a sample add nothing to sums.
-  void read_cotangents(const Elements<const S>& from, int to) const {
+  void read_cotangents(const Elements<const S>& from, S* to) const {
     read_layer(0, from, to);
-    for (int f = 0; f < p.units[0].used; ++f) clear_rest(at(to + f));
+    for (int f = 0; f < p.units[0].used; ++f) clear_rest(to + f * R);
   }
   void clear_rest(S* row) const {
     for (int n = samples; n < R; ++n) row[n] = S(0);
   }
 
   // The features' rows between a tile's order, which is the features', and ours.
-  void gather(const S* from, int to) const {
-    for (int f = 0; f < p.units[0].used; ++f) copy(from + p.units[0].order[f] * R, at(to + f));
+  void gather(const S* from, S* to) const {
+    for (int f = 0; f < p.units[0].used; ++f) copy(from + p.units[0].order[f] * R, to + f * R);
   }
-  void scatter(int from, S* to) const {
-    for (int f = 0; f < p.units[0].used; ++f) copy(at(from + f), to + p.units[0].order[f] * R);
+  void scatter(const S* from, S* to) const {
+    for (int f = 0; f < p.units[0].used; ++f) copy(from + f * R, to + p.units[0].order[f] * R);
   }
 
-  void write_features(int from) const {
+  void write_features(const S* from) const {
     if (!is_tiled(p.out.feature)) {
-      for (int f = 0; f < p.units[0].used; ++f) write(at(from + f), p.out, p.units[0].order[f]);
+      for (int f = 0; f < p.units[0].used; ++f) write(from + f * R, p.out, p.units[0].order[f]);
       return;
     }
     each_tile(p.units[0].used, [&](int f, int n, int v) {
       T columns[kTile];
-      for (int i = 0; i < n; ++i) columns[i] = load(at(from + p.units[0].place[f + i]) + v * lanes);
+      for (int i = 0; i < n; ++i) columns[i] = load(from + p.units[0].place[f + i] * R + v * lanes);
       store_tile<0>(p.out.base + (first + v * lanes) * p.out.row + f, p.out.row, n, columns);
     });
   }

@@ -15,7 +15,7 @@ template <class S, int V> struct ConditionedTransform : MaskedTile<S, V> {
   using Tile = MaskedTile<S, V>;
   using T = typename Tile::T;
   template <int n> using Rows = typename Tile::template Rows<n>;
-  using Tile::p, Tile::first, Tile::samples, Tile::memory, Tile::lanes, Tile::R, Tile::at, Tile::upto,
+  using Tile::p, Tile::first, Tile::samples, Tile::memory, Tile::lanes, Tile::R, Tile::at, Tile::grad_at, Tile::upto,
       Tile::outputs, Tile::each_vector, Tile::fill, Tile::copy, Tile::read, Tile::read_columns, Tile::read_layer,
       Tile::each_group, Tile::multiply;
 
@@ -23,7 +23,7 @@ template <class S, int V> struct ConditionedTransform : MaskedTile<S, V> {
 
   void start(int k) const {
     const MaskedUnits<S>& layer = p.units[k];
-    if (layer.bias.base) read_layer(k, layer.bias, layer.z);
+    if (layer.bias.base) read_layer(k, layer.bias, at(layer.z));
     else for (int r = 0; r < layer.used; ++r) fill(at(layer.z + r), S(0));
     if (layer.term.given) add_term(layer, layer.term, at(layer.z));
     if (layer.gate_term.given) add_term(layer, layer.gate_term, nullptr);
@@ -137,9 +137,9 @@ template <class S, int V> struct ConditionedTransform : MaskedTile<S, V> {
     for (int r = row; r < end; ++r) {
       const int unit = int(layer.order[r]);
       const S *z = at(layer.z + r), *u = at(layer.u + r);
-      const S* skipped = layer.grad_skip < 0 ? nullptr : at(layer.grad_skip + r);
-      S* grad = at(layer.grad + r);
-      S* past = layer.skip < 0 ? nullptr : at(p.units[layer.skip].grad_skip + p.units[layer.skip].place[unit]);
+      const S* skipped = layer.grad_skip < 0 ? nullptr : grad_at(layer.grad_skip + r);
+      S* grad = grad_at(layer.grad + r);
+      S* past = layer.skip < 0 ? nullptr : grad_at(p.units[layer.skip].grad_skip + p.units[layer.skip].place[unit]);
       const S gain = vector_entry(layer.gain, unit, S(1)), offset = vector_entry(layer.offset, unit, S(0));
       each_vector([&](int i) FLOWKERN_INLINE {
         const T z_i = load(z + i), a = fma(T(gain), z_i, T(offset));
@@ -160,7 +160,7 @@ template <class S, int V> struct ConditionedTransform : MaskedTile<S, V> {
 
   void finish_gate(const MaskedUnits<S>& layer, int r, const S* gate) const {
     alignas(64) S of_gate[R];
-    S* grad = at(layer.grad + r);
+    S* grad = grad_at(layer.grad + r);
     each_vector([&](int i) FLOWKERN_INLINE {
       const T g_z = load(grad + i);
       store(of_gate + i, g_z * load(at(layer.v + r) + i));
@@ -170,12 +170,12 @@ template <class S, int V> struct ConditionedTransform : MaskedTile<S, V> {
     if (layer.gate_term.given) term_back(layer.gate_term, r, of_gate);
   }
 
-  // From the cotangent of a term at place r to that of C c + d, in the place of the term.
+  // From the cotangent of a term at place r to that of C c + d.
   void term_back(const ContextTerm<S>& term, int r, const S* grad) const {
-    S* row = at(term.keeps + r);
-    const S* before = term.before < 0 ? row : at(term.before + r);
+    const S *value = at(term.keeps + r), *before = term.before < 0 ? value : at(term.before + r);
+    S* to = grad_at(term.cotangent + r);
     each_vector([&](int i) FLOWKERN_INLINE {
-      store(row + i, load(grad + i) * activation_derivative(term.activation, term.slope, T(load(before + i)), T(load(row + i))));
+      store(to + i, load(grad + i) * activation_derivative(term.activation, term.slope, T(load(before + i)), T(load(value + i))));
     });
   }
 
@@ -214,13 +214,13 @@ template <class S, int V> struct ConditionedTransform : MaskedTile<S, V> {
     if (!layer.groups) return;
     for (int group = 0; group * lanes < layer.used; ++group) {
       const int columns = int((layer.groups[group + 1] - layer.groups[group]) / lanes);
-      add_product(at(layer.grad + group * lanes), at(p.units[k - 1].u), columns, memory.chunk + layer.groups[group]);
+      add_product(grad_at(layer.grad + group * lanes), at(p.units[k - 1].u), columns, memory.chunk + layer.groups[group]);
     }
   }
 
   // Gradients of a term, once the cotangents of C c + d are there: of C and d, and of the context.
   void add_term_gradients(const MaskedUnits<S>& layer, const ContextTerm<S>& term) const {
-    const S* rows = at(term.cotangent);
+    const S* rows = grad_at(term.cotangent);
     if (term.bias_sums >= 0) for (int r = 0; r < layer.used; ++r) add_sum(term.bias_sums + r, rows + int64_t(r) * R);
     const int columns = (term.inputs + kColumns - 1) / kColumns * kColumns;
     if (term.weight_sums >= 0)
@@ -239,7 +239,7 @@ template <class S, int V> struct ConditionedTransform : MaskedTile<S, V> {
     add_weight(k);
     if (layer.term.given) {
       if (layer.term.keeps >= 0)
-        for (int r = 0; r < layer.used; ++r) term_back(layer.term, r, at(layer.grad + r));
+        for (int r = 0; r < layer.used; ++r) term_back(layer.term, r, grad_at(layer.grad + r));
       add_term_gradients(layer, layer.term);
     }
     if (layer.gate_term.given) add_term_gradients(layer, layer.gate_term);
@@ -251,16 +251,16 @@ template <class S, int V> struct ConditionedTransform : MaskedTile<S, V> {
     const MaskedUnits<S>& last = p.units[outputs()];
     const S* in = at((p.inverse ? p.other : p.units[0].u) + f);
     const int begin = (f - p.passive) * p.parameters;
-    S *grad = at(p.units[0].grad + f), *g_params = at(last.grad + begin);
+    S *grad = grad_at(p.units[0].grad + f), *g_params = grad_at(last.grad + begin);
     masked_element_vjp(p, in, parameters(f), V, grad, g_logabsdet, grad, g_params);
-    for (int i = begin; i < begin + p.parameters; ++i) add_vector(last, kBias, i, last.order[i], at(last.grad + i));
+    for (int i = begin; i < begin + p.parameters; ++i) add_vector(last, kBias, i, last.order[i], grad_at(last.grad + i));
   }
 
   // Adds to units [begin, stop) of layer k what units [row, end) of block b behind them send back.
   void send_back(int k, int b, int begin, int stop, int row, int end) const {
     if (stop <= begin) return;
     each_group(p.units[k + 1].into[b], row, end, [&]<int n>(Rows<n>, int row, const auto w) FLOWKERN_INLINE {
-      Tile::template multiply_back<n>(w, at(p.units[k + 1].grad + row), begin, stop, at(p.units[k].grad + begin));
+      Tile::template multiply_back<n>(w, grad_at(p.units[k + 1].grad + row), begin, stop, grad_at(p.units[k].grad + begin));
     });
   }
 
@@ -299,16 +299,15 @@ template <class S, int V> struct ConditionedTransform : MaskedTile<S, V> {
     for (int k = 1; k < outputs(); ++k) {
       const MaskedUnits<S>& layer = p.units[k];
       for (int r = 0; r < layer.used; ++r) {
-        fill(at(layer.grad + r), S(0));
-        if (layer.grad_skip >= 0) fill(at(layer.grad_skip + r), S(0));
+        fill(grad_at(layer.grad + r), S(0));
+        if (layer.grad_skip >= 0) fill(grad_at(layer.grad_skip + r), S(0));
       }
     }
   }
 
-  // With the features in u and, of an inverse, what was given in `other`; the features' rows of
+  // With all values of `evaluate` and, of an inverse, what was given in `other`; the features' rows of
   // cotangents hold those of the result.
   void pull_back(const S* g_logabsdet) const {
-    evaluate();
     clear_grads();
     if (p.inverse) solve_back(g_logabsdet);
     else back(g_logabsdet);

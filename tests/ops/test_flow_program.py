@@ -193,12 +193,44 @@ def test_opcheck(name):
     op, gradients = torch.ops.flowkern.flow_program, torch.ops.flowkern.flow_program_gradients
     tests = ("test_schema", "test_faketensor")
     torch.library.opcheck(op, (*arguments, False), test_utils=tests)
-    y, l, states = op(*arguments, True)
+    y, l, states, kept = op(*arguments, True)
     x, context, tensors, *program = arguments
     of_context = context is not None
     for needs in ([True] * len(tensors), [i % 2 == 0 for i in range(len(tensors))]):
-        given = (y, l, x, y, states, context, tensors, *program, needs, of_context)
+        given = (y, l, x, y, states, kept, context, tensors, *program, needs, of_context)
         torch.library.opcheck(gradients, given, test_utils=tests)
+
+
+@needs_kernels
+@pytest.mark.parametrize(("name", "are_kept"), [("everything", True), ("many samples", False), ("lu", False)])
+def test_values_of_few_samples_are_kept(name, are_kept):
+    arguments = _raw(CASES[name])
+    assert (torch.ops.flowkern.flow_program(*arguments, True)[3].numel() > 0) == are_kept
+    assert torch.ops.flowkern.flow_program(*arguments, False)[3].numel() == 0
+
+
+@needs_kernels
+def test_memory_of_kept_values_is_used_again():
+    arguments = _raw(CASES["everything"])
+    kept = torch.ops.flowkern.flow_program(*arguments, True)[3]
+    address = kept.data_ptr()
+    assert torch.ops.flowkern.flow_program(*arguments, True)[3].data_ptr() != address
+    del kept
+    again = [torch.ops.flowkern.flow_program(*arguments, True)[3] for _ in range(2)]
+    assert address in [tensor.data_ptr() for tensor in again]
+
+
+@needs_kernels
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("name", ["everything", "gates", "activations", "many samples"])
+def test_a_second_backward_gives_the_same(name, inverse):
+    """It reads what the first one did, and that has not been written to."""
+    case = CASES[name]
+    tensors = {name: tensor.requires_grad_() for name, tensor in case.tensors(torch.float32).items()}
+    y, l = _call(case, tensors, inverse)
+    total = (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum() + l.sum()
+    first, second = (torch.autograd.grad(total, [*tensors.values()], retain_graph=True) for _ in range(2))
+    assert all(map(torch.equal, first, second))
 
 
 @needs_kernels

@@ -12,7 +12,7 @@ from flowkern.ops._masked_autoregressive.reference import compute_dtype
 
 
 class _FlowProgram(Rule):
-    kept = (0, 2)  # y and the features between the steps
+    kept = (0, 2, 3)  # y, the features between the steps, and the values of few samples
     materialize = False
 
     def forward(self, kernels, plain, x, context, *tensors):
@@ -24,20 +24,20 @@ class _FlowProgram(Rule):
         return native.forward(x, context, *plain, tensors, True)
 
     def backward(self, kernels, plain, needs, cotangents, outputs, tensors):
-        (x, context, *rest), (y, states) = tensors, outputs
+        x, context, *rest = tensors
         cotangents = (g if g is None else g.contiguous() for g in cotangents)
-        return native.backward(*cotangents, x, y, states, context, needs, *plain, *rest)
+        return native.backward(*cotangents, x, *outputs, context, needs, *plain, *rest)
 
     def save(self, ctx, tensors, outputs):
         # Saved one by one, the parameters would cost as much as the kernel. They are inputs, so that no
         # reference goes in a circle.
         ctx.tensors = tensors[2:]
         ctx.versions = _versions(ctx.tensors)
-        ctx.save_for_backward(*tensors[:2], outputs[0], outputs[2])
+        ctx.save_for_backward(*tensors[:2], outputs[0], *outputs[2:])
 
     def saved(self, ctx):
-        x, context, y, states = ctx.saved_tensors
-        return (x, context, *_unchanged(ctx.tensors, ctx.versions)), (y, states)
+        x, context, *outputs = ctx.saved_tensors
+        return (x, context, *_unchanged(ctx.tensors, ctx.versions)), outputs
 
 
 def _unchanged(tensors, versions):

@@ -11,11 +11,12 @@ _PROGRAM = "Tensor? context, Tensor[] tensors, Tensor code, Tensor numbers, bool
 
 
 def _fake(x, context, tensors, code, numbers, inverse, keep):
-    steps = torch.library.get_ctx().new_dynamic_size() if keep else 0
-    return x.new_empty(x.shape), x.new_empty(x.shape[0]), x.new_empty(steps, x.shape[1], x.shape[0])
+    steps, kept = (torch.library.get_ctx().new_dynamic_size() if keep else 0 for _ in range(2))
+    states = x.new_empty(steps, x.shape[1], x.shape[0])
+    return x.new_empty(x.shape), x.new_empty(x.shape[0]), states, x.new_empty(kept)
 
 
-def _fake_gradients(grad_y, grad_l, x, y, states, context, tensors, code, numbers, inverse, needs, of_context):
+def _fake_gradients(grad_y, grad_l, x, y, states, kept, context, tensors, code, numbers, inverse, needs, of_context):
     needed = [t for t, need in zip(tensors, needs) if need]
     sizes = [-(-t.numel() // _ALIGNED) * _ALIGNED for t in needed]
     parts = x.new_empty(sum(sizes)).split(sizes)
@@ -24,9 +25,9 @@ def _fake_gradients(grad_y, grad_l, x, y, states, context, tensors, code, number
 
 
 _OPS: dict[str, tuple[str, Callable]] = {
-    "flow_program": (f"(Tensor x, {_PROGRAM}, bool keep) -> (Tensor, Tensor, Tensor)", _fake),
+    "flow_program": (f"(Tensor x, {_PROGRAM}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)", _fake),
     "flow_program_gradients": (
-        f"(Tensor? grad_y, Tensor? grad_l, Tensor x, Tensor y, Tensor states, {_PROGRAM}, bool[] needs,"
+        f"(Tensor? grad_y, Tensor? grad_l, Tensor x, Tensor y, Tensor states, Tensor kept, {_PROGRAM}, bool[] needs,"
         " bool of_context) -> (Tensor, Tensor, Tensor[])",
         _fake_gradients,
     ),
@@ -39,14 +40,27 @@ KERNELS = libraries.compiled("flow_program")
 
 
 def forward(x, context, program, inverse, tensors, keep):
-    """y (N, D), l (N,), and where `keep` the features between steps (steps − 1, D, N)."""
+    """y (N, D), l (N,), and where `keep` the features between steps (steps − 1, D, N) and, for few samples, all
+    values of the conditioners, in the kernel's order."""
     return torch.ops.flowkern.flow_program(x, context, tensors, program.code, program.numbers, inverse, keep)
 
 
-def backward(grad_y, grad_l, x, y, states, context, needs, program, inverse, *tensors):
+def backward(grad_y, grad_l, x, y, states, kept, context, needs, program, inverse, *tensors):
     """Gradients of x, context and each tensor, those that `needs` asks for."""
     grad_x, grad_context, some = torch.ops.flowkern.flow_program_gradients(
-        grad_y, grad_l, x, y, states, context, tensors, program.code, program.numbers, inverse, needs[2:], needs[1]
+        grad_y,
+        grad_l,
+        x,
+        y,
+        states,
+        kept,
+        context,
+        tensors,
+        program.code,
+        program.numbers,
+        inverse,
+        needs[2:],
+        needs[1],
     )
     some = iter(some)
     grads = [next(some) if need else None for need in needs[2:]]

@@ -264,6 +264,7 @@ def check(case, backend, dtype, *, inverse=False, seed=0, device="cpu"):
         if quantity == "y":  # positions are measured in the spline's interval, however near 0 they lie
             unit = unit + torch.finfo(dtype).eps * getattr(case.element, "bound", 0)
         worst = tolerances.errors(a, b, unit, by_row=quantity != "logabsdet")
+        worst = torch.where(a.isfinite() | b.isfinite(), worst, 0.0)  # beyond overflow: ∞ here may be NaN there
         worst = worst.max().item() if worst.numel() else 0.0
         assert worst <= most, f"{label}: {quantity} is wrong by {worst:.3g} units, at most {most}"
 
