@@ -11,7 +11,7 @@ from flowkern.adapters._plan import changed, interval, overridden, points, stran
 from flowkern.adapters._trust import agreed, bare, strip
 from flowkern.ops import AffineElement, ScaleMap
 from flowkern.ops._flow_program import LU, Conditioned, Permutation, Program, Scale, evaluate
-from flowkern.programs import Computed, Part, Reader, hooked, missing, outputs, stacked
+from flowkern.programs import Computed, Part, Reader, hooked, missing, outputs, side_by_side, stacked
 
 name_of = normflows._name
 
@@ -131,6 +131,49 @@ def _affine(module, with_context, features):
     return Part((step,), slots, 0, features)
 
 
+def _masked(module, with_context, features):
+    """MaskedAffineFlow: where the mask is 0, by two networks of the features where it is 1, which read and give all."""
+    mask = module.b.flatten().tolist()
+    if module.b.dim() != 2 or not set(mask) <= {0.0, 1.0} or len(set(mask)) < 2:
+        return "its mask is no row of zeros and ones"
+    identity, transformed = ([i for i, m in enumerate(mask) if m == kept] for kept in (1.0, 0.0))
+    nets = [net for net in (module._modules.get("s"), module._modules.get("t")) if net is not None]
+    if not isinstance(module._modules.get("t"), nn.Module):
+        return "it has no network for its shift"
+    if any(m.training and m.p > 0 for net in nets for m in net.modules() if isinstance(m, nn.Dropout)):
+        return "its dropout is active"
+    found = [_traced.chain(net, len(mask), False, lambda net, x, c: net(x)) for net in nets]
+    reason = next((one for one in found if isinstance(one, str)), None)
+    if reason:
+        return reason
+    layers = found[0][0] if len(nets) == 1 else side_by_side(*(layers for layers, _ in found))
+    if layers is None:
+        return "its networks for scale and shift are wide, or differ in activations or length"
+    widths = outputs(layers)
+    if widths[-1] != len(nets) * len(mask):
+        return "its networks give something else than a number for each feature"
+    rows = [k * len(mask) + feature for k in range(len(nets)) for feature in transformed]
+    specs, slots = stacked(_cut(layers, identity, rows))
+    degrees = ranks(len(mask), transformed, [[1] * width for width in widths[:-1]])
+    h = _ADDITIVE if len(nets) == 1 else AffineElement("exp", scale_first=True)
+    step = Conditioned(specs, degrees, h, len(nets), tuple(transformed), tuple(identity), interleaved=False)
+    return Part((step,), slots, 0, len(mask))
+
+
+def _cut(layers, columns, rows):
+    """The layers with these columns of the first weight alone, and these outputs of the last layer."""
+    weights = [[weight, bias] for _, (weight, bias, *_) in layers]
+    weights[0][0] = _indexed(weights[0][0], (slice(None), columns))
+    weights[-1] = [slot and _indexed(slot, rows) for slot in weights[-1]]
+    return [(spec, (*pair, *slots[2:])) for (spec, slots), pair in zip(layers, weights)]
+
+
+def _indexed(slot, index):
+    if not isinstance(slot, Computed):
+        slot = Computed(lambda dtype, tensor: tensor, (slot,))
+    return Computed(lambda dtype, *tensors: slot.function(dtype, *tensors)[index], slot.places)
+
+
 def _halves(mode, features):
     """(identity, transformed) features by a mode of `Split`, or None."""
     if mode in ("channel", "channel_inv"):
@@ -181,7 +224,7 @@ _AFFINE = {
 _ADDITIVE = AffineElement("additive")
 _SPLINES = "flows.neural_spline.coupling."
 _LIBRARY = Library(name_of, "nets.resnet", _SPLINES + "PiecewiseRationalQuadraticCDF", normflows._unsuitable_spline)
-_WITHOUT_CONTEXT = (_affine, _constant)
+_WITHOUT_CONTEXT = (_affine, _masked, _constant)
 _METHODS = ("forward", "inverse")
 # name of a class: (module, whether there is a context, features → its `Part`, or why it has none; attributes of the
 # class that the part reproduces; [(path of a submodule, its class, attributes that the part reproduces)])
@@ -204,6 +247,7 @@ _PARTS = {
             ("flows.2", "flows.reshape.Merge", _METHODS),
         ),
     ),
+    "flows.affine.coupling.MaskedAffineFlow": (_masked, (), ()),
     "flows.affine.coupling.AffineConstFlow": (_constant, (), ()),
     "flows.normalization.ActNorm": (_constant, (), ()),
     "flows.mixing.Permute": (_permute, (), ()),

@@ -28,16 +28,18 @@ from flowkern.programs import (
     outputs,
     pieces,
     run,
+    side_by_side,
     stacked,
     why,
 )
 
 HANDLES = (
-    "FrEIA (and anomalib's copy): AllInOneBlock, GLOWCouplingBlock, NICECouplingBlock, AffineCouplingOneSided on "
-    "vectors, SequenceINN"
+    "FrEIA (and anomalib's copy): AllInOneBlock, RNVPCouplingBlock, GLOWCouplingBlock, NICECouplingBlock, "
+    "AffineCouplingOneSided on vectors, SequenceINN"
 )
 _PACKAGE = re.compile(r"(?:.*\.)?(?:freia\.(?:modules|framework)|anomalib\.models\.components\.flow)\.", re.IGNORECASE)
 _SEQUENCE = "sequence_inn.SequenceINN"
+_HEAVY, _FEW = 1 << 17, 8  # weights of a block whose products PyTorch makes faster for fewer rows than that
 
 
 def _name(cls):
@@ -67,6 +69,8 @@ def _block(fusion, module, x, c=(), rev=False, jac=True):
         return type(module).forward(module, x, c=list(c), rev=rev, jac=jac)
     context = (c[0] if len(c) == 1 else torch.cat(c, 1)) if takes else None
     segment = found[bool(takes)][0]
+    if segment.program.weights > _HEAVY and x[0].shape[0] < _FEW:
+        return type(module).forward(module, x, c=list(c), rev=rev, jac=jac)
     dense = _kind(module) == _ALL_IN_ONE and not any(isinstance(step, Permutation) for step in segment.program.steps)
     result = _around(module, functools.partial(segment, context=context), x[0], rev, dense)
     if result is None:
@@ -99,11 +103,29 @@ def _sequence(fusion, module, x_or_z, c=None, rev=False, jac=True):
     used = {condition for condition in module.conditions if condition is not None}
     context = c[min(used)] if isinstance(found, tuple) and used and c is not None and len(c) > min(used) else None
     several = found[bool(used)] if isinstance(found, tuple) and (not used or context is not None) else None
+    if several and x.shape[0] < _FEW and all(piece.fused and _is_heavy(piece) for piece in several):
+        x, total = _one_by_one(module, x, context, rev)
+        return ((x,) if module.force_tuple_output else x), total
     call = functools.partial(_apart, dict(zip(map(id, module.module_list), module.conditions)))
     result = several and run(several, call, x, context, rev)
     if result is None:
         return type(module).forward(module, x_or_z, c, rev, jac)
     return ((result[0],) if module.force_tuple_output else result[0]), result[1]
+
+
+def _is_heavy(segment):
+    blocks = sum(_kind(module) != _PERMUTE for module, _ in segment.transforms)
+    return segment.program.weights > _HEAVY * blocks
+
+
+def _one_by_one(module, x, context, rev):
+    """The library's loop over blocks of which each would find that it has too many weights for so few rows."""
+    leaves, total = list(zip(module.module_list, module.conditions)), 0
+    for leaf, condition in reversed(leaves) if rev else leaves:
+        given = {} if condition is None else {"c": [context]}
+        (x,), logabsdet = type(leaf).forward(leaf, (x,), rev=rev, **given)
+        total = logabsdet + total
+    return x, total
 
 
 def _apart(conditions, module, inverse, x, context):
@@ -124,8 +146,8 @@ def plan(module):
         return None if isinstance(fusion(module), str) else Plan({"forward": fused})
     kind = next(filter(None, names), None)
     if kind not in _PARTS or kind == _PERMUTE:
-        is_block = kind is not None and kind.partition(".")[0] in ("coupling_layers", "all_in_one_block")
-        return Plan({}, "there is no fused kernel for this layer") if is_block and kind in _BLOCKS else None
+        is_block = kind is not None and kind.startswith("coupling_layers.")
+        return Plan({}, "there is no fused kernel for this layer") if is_block else None
     fusion = Fusion(_of_block)
     reason = fusion(module)
     return Plan({}, reason) if isinstance(reason, str) else Plan({"forward": functools.partial(_block, fusion)})
@@ -218,17 +240,24 @@ def _comparisons(module):
 
 
 def _coupling(module, net, identity, transformed, element, count):
-    """(step, slots) of a coupling, whose network gives parameter 0 of all, then parameter 1; or why there is none."""
+    """(step, slots) of a coupling, whose network gives parameter 0 of all, then parameter 1; or why there is none.
+
+    net: one network, or one for each parameter.
+    """
     context = _condition(module)
 
     def joined(net, x, c):
         return net(x if c is None else torch.cat([x, c], 1))
 
-    found = _traced.chain(net, len(identity), bool(context), joined)
-    if isinstance(found, str):
-        return found
-    layers, takes = found
-    if takes != context or not identity:
+    nets = net if isinstance(net, tuple) else (net,)
+    found = [_traced.chain(one, len(identity), bool(context), joined) for one in nets]
+    reason = next((one for one in found if isinstance(one, str)), None)
+    if reason:
+        return reason
+    layers = found[0][0] if len(nets) == 1 else side_by_side(*(layers for layers, _ in found))
+    if layers is None:
+        return "its networks for scale and shift are wide, or differ in activations or length"
+    if any(takes != context for _, takes in found) or not identity:
         return "its network does not read the condition"
     specs, slots = stacked(layers)
     widths = outputs(layers)
@@ -293,6 +322,11 @@ def _glow(module):
     return _two_sided(module, (module.subnet2, module.subnet1), _clamped(module))
 
 
+def _rnvp(module):
+    sides = (module.subnet_s2, module.subnet_t2), (module.subnet_s1, module.subnet_t1)
+    return _two_sided(module, sides, _clamped(module))
+
+
 def _one_sided(module):
     return _two_sided(module, (module.subnet,), _clamped(module))
 
@@ -327,8 +361,8 @@ _COUPLINGS = ("_coupling1", "_coupling2")
 _PARTS = {
     _ALL_IN_ONE: (_all_in_one, ("_permute", "_pre_permute", "_affine")),
     "coupling_layers.GLOWCouplingBlock": (_glow, _COUPLINGS),
+    "coupling_layers.RNVPCouplingBlock": (_rnvp, _COUPLINGS),
     "coupling_layers.AffineCouplingOneSided": (_one_sided, ()),
     _NICE: (_nice, _COUPLINGS),
     _PERMUTE: (_permute_random, ()),
 }
-_BLOCKS = ("coupling_layers.RNVPCouplingBlock", "coupling_layers.GINCouplingBlock", *_PARTS)

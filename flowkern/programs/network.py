@@ -1,7 +1,11 @@
 """Networks as the layers of a `Conditioned` step."""
 
-from flowkern.ops._flow_program import LAYER_TENSORS, ConditionerLayer
+import torch
 
+from flowkern.ops._flow_program import LAYER_TENSORS, ConditionerLayer
+from flowkern.programs.program import Computed
+
+_WIDEST_PAIR = 64
 NO_TERM = None, None, None  # its activation, and the slots of its weight and bias
 
 
@@ -9,6 +13,32 @@ def layer(linear, term=NO_TERM, gate=NO_TERM, **spec):
     """(a `ConditionerLayer`, the slots of `LAYER_TENSORS`); linear: the slots of its weight and bias."""
     spec = ConditionerLayer(term=term[0], gate=gate[0], **spec)
     return spec, (*linear, None, None, *term[1:], *gate[1:])
+
+
+def side_by_side(one, other):
+    """[`layer`] of two chains on the same inputs as one, whose outputs are those of the one, then of the other; None
+    where they differ in length or activations, or are so wide that the zeros between them cost more than two calls.
+    """
+    if max((*outputs(one)[:-1], *outputs(other)[:-1]), default=0) > _WIDEST_PAIR:
+        return None
+    if [spec._replace(tensors=()) for spec, _ in one] != [spec._replace(tensors=()) for spec, _ in other]:
+        return None
+    if any((a[1] is None) != (b[1] is None) for (_, a), (_, b) in zip(one, other)):
+        return None
+    layers = []
+    for k, ((spec, (weight, bias, *_)), (_, (weight2, bias2, *_))) in enumerate(zip(one, other)):
+        joined = Computed(_diagonal if k else _below, (weight, weight2))
+        biases = None if bias is None else Computed(_below, (bias, bias2))
+        layers.append((spec, (joined, biases, *(None,) * (len(LAYER_TENSORS) - 2))))
+    return layers
+
+
+def _below(dtype, one, other):
+    return torch.cat((one, other))
+
+
+def _diagonal(dtype, one, other):
+    return torch.block_diag(one, other)
 
 
 def stacked(layers):
@@ -22,7 +52,14 @@ def stacked(layers):
 
 def outputs(layers):
     """How many units each layer has."""
-    return [held[key].shape[0] for _, ((held, key), *_) in layers]
+    return [_units(weight) for _, (weight, *_) in layers]
+
+
+def _units(weight):
+    if isinstance(weight, Computed):
+        return sum(map(_units, weight.places))
+    held, key = weight
+    return held[key].shape[0]
 
 
 def slots(module):

@@ -87,7 +87,7 @@ def worth(program, rows):
     A call passes over all weights to pack them, and over their gradients to add them up: many weights need
     many rows.
     """
-    return program.width <= _WIDEST and (program.weights <= _LIGHT or program.weights <= _SHARE * rows)
+    return program.weights <= _LIGHT or program.weights <= _SHARE * rows
 
 
 # The tensors of a program.
@@ -257,12 +257,21 @@ def pieces(parts, base=None):
     """
     found, run = [], []
     for transform, part in parts:
-        if isinstance(part, str):
-            found += _segment(run, base) + [Apart((transform,), part)]
+        reason = part if isinstance(part, str) else _too_wide(part)
+        if reason:
+            found += _segment(run, base) + [Apart((transform,), reason)]
             run = []
         else:
             run.append((transform, part))
     return found + _segment(run, base)
+
+
+def _too_wide(part):
+    """Why a program is slower than the library's products, whatever the number of rows; or None."""
+    widths = [max(step.widths()[1:-1], default=0) for step in part.steps if isinstance(step, Conditioned)]
+    if max(widths, default=0) > _WIDEST:
+        return f"a hidden layer has {max(widths)} units, and over {_WIDEST} PyTorch's own products are faster"
+    return None
 
 
 def _segment(run, base):

@@ -3,9 +3,12 @@
 Libraries are recognised by the qualified names of their classes, so that none is imported.
 """
 
+import functools
 import re
 from collections.abc import Callable
 from typing import NamedTuple
+
+import torch
 
 
 class Calls(NamedTuple):
@@ -91,6 +94,17 @@ def _of_estimator(which):
     return lambda model, x, context: _estimator(which, model, x, context)
 
 
+# FrEIA: blocks take and return tuples, a sequence a tensor; conditions come in a list.
+
+
+def _freia(rev, model, x, context):
+    is_block = not hasattr(model, "module_list")
+    given = {} if context is None else {"c": [context]}
+    y, logabsdet = model((x,) if is_block else x, rev=rev, **given)
+    y = y if isinstance(y, torch.Tensor) else y[0]
+    return y, y.new_zeros(y.shape[0]) + logabsdet
+
+
 _CALLS = (
     (r"(?:.*\.)?nflows\.flows\.base\.Flow", Calls(_nflows_flow, _nflows_flow_inverse)),
     (r"(?:.*\.)?nflows\.transforms\.base\.Transform", Calls(_call, _inverse)),
@@ -99,6 +113,10 @@ _CALLS = (
     (r"normflows\.core\.NormalizingFlow", Calls(_normflows, _normflows_inverse)),
     (r"normflows\.flows\.base\.Flow", Calls(_call, _inverse)),
     (r"flowkern\.flows\.flow\.Flow", Calls(_own_flow, _own_flow_inverse)),
+    (
+        r"(?:.*\.)?FrEIA\.(?:framework\.sequence_inn\.SequenceINN|modules\.base\.InvertibleModule)",
+        Calls(functools.partial(_freia, False), functools.partial(_freia, True)),
+    ),
     (
         r"(?:.*\.)?sbi\.neural_nets\.estimators\.(?:nflows_flow\.NFlowsFlow|zuko_flow\.ZukoFlow)",
         Calls(_of_estimator("forward"), _of_estimator("inverse")),

@@ -47,10 +47,17 @@ def autoregressive(context=None):
     return flows.AutoregressiveRationalQuadraticSpline(D, 1, 8, num_context_channels=context, num_bins=4)
 
 
+def masked():
+    """As the library's examples have it, the last without scale."""
+    return [flows.MaskedAffineFlow(m, mlp(D, D), *([] if only_shift else [mlp(D, D)])) for m, only_shift in MASKS]
+
+
+MASKS = [(torch.tensor(m), m[2] > 0) for m in ([1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0])]
 # name: (layers, how many features of the context, how many run in the one call)
 MODELS = {
     "affine": (affine, 0, 8),
     "additive": (lambda: [block(2, scale=False), flows.Reverse(block())], 0, 2),
+    "masked": (masked, 0, 3),
     "coupled": (lambda: [coupled(), flows.LULinearPermute(D), coupled(reverse_mask=True)], 0, 3),
     "circular": (lambda: [coupled(tails="circular"), coupled(tails="circular", reverse_mask=True)], 0, 2),
     "autoregressive": (lambda: [autoregressive(), flows.LULinearPermute(D), autoregressive()], 0, 3),

@@ -41,6 +41,7 @@ BLOCKS = {
     "glow": ("GLOWCouplingBlock", {"clamp": 1.5}),
     "glow tanh": ("GLOWCouplingBlock", {"clamp_activation": "TANH"}),
     "glow sigmoid": ("GLOWCouplingBlock", {"clamp_activation": "SIGMOID", "split_len": 0.3}),
+    "rnvp": ("RNVPCouplingBlock", {}),
     "one-sided": ("AffineCouplingOneSided", {"split_len": 2}),
     "nice": ("NICECouplingBlock", {}),
 }
@@ -134,7 +135,7 @@ def test_a_sequence_runs_in_one_call(condition, program_backend, programs):
 def test_a_block_without_a_step_splits_the_sequence(programs):
     torch.manual_seed(0)
     flow = sequence()
-    flow.append(blocks.RNVPCouplingBlock, subnet_constructor=subnet)
+    flow.append(blocks.GINCouplingBlock, subnet_constructor=subnet)
     flow.append(blocks.AllInOneBlock, subnet_constructor=subnet, permute_soft=True)
     flow.append(blocks.AllInOneBlock, subnet_constructor=subnet)
     plain, fast = pair(randomised(flow))
@@ -185,6 +186,15 @@ def test_edits_are_seen():
     torch.testing.assert_close(fast(x, c), plain(x, c), **EXACT)
 
 
+@pytest.mark.parametrize("condition", [False, True])
+def test_verified(condition):
+    x, c = data(condition, 32, torch.float32)
+    model = sequence(condition, torch.float32)
+    result = flowkern.verify(model, (x, *c))
+    assert result and result.layers == 7 and {"inverse", "log-det"} < {check.what for check in result.checks}
+    assert flowkern.verify(block("all in one", condition, torch.float32), (x, *c)).layers == 1
+
+
 def test_copies_and_states(programs):
     plain, fast = pair(sequence())
     x = data(False)[0]
@@ -220,7 +230,7 @@ LEFT = {
     "its clamp has no kernel": lambda: blocks.GLOWCouplingBlock(
         [(D,)], subnet_constructor=subnet, clamp_activation=torch.nn.functional.softsign
     ),
-    "there is no fused kernel for this layer": lambda: blocks.RNVPCouplingBlock([(D,)], subnet_constructor=subnet),
+    "there is no fused kernel for this layer": lambda: blocks.GINCouplingBlock([(D,)], subnet_constructor=subnet),
     "Shifted overrides _coupling1": lambda: Shifted([(D,)], subnet_constructor=subnet),
     "its network Sequential calls softplus": lambda: blocks.NICECouplingBlock(
         [(D,)], subnet_constructor=lambda i, o: nn.Sequential(nn.Linear(i, 8), nn.Softplus(), nn.Linear(8, o))
@@ -263,3 +273,24 @@ def test_a_copy_in_anomalib_is_recognised(programs):
     (wanted,), logabsdet = plain((x,), None)
     torch.testing.assert_close(fast((x,), None), ((wanted,), logabsdet), **EXACT)
     assert len(programs) == 1
+
+
+def test_few_rows_and_many_weights_are_the_librarys(programs):
+    """There, its products are faster."""
+    torch.manual_seed(0)
+    flow = framework.SequenceINN(D)
+    for _ in range(2):
+        flow.append(blocks.GLOWCouplingBlock, cond=0, cond_shape=(C,), subnet_constructor=wide)
+        flow.append(blocks.PermuteRandom)
+    plain, fast = pair(flow.double())
+    for rows, count in ((2, 0), (64, 1)):
+        x, c = data(True, rows)
+        for rev in (False, True):
+            programs.clear()
+            torch.testing.assert_close(fast(x, c, rev=rev), plain(x, c, rev=rev), **EXACT)
+            torch.testing.assert_close(fast[0]((x,), c, rev=rev), plain[0]((x,), c, rev=rev), **EXACT)
+            assert len(programs) == 2 * count
+
+
+def wide(inputs, outputs):
+    return nn.Sequential(nn.Linear(inputs, 300), nn.ReLU(), nn.Linear(300, 300), nn.ReLU(), nn.Linear(300, outputs))

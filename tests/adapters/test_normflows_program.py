@@ -161,7 +161,7 @@ class Wide(flows.AffineConstFlow):
 
 
 LEFT = {
-    "there is no step for it": lambda: flows.MaskedAffineFlow(torch.ones(D), nn.Linear(D, D), nn.Linear(D, D)),
+    "its mask is no row of zeros and ones": lambda: flows.MaskedAffineFlow(torch.ones(D), nn.Linear(D, D)),
     "Shifted overrides inverse": lambda: Shifted(block().flows[1].param_map),
     "its first batch sets its parameters": lambda: flows.ActNorm(D),
     "its tails are a list": lambda: flows.CircularCoupledRationalQuadraticSpline(D, 1, 8, [0, 1]),

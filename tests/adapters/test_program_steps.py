@@ -5,6 +5,7 @@ import torch
 import zuko
 from nflows.distributions import DiagonalNormal, StandardNormal
 from nflows.flows import Flow
+from nflows.nn.nets import ResidualNet
 from nflows.transforms import (
     AffineCouplingTransform,
     BatchNorm,
@@ -264,3 +265,14 @@ def test_a_flow_of_zuko_is_split_where_there_is_no_step(programs, program_backen
     assert len(programs) == 4
     note = str(flowkern.explain(fast))
     assert "3 transforms in one call; 3 apart: there is no step for it; 4 apart: there is no step for Softclip" in note
+
+
+def test_a_wide_network_stands_apart_and_its_neighbours_stay_fused(programs):
+    torch.manual_seed(0)
+    wide = AffineCouplingTransform(MASK, lambda i, o: ResidualNet(i, o, 520, context_features=C, num_blocks=1))
+    plain, fast = pair(randomised(CompositeTransform([affine(), LULinear(D), wide, affine()])))
+    x, c = data(C)
+    programs.clear()
+    torch.testing.assert_close(fast(x, c), plain(x, c), **EXACT)
+    assert [len(p.steps) for p in programs] == [2, 1]
+    assert "2 apart: a hidden layer has 520 units" in str(flowkern.explain(fast))

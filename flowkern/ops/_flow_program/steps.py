@@ -142,8 +142,7 @@ class Program:
             a standard normal one, instead of the log-determinant.
 
     Attributes:
-        tensors: how many tensors its steps take; weights: how many numbers their dense weights hold;
-        width: the widest hidden layer.
+        tensors: how many tensors its steps take; weights: how many numbers their dense weights hold.
 
     Raises:
         ValueError: a step does not fit the features, or itself.
@@ -160,7 +159,6 @@ class Program:
         self.tensors = sum(step.tensors for step in self.steps)
         widths = [step.widths() for step in self.steps if isinstance(step, Conditioned)]
         self.weights = sum(a * b for each in widths for a, b in itertools.pairwise(each))
-        self.width = max((max(each[1:-1], default=0) for each in widths), default=0)
         whole, real = [features, context, len(self.steps), int(base == "normal")], []
         for step in self.steps:
             numbers, more = _ENCODE[type(step)](step)
