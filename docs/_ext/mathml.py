@@ -5,14 +5,21 @@ import re
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 
+# Between the name of a function and what it is applied to: browsers leave no space there.
+_APPLIED = re.compile(r'<mo>&ApplyFunction;</mo>(?!\s*<mo stretchy="false">\()')
+
+
+def _mathml(latex, as_block):
+    return _APPLIED.sub('<mspace width="0.17em"></mspace>', tex2mathml(latex, as_block=as_block))
+
 
 def _inline(translator, node):
-    translator.body.append(tex2mathml(node.astext()))
+    translator.body.append(_mathml(node.astext(), as_block=False))
     raise nodes.SkipNode
 
 
 def _display(translator, node):
-    formula = tex2mathml(_aligned(node.astext()), as_block=True)
+    formula = _mathml(_aligned(node.astext()), as_block=True)
     translator.body.append(f'<div class="formula">{formula}</div>')
     raise nodes.SkipNode
 
