@@ -42,8 +42,8 @@ ROOMS = {
 # module of an op's folder: what it may import of flowkern beside _torch, written without "flowkern." and "ops."
 OP_MODULES = {
     "reference": {"_arguments"},
-    "native": {"_library", "_arguments", "_native"},
-    "triton": {"_launch_parameters", "_triton", "_arguments", "native", "triton_element"},
+    "native": {"_library", "_arguments", "_dispatcher", "_native"},
+    "triton": {"_dispatcher", "_launch_parameters", "_triton", "_arguments", "native", "triton_element"},
     "triton_element": {"_triton"},
     "function": {"_function", "reference", "native", "triton"},
     "scale_map": set(),
@@ -56,8 +56,8 @@ _AFFINE, _SPLINE, _MASKED = "_affine_coupling", "_rational_quadratic_spline", "_
 OP_MODULES_OF = {
     "probability_path": {
         "reference": {"_random"},
-        "native": {"_library"},
-        "triton": {"_triton_random", "native"},
+        "native": {"_library", "_dispatcher"},
+        "triton": {"_dispatcher", "_triton_random", "native"},
         "function": {"_function", "native", "reference", "triton"},
         "__init__": {"backends", "_arguments", "function", "native"},
     },
@@ -68,9 +68,9 @@ OP_MODULES_OF = {
             *("_arguments", "conditioner", "element", f"{_AFFINE}.reference", f"{_SPLINE}.reference"),
         },
         "gradients": {"conditioner"},
-        "native": {"_library", "gradients", "reference"},
+        "native": {"_library", "_dispatcher", "gradients", "reference"},
         "triton": {
-            *("_triton", "element", "gradients", "native", "reference", "triton_kernels"),
+            *("_dispatcher", "_triton", "element", "gradients", "native", "reference", "triton_kernels"),
             *("triton_layers", f"{_SPLINE}.triton_element"),
         },
         "triton_kernels": {
@@ -89,7 +89,7 @@ OP_MODULES_OF = {
             *("_arguments", "steps", f"{_AFFINE}.reference", f"{_SPLINE}.reference"),
             *(f"{_MASKED}.{name}" for name in ("conditioner", "element", "reference")),
         },
-        "native": {"_library"},
+        "native": {"_library", "_dispatcher"},
         "function": {"_arguments", "_function", "native", "reference", f"{_MASKED}.reference"},
         "__init__": {"backends", "_arguments", "function", "native", "steps"},
     },
@@ -97,8 +97,8 @@ OP_MODULES_OF = {
         "tableau": set(),
         "field": set(),
         "reference": {"field"},
-        "native": {"_library"},
-        "triton": {"native", "reference", "triton_field", "triton_kernels", "triton_layout"},
+        "native": {"_library", "_dispatcher"},
+        "triton": {"_dispatcher", "native", "reference", "triton_field", "triton_kernels", "triton_layout"},
         "triton_kernels": {"triton_field", "triton_gradients"},
         "triton_gradients": {"_triton_random", "triton_field"},
         "triton_field": {"_triton_activation", "_triton_random"},

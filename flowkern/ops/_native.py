@@ -6,15 +6,18 @@ from flowkern import _library as libraries
 from flowkern.ops._arguments import compute_dtype, in_dtype
 
 _WIDE = (torch.float32, torch.float64)  # the dtypes that kernels take
-_library = torch.library.Library("flowkern", "FRAGMENT")
 
 
-def coupling_kernels(op, schema):
-    """(forward, backward, KERNELS) of one op, whose dispatcher op takes the arguments in `schema`."""
-    _library.define(f"{op}({schema}) -> (Tensor, Tensor)")
-    _library.define(f"{op}_backward(Tensor grad_y, Tensor grad_logabsdet, {schema}) -> (Tensor, Tensor)")
-    torch.library.register_fake(f"flowkern::{op}", _fake, lib=_library)
-    torch.library.register_fake(f"flowkern::{op}_backward", _fake_backward, lib=_library)
+def coupling_ops(op, schema):
+    """The dispatcher ops of one op, that take the arguments in `schema`."""
+    return {
+        op: (f"({schema}) -> (Tensor, Tensor)", _fake),
+        f"{op}_backward": (f"(Tensor grad_y, Tensor grad_logabsdet, {schema}) -> (Tensor, Tensor)", _fake_backward),
+    }
+
+
+def coupling_kernels(op):
+    """(forward, backward, KERNELS) of one op."""
 
     # The ops are looked up in every call: the emulation of CUDA (tests/gpu/emulation) puts others in their place.
     def forward(x, params, *arguments):

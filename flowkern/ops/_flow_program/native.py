@@ -1,10 +1,9 @@
 """The kernels as dispatcher ops: schemas, fake kernels, calls."""
 
-from collections.abc import Callable
-
 import torch
 
 from flowkern import _library as libraries
+from flowkern.ops._dispatcher import Ops, define
 
 _ALIGNED = 16  # entries; gradients of all tensors share one allocation
 _PROGRAM = "Tensor? context, Tensor[] tensors, Tensor code, Tensor numbers, bool inverse"
@@ -24,7 +23,7 @@ def _fake_gradients(grad_y, grad_l, x, y, states, kept, context, tensors, code, 
     return x.new_empty(x.shape), x.new_empty(context.shape if of_context else 0), grads
 
 
-_OPS: dict[str, tuple[str, Callable]] = {
+OPS: Ops = {
     "flow_program": (f"(Tensor x, {_PROGRAM}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)", _fake),
     "flow_program_gradients": (
         f"(Tensor? grad_y, Tensor? grad_l, Tensor x, Tensor y, Tensor states, Tensor kept, {_PROGRAM}, bool[] needs,"
@@ -32,10 +31,7 @@ _OPS: dict[str, tuple[str, Callable]] = {
         _fake_gradients,
     ),
 }
-_library = torch.library.Library("flowkern", "FRAGMENT")
-for _name, (_schema, _kernel) in _OPS.items():
-    _library.define(_name + _schema)
-    torch.library.register_fake(f"flowkern::{_name}", _kernel, lib=_library)
+_library = define("flowkern", OPS)
 KERNELS = libraries.compiled("flow_program")
 
 

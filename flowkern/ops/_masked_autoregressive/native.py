@@ -3,6 +3,7 @@
 import torch
 
 from flowkern import _library as libraries
+from flowkern.ops._dispatcher import Ops, define
 from flowkern.ops._masked_autoregressive import gradients
 from flowkern.ops._masked_autoregressive.reference import NO_TERMS, compute_dtype
 
@@ -31,7 +32,7 @@ def _fake_gradients(grad_y, grad_logabsdet, x, y, needs, tensors, *arguments):
 
 
 # name: (schema, fake kernel). The backward, on GPUs, leaves a tape; on the CPU, the other sums the gradients.
-_OPS = {
+OPS: Ops = {
     "masked_autoregressive": (f"(Tensor x, {_ARGUMENTS}, {_TERMS}) -> (Tensor, Tensor)", _fake),
     "masked_autoregressive_backward": (
         f"({_COTANGENTS}, bool tape, {_ARGUMENTS}) -> (Tensor, Tensor)",
@@ -42,19 +43,7 @@ _OPS = {
         _fake_gradients,
     ),
 }
-
-
-def define(namespace, *names):
-    """The library that holds these ops in a namespace, defined, with their fake kernels."""
-    library = torch.library.Library(namespace, "FRAGMENT")
-    for name in names:
-        schema, fake = _OPS[name]
-        library.define(name + schema)
-        torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
-    return library
-
-
-_library = define("flowkern", *_OPS)
+_library = define("flowkern", OPS)
 KERNELS = ("triton", *libraries.compiled("masked_autoregressive"))
 
 

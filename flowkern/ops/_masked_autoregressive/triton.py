@@ -12,6 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
+from flowkern.ops._dispatcher import define
 from flowkern.ops._masked_autoregressive import gradients, native
 from flowkern.ops._masked_autoregressive import triton_kernels as kernels
 from flowkern.ops._masked_autoregressive.element import SPLINE
@@ -188,6 +189,7 @@ def _given(tensor):
     return tensor is not None
 
 
-_library = native.define("flowkern_triton", "masked_autoregressive", "masked_autoregressive_backward")
+_OF_GPUS = ("masked_autoregressive", "masked_autoregressive_backward")
+_library = define("flowkern_triton", {name: native.OPS[name] for name in _OF_GPUS})
 _library.impl("masked_autoregressive", _launch_forward, "CompositeExplicitAutograd")
 _library.impl("masked_autoregressive_backward", _launch_backward, "CompositeExplicitAutograd")

@@ -3,6 +3,7 @@
 import torch
 
 from flowkern import _library as libraries
+from flowkern.ops._dispatcher import Ops, define
 
 _ARGUMENTS = (
     "Tensor y, Tensor starts, Tensor sizes, Tensor? row_bias, Tensor? time, Tensor? frequencies, "
@@ -31,25 +32,14 @@ def _fake_backward(
 
 
 # name: (schema, fake kernel)
-_OPS = {
+OPS: Ops = {
     "neural_ode": (f"({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)", _fake),
     "neural_ode_backward": (
         f"(Tensor grad_ends, Tensor grad_sums, Tensor ends, Tensor kept, bool adjoint, {_ARGUMENTS}) -> Tensor[]",
         _fake_backward,
     ),
 }
-
-
-def define(namespace):
-    """The library that holds the ops in a namespace, defined, with their fake kernels."""
-    library = torch.library.Library(namespace, "FRAGMENT")
-    for name, (schema, fake) in _OPS.items():
-        library.define(name + schema)
-        torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
-    return library
-
-
-_library = define("flowkern")
+_library = define("flowkern", OPS)
 KERNELS = ("triton", *libraries.compiled("neural_ode"))
 MOST_CUDA_LAYERS = 24  # csrc/neural_ode/cuda.h: what a kernel's arguments hold
 

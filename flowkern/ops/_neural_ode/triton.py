@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
+from flowkern.ops._dispatcher import define
 from flowkern.ops._neural_ode import native
 from flowkern.ops._neural_ode import triton_kernels as kernels
 from flowkern.ops._neural_ode.reference import Problem, Spec
@@ -130,6 +131,6 @@ def _pack(p):
     return torch.cat([t.flatten() for t in parameters(p)])
 
 
-_library = native.define("flowkern_triton")
+_library = define("flowkern_triton", native.OPS)
 _library.impl("neural_ode", _launch_forward, "CompositeExplicitAutograd")
 _library.impl("neural_ode_backward", _launch_backward, "CompositeExplicitAutograd")

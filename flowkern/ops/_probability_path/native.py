@@ -3,14 +3,11 @@
 import torch
 
 from flowkern import _library as libraries
+from flowkern.ops._dispatcher import Ops, define
 
 _ENDS = "Tensor x0, Tensor x1"
 _REST = "Tensor? noise, Tensor seed, int path, float sigma"
 _OUT = "(Tensor, Tensor, Tensor)"
-SCHEMAS = {
-    "probability_path": f"({_ENDS}, Tensor? t, {_REST}) -> {_OUT}",
-    "probability_path_backward": (f"(Tensor grad_x, Tensor grad_u, bool of_t, {_ENDS}, Tensor t, {_REST}) -> {_OUT}"),
-}
 
 
 def _fake(x0, x1, t, *arguments):
@@ -31,16 +28,14 @@ def new_grads(x0, of_t):
     return *(x0.new_empty(x0.shape) for _ in range(2)), x0.new_empty(x0.shape if of_t else 0)
 
 
-def define(namespace):
-    """The library that holds the two ops in a namespace, defined, with their fake kernels."""
-    library = torch.library.Library(namespace, "FRAGMENT")
-    for (name, schema), fake in zip(SCHEMAS.items(), (_fake, _fake_backward)):
-        library.define(name + schema)
-        torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
-    return library
-
-
-_library = define("flowkern")
+OPS: Ops = {
+    "probability_path": (f"({_ENDS}, Tensor? t, {_REST}) -> {_OUT}", _fake),
+    "probability_path_backward": (
+        f"(Tensor grad_x, Tensor grad_u, bool of_t, {_ENDS}, Tensor t, {_REST}) -> {_OUT}",
+        _fake_backward,
+    ),
+}
+_library = define("flowkern", OPS)
 KERNELS = ("triton", *libraries.compiled("probability_path"))
 
 

@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 
 from flowkern.ops import _triton_random as random
+from flowkern.ops._dispatcher import define
 from flowkern.ops._probability_path import native
 
 _COUNTERS = 256  # of a program
@@ -50,7 +51,7 @@ def _launch(kernel, tensors, path, sigma):
         )  # fmt: skip
 
 
-_library = native.define("flowkern_triton")
+_library = define("flowkern_triton", native.OPS)
 _library.impl("probability_path", _launch_forward, "CompositeExplicitAutograd")
 _library.impl("probability_path_backward", _launch_backward, "CompositeExplicitAutograd")
 

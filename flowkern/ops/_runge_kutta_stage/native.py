@@ -3,17 +3,7 @@
 import torch
 
 from flowkern import _library as libraries
-
-_library = torch.library.Library("flowkern", "FRAGMENT")
-_ERROR = "(Tensor y0, Tensor y1, Tensor[] k, Tensor weights, float rtol, float atol) -> Tensor"
-
-
-def define(library, namespace):
-    """Both ops in a namespace, with their fake kernels."""
-    library.define("runge_kutta_stage(Tensor y, Tensor[] k, Tensor weights) -> Tensor")
-    library.define(f"runge_kutta_error{_ERROR}")
-    for name, fake in (("stage", _fake_stage), ("error", _fake_error)):
-        torch.library.register_fake(f"{namespace}::runge_kutta_{name}", fake, lib=library)
+from flowkern.ops._dispatcher import Ops, define
 
 
 def _fake_stage(y, k, weights):
@@ -24,7 +14,14 @@ def _fake_error(y0, *arguments):
     return y0.new_empty(y0.shape[:1] or (1,))
 
 
-define(_library, "flowkern")
+OPS: Ops = {
+    "runge_kutta_stage": ("(Tensor y, Tensor[] k, Tensor weights) -> Tensor", _fake_stage),
+    "runge_kutta_error": (
+        "(Tensor y0, Tensor y1, Tensor[] k, Tensor weights, float rtol, float atol) -> Tensor",
+        _fake_error,
+    ),
+}
+_library = define("flowkern", OPS)
 KERNELS = ("triton", *libraries.compiled("runge_kutta_stage"))
 
 

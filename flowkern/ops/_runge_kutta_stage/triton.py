@@ -4,6 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
+from flowkern.ops._dispatcher import define
 from flowkern.ops._runge_kutta_stage import native
 
 _MOST_STAGES = 8  # and pointers k0 … k7 that the kernels take
@@ -128,7 +129,6 @@ def _error_kernel(
     tl.store(sums + rows, tl.sum(total, 1), mask=rows < N)
 
 
-_library = torch.library.Library("flowkern_triton", "FRAGMENT")
-native.define(_library, "flowkern_triton")
+_library = define("flowkern_triton", native.OPS)
 _library.impl("runge_kutta_stage", _launch_stage, "CompositeExplicitAutograd")
 _library.impl("runge_kutta_error", _launch_error, "CompositeExplicitAutograd")
