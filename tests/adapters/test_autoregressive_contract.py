@@ -1,8 +1,6 @@
-"""Accelerated autoregressive layers: parameters as they are now, copies, what is left, and why."""
+"""Accelerated autoregressive layers: what is not accelerated, and why."""
 
 import copy
-import functools
-import io
 import itertools
 import pickle
 import warnings
@@ -13,20 +11,14 @@ import torch
 import torch.nn.functional as F
 import zuko
 import zuko.bayesian
-from nflows.distributions import StandardNormal
-from nflows.flows import Flow, MaskedAutoregressiveFlow
 from nflows.transforms.base import InputOutsideDomain
 from nflows.transforms.made import MaskedFeedforwardBlock, MaskedLinear
-from normflows import flows as normflows
 from torch import nn
-from torch.distributions.transforms import _InverseTransform
 from torch.nn.utils import prune
 
 import flowkern
 from tests.adapters.autoregressive_models import (
-    CONTEXT,
     FEATURES,
-    LAYERS,
     build,
     call,
     nflows_affine,
@@ -35,7 +27,6 @@ from tests.adapters.autoregressive_models import (
     randomised,
     zuko_maf,
 )
-from tests.adapters.test_accelerate import replicate
 
 EACH = ("nflows", "nflows norm", "nflows spline", "normflows", "zuko", "zuko spline")
 
@@ -56,156 +47,6 @@ def pair(name):
 
 
 # No stale weights
-
-
-@pytest.mark.parametrize("name", EACH)
-def test_an_optimiser_step_is_seen(name):
-    plain, fast, inputs, context = pair(name)
-    for model in (plain, fast):
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        call(model, inputs, context)[1].sum().backward()
-        optimizer.step()
-    assert_same(fast, plain, inputs, context)
-
-
-@pytest.mark.parametrize("name", EACH)
-def test_edits_of_parameters_and_buffers_are_seen(name):
-    plain, fast, inputs, context = pair(name)
-    before = call(fast, inputs, context)[0]
-    for model in (plain, fast):
-        torch.manual_seed(1)
-        for parameter in model.parameters():
-            parameter.data += 0.1 * torch.randn_like(parameter)
-        for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm1d)):
-            norm.running_mean.data += 1
-            norm.running_var.data *= 2
-    assert not torch.allclose(call(fast, inputs, context)[0], before)
-    assert_same(fast, plain, inputs, context)
-
-
-@pytest.mark.parametrize("assign", [False, True])
-@pytest.mark.parametrize("name", [*EACH, "nflows random mask", "normflows spline", "zuko without context"])
-def test_a_loaded_state_is_seen(name, assign):
-    """With its masks, which random ones and random orders make part of the state."""
-    _, fast, inputs, context = pair(name)
-    torch.manual_seed(7)
-    other = randomised(LAYERS[name][0]().double()).eval()
-    assert_same(fast, fast, inputs, context)
-    fast.load_state_dict(other.state_dict(), assign=assign)
-    assert_same(fast, other, inputs, context)
-
-
-@pytest.mark.parametrize("name", EACH)
-def test_a_change_of_dtype_is_seen(name):
-    plain, fast, inputs, context = pair(name)
-    rounded = copy.deepcopy(plain).float()
-    fast.float()
-    got = call(fast, inputs.float(), None if context is None else context.float())
-    assert got[0].dtype == got[1].dtype == torch.float32
-    assert_same(fast.double(), rounded.double(), inputs, context)
-
-
-# Copies
-
-
-@pytest.mark.parametrize("name", EACH)
-def test_copies_run_on_their_own_parameters(name):
-    _, fast, inputs, context = pair(name)
-    file = io.BytesIO()
-    torch.save(fast, file)
-    file.seek(0)
-    wanted = call(fast, inputs, context)
-    for twin in (copy.deepcopy(fast), torch.load(file, weights_only=False)):
-        assert flowkern.explain(twin).replaced and list(twin.state_dict()) == list(fast.state_dict())
-        torch.testing.assert_close(call(twin, inputs, context), wanted)
-        for parameter in twin.parameters():
-            parameter.data += 0.1
-        assert torch.equal(call(fast, inputs, context)[0], wanted[0])
-        assert_same(twin, flowkern.restore(copy.deepcopy(twin)), inputs, context)
-
-
-@pytest.mark.parametrize("name", ["nflows", "nflows norm", "normflows"])
-def test_data_parallel_replica_runs_on_its_own_tensors(name):
-    _, fast, inputs, context = pair(name)
-    other = copy.deepcopy(fast)
-    for parameter in other.parameters():
-        parameter.data += 0.1
-    replica = replicate(fast, dict(other.named_parameters()))
-    assert_same(replica, other, inputs, context)
-
-
-@pytest.mark.parametrize("name", EACH)
-def test_functional_call_and_vmap(name):
-    """`torch.func.vmap` over the weights of several models is left to the peer."""
-    plain, fast, inputs, context = pair(name)
-    others = [{k: v + 0.1 * i for k, v in fast.named_parameters()} for i in range(2)]
-    arguments = (inputs,) if context is None else (inputs, context)
-
-    def function(model, parameters):
-        return torch.func.functional_call(model, parameters, arguments)
-
-    for parameters in others:
-        torch.testing.assert_close(function(fast, parameters), function(plain, parameters))
-    stacked = {k: torch.stack([other[k] for other in others]) for k in others[0]}
-    if "spline" not in name:  # nflows and zuko index splines by data
-        got = torch.vmap(lambda p: function(fast, p))(stacked)
-        torch.testing.assert_close([g[1] for g in got], list(function(plain, others[1])))
-
-
-@pytest.mark.parametrize("name", ["nflows", "normflows", "zuko", "zuko spline"])
-def test_vmap_of_gradients_over_stacked_models(name):
-    """The transform that maps is below the one that differentiates."""
-    plain, fast, inputs, context = pair(name)
-    states = torch.func.stack_module_state([plain, randomised(copy.deepcopy(plain))])
-
-    def gradients(model):
-        def loss(parameters, buffers):
-            arguments = (inputs,) if context is None else (inputs, context)
-            return torch.func.functional_call(model, (parameters, buffers), arguments)[0].square().mean()
-
-        return torch.vmap(torch.func.grad(loss))(*states)
-
-    torch.testing.assert_close(gradients(fast), gradients(plain))
-
-
-def test_vmap_over_masks_alone():
-    plain, fast, inputs, context = pair("nflows random mask")
-    other = LAYERS["nflows random mask"][0]().double().eval()
-    _, buffers = torch.func.stack_module_state([plain, other])
-
-    def values(model):
-        function = functools.partial(torch.func.functional_call, model, args=(inputs, context))
-        return torch.vmap(function)(buffers)
-
-    torch.testing.assert_close(values(fast), values(plain))
-
-
-def test_restore_undoes_it():
-    for name in LAYERS:
-        layer, _, _ = build(name)
-        before = {n: dict(m.__dict__) for n, m in layer.named_modules()}
-        flowkern.restore(flowkern.accelerate(layer))
-        assert {n: dict(m.__dict__) for n, m in layer.named_modules()} == before
-
-
-def test_default_device_and_random_state_do_not_matter():
-    layer, random_state = build("nflows")[0], torch.get_rng_state()
-    with torch.device("meta"):
-        flowkern.accelerate(layer)
-    assert flowkern.explain(layer).replaced and torch.equal(torch.get_rng_state(), random_state)
-
-
-def test_the_default_dtype_does_not_matter():
-    previous = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        assert flowkern.explain(flowkern.accelerate(zuko_maf(context=CONTEXT))).replaced
-        assert flowkern.explain(flowkern.accelerate(nflows_affine())).replaced
-    finally:
-        torch.set_default_dtype(previous)
-
-
-# What is left to the peer, and why
 
 
 def note(model):
@@ -467,127 +308,3 @@ def test_a_mask_of_a_copy_written_as_often_as_the_original():
 
 
 # Whole flows
-
-
-def test_sampling_for_one_context_and_for_many():
-    layers = [LAYERS["nflows feed-forward"][0](), nflows.RandomPermutation(FEATURES)]
-    plain = Flow(nflows.CompositeTransform(layers), StandardNormal([FEATURES]))
-    fast = flowkern.accelerate(copy.deepcopy(plain))
-    for contexts in (1, 3):
-        context = torch.randn(contexts, CONTEXT)
-        results = []
-        for model in (plain, fast):
-            torch.manual_seed(0)
-            given = context.clone().requires_grad_()
-            sample, log_prob = model.sample_and_log_prob(4, given)
-            results.append([sample, *torch.autograd.grad(log_prob.sum(), given)])
-            with torch.no_grad():
-                torch.manual_seed(0)
-                results[-1].append(model.sample(4, context))
-        torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
-
-
-def test_a_whole_flow_of_nflows():
-    model = MaskedAutoregressiveFlow(4, 8, 3, 2, batch_norm_within_layers=True)
-    flowkern.accelerate(model)
-    assert len(flowkern.explain(model).replaced) == 3
-
-
-def test_normflows_samples_in_one_pass_forward():
-    """Its `forward` goes from noise to data: the wrapper of splines turns the layer round."""
-    flow = normflows.AutoregressiveRationalQuadraticSpline(3, 1, 8)
-    names = [layer.name for layer in flowkern.explain(flowkern.accelerate(flow)).replaced]
-    assert names == ["mprqat"]
-
-
-@pytest.mark.parametrize("name", ["zuko", "zuko spline"])
-def test_transforms_of_zuko(name):
-    """Classes, the inverse, and batch shapes are those of zuko."""
-    plain, fast, inputs, context = pair(name)
-    c = context[0]
-    for layers in zip(plain.layer.transforms, fast.layer.transforms):
-        (t, s) = (layer(c) for layer in layers)
-        assert isinstance(s, zuko.transforms.AutoregressiveTransform) and s.passes == t.passes
-        assert isinstance(s.inv, _InverseTransform) and s.inv.inv is s and s.inv is s.inv
-        assert (s.domain, s.codomain, s.bijective) == (t.domain, t.codomain, t.bijective)
-        assert pickle.loads(pickle.dumps(s)).passes == t.passes
-        x = inputs.view(2, 3, 1, FEATURES)
-        for given in (c, context[:4].view(4, CONTEXT), context.view(2, 3, 1, CONTEXT)):
-            (t, s) = (layer(given) for layer in layers)
-            y = t(x)
-            torch.testing.assert_close(s(x), y)
-            torch.testing.assert_close(s.inv(y), t.inv(y))
-            torch.testing.assert_close(s.inv.call_and_ladj(y), t.inv.call_and_ladj(y))
-            torch.testing.assert_close(s.log_abs_det_jacobian(x, y), s.call_and_ladj(x)[1])
-
-
-def test_a_flow_of_zuko():
-    flow = zuko.flows.NSF(3, 2).double()
-    fast, c = flowkern.accelerate(copy.deepcopy(flow)), torch.randn(4, 2).double()
-    assert repr(fast(c)).count("AutoregressiveTransform") == 3
-    results = []
-    for model in (flow, fast):
-        torch.manual_seed(0)
-        x, log_prob = model(c).rsample_and_log_prob((5,))
-        results.append([x, log_prob, model(c).log_prob(x), *torch.autograd.grad(x.sum(), model.parameters())])
-    torch.testing.assert_close(*results, rtol=1e-8, atol=1e-8)
-
-
-def test_a_bayesian_model_of_zuko():
-    """It exchanges the forward of the linear layers for a while, which the kernel cannot see."""
-    flow = flowkern.accelerate(zuko.flows.MAF(3, transforms=1))
-    model, x = zuko.bayesian.BayesianModel(flow, init_logvar=0.0), torch.randn(4, 3)
-    with model.reparameterize(local_trick=True) as local:
-        first = local().log_prob(x)
-        assert note(flow).endswith("its network holds a MaskedLinear with a forward of its own")
-    with model.reparameterize(local_trick=True) as local:
-        assert not torch.allclose(local().log_prob(x), first)
-    assert note(flow) == "forward; its transform in one call"
-    assert not torch.allclose(model.sample_model()().log_prob(x), flow().log_prob(x))
-
-
-def test_a_wrong_context_of_zuko_raises_as_before():
-    fast = flowkern.accelerate(zuko_maf(context=CONTEXT))
-    for context in (None, torch.randn(2)):
-        with pytest.raises(RuntimeError):
-            fast(torch.randn(4, FEATURES), context)
-
-
-@pytest.mark.parametrize("name", ["nflows", "nflows feed-forward norm", "normflows spline"])
-def test_compiles_to_one_graph(name, inverse):
-    _, fast, inputs, context = pair(name)
-    method = fast.inverse if inverse else fast
-    wanted = method(inputs, context)
-    torch._dynamo.reset()
-    got = torch.compile(method, fullgraph=True, backend="aot_eager")(inputs, context)
-    torch.testing.assert_close(got, wanted)
-
-
-@pytest.mark.parametrize("first", [False, True])
-def test_compiles_with_a_dropout_put_in_since_the_last_call(first):
-    _, fast, inputs, context = pair("nflows")
-    torch._dynamo.reset()
-    compiled = torch.compile(fast, fullgraph=True, backend="aot_eager")
-    if first:
-        compiled(inputs, context)
-    in_blocks("dropout", nn.Dropout)(fast)
-    assert not torch.equal(compiled(inputs, context)[0], compiled(inputs, context)[0])
-
-
-def test_a_strict_export_keeps_the_names_of_parameters():
-    _, fast, inputs, context = pair("nflows")
-    exported = torch.export.export(fast, (inputs, context), strict=True)
-    assert "p_autoregressive_net_initial_layer_weight" in [node.name for node in exported.graph.nodes]
-
-
-# The meta device
-
-
-@pytest.mark.parametrize("name", ["nflows", "nflows random mask", "normflows", "zuko"])
-def test_the_meta_device_is_left_to_the_peer(name):
-    plain, fast, inputs, context = pair(name)
-    assert "it is on the meta device" in flowkern.explain(plain.to("meta")).left[0].note
-    fast.to("meta")
-    arguments = [None if tensor is None else tensor.to("meta") for tensor in (inputs, context)]
-    assert call(fast, *arguments)[0].shape == inputs.shape
-    assert note(fast).endswith("it is on the meta device")

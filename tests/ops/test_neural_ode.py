@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -11,11 +10,8 @@ from torchdiffeq import odeint
 import flowkern
 from flowkern import backends
 from flowkern.backends import unavailable
-from flowkern.ode import SolverWarning, Status
 from flowkern.ops import FieldLayer, TimeEmbedding, neural_ode
 from flowkern.ops._neural_ode import TABLEAUX, native
-from flowkern.report.memory import peak_memory
-from tests.cases import neural_ode as neural_ode_cases
 from tests.cases.neural_ode import CASES, Case, check, evaluate
 
 COMPILER = {"reference": "aot_eager", "cpu": "inductor"}
@@ -185,41 +181,6 @@ def test_adjoint_tends_to_the_discrete_gradient(backend):
     assert differences[0] > 10 * differences[1] > 0
 
 
-def test_memory_of_the_gradients():
-    """One state per step, or per checkpoint, or per output time is kept for the backward."""
-    for arguments, states in ((dict(), 8), (dict(checkpoint=4), 2), (dict(gradient="adjoint"), 1)):
-        case = replace(CASES["one sample"], steps=8, times=(0.0, 1.0))
-        tensors, noise = case.tensors()
-        tensors = {k: v.requires_grad_() for k, v in tensors.items()}
-        saved = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-            case.solve(tensors, noise, **arguments)
-        shape = tensors["y"].shape
-        assert sum(t.shape[:-2].numel() for t in saved if t.dim() > 2 and t.shape[-2:] == shape) == states
-
-
-@pytest.mark.parametrize("trace", (None, "exact", 1))
-@pytest.mark.parametrize("time", ("concatenated", "fourier"))
-def test_peak_memory_against_steps(trace, time):
-    """Of forward and backward, above that of 16 steps: one state for each step more, or nothing at all."""
-    if unavailable("cpu") is not None:
-        pytest.skip("the CPU kernels are not built")
-    case = Case(features=8, hidden=(64, 64), batch=64, trace=trace, time=time, rows=True, times=(0.0, 1.0))
-    tensors, noise = case.tensors(torch.float32)
-
-    def peak(steps, **options):
-        solve = partial(evaluate, case, tensors, noise, "cpu", steps=steps, **options)
-        return peak_memory(solve)
-
-    for gradient, states in (("discrete", 1), ("adjoint", 0)):
-        peak(16, gradient=gradient)  # what is allocated once
-        more = peak(1024, gradient=gradient) - peak(16, gradient=gradient)
-        assert more == states * (1024 - 16) * tensors["y"].nbytes, gradient
-
-
-# --- dispatcher, compilers, torch.func ----------------------------------------------------------
-
-
 def test_opcheck():
     if unavailable("cpu") is not None:
         pytest.skip("the CPU kernels are not built")
@@ -370,67 +331,6 @@ def test_half_precision_is_a_storage_format(backend):
     assert got.y.dtype == torch.bfloat16 and got.logabsdet.dtype == torch.float32
     torch.testing.assert_close(got.y, want.y.bfloat16())
     torch.testing.assert_close(got.logabsdet, want.logabsdet, rtol=0, atol=0)
-
-
-def test_nan_and_infinity_stay_in_their_row(backend):
-    case = Case(batch=40)
-    tensors, _ = case.tensors()
-    with flowkern.backend(backend):
-        clean = case.solve(tensors, None)
-        tensors["y"][3, 1], tensors["y"][20, 0] = torch.nan, torch.inf
-        dirty = case.solve(tensors, None)
-    rows = [n for n in range(40) if n not in (3, 20)]
-    torch.testing.assert_close(dirty.y[:, rows], clean.y[:, rows], rtol=0, atol=0)
-    assert dirty.y[-1, 3].isnan().all() and not dirty.y[-1, 20].isfinite().all()
-
-
-def test_exploding_field_is_not_finite(backend):
-    """dy/dt = 10⁶ y over 64 Euler steps leaves the range of float32; nothing hangs or raises."""
-    with flowkern.backend(backend):
-        got = neural_ode(
-            torch.ones(2, 1), [FieldLayer(torch.full((1, 1), 1e6))], torch.tensor([0.0, 64.0]), method="euler", steps=64
-        )
-    assert not got.y[-1].isfinite().any()
-
-
-def test_failures_have_a_status(backend):
-    """By option: samples whose state or integral is not finite at the end are told."""
-    case = Case(batch=4)
-    tensors, _ = case.tensors()
-    with flowkern.backend(backend):
-        clean = case.solve(tensors, None, on_failure="raise")
-        assert torch.equal(clean.y, case.solve(tensors, None).y)
-        tensors["y"][1, 2], tensors["y"][3, 0] = torch.nan, torch.inf
-        with pytest.raises(flowkern.SolverError, match="rk4 did not reach .*: 2 of 4 samples: .* not finite") as failed:
-            case.solve(tensors, None, on_failure="raise")
-        with pytest.warns(SolverWarning, match="2 of 4 samples") as warned:
-            got = case.solve(tensors, None, on_failure="warn")
-    expected = [Status.OK, Status.NON_FINITE, Status.OK, Status.NON_FINITE]
-    assert failed.value.status.tolist() == warned[0].message.status.tolist() == expected
-    assert warned[0].filename == neural_ode_cases.__file__  # where the solve was called
-    torch.testing.assert_close(got.y[:, ::2], clean.y[:, ::2])
-
-
-def test_an_integral_that_is_not_finite_is_a_failure(backend):
-    """‖f‖² leaves the range of float32 where f does not."""
-    layers, t = [FieldLayer(torch.zeros(1, 1), torch.tensor([[1.0], [1e30]]))], torch.tensor([0.0, 1.0])
-    with flowkern.backend(backend), pytest.raises(flowkern.SolverError) as failed:
-        neural_ode(torch.zeros(2, 1), layers, t, kinetic=True, on_failure="raise")
-    assert failed.value.status.tolist() == [Status.OK, Status.NON_FINITE]
-
-
-def test_same_bits_for_any_number_of_threads():
-    case = Case(batch=500)
-    tensors, noise = case.tensors(torch.float32)
-    threads = torch.get_num_threads()
-    try:
-        results = []
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            results.append(evaluate(case, tensors, noise, "cpu" if unavailable("cpu") is None else "reference"))
-    finally:
-        torch.set_num_threads(threads)
-    torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
