@@ -1,6 +1,6 @@
 """flowkern: fused kernels that make normalizing flows in PyTorch fast."""
 
-from flowkern import ops
+from flowkern import backends, ops
 from flowkern.backends import backend
 
 __version__ = "0.1.0"
@@ -9,11 +9,14 @@ __all__ = [
     "accelerate",
     "adapters",
     "backend",
+    "backends",
+    "distributions",
     "explain",
     "flows",
     "matching",
     "nn",
     "ode",
+    "ode_error",
     "odeint",
     "odeint_adjoint",
     "ops",
@@ -26,6 +29,7 @@ __all__ = [
 _LAZY = {
     "accelerate": ("flowkern.verification", "accelerate"),
     "adapters": ("flowkern.adapters", None),
+    "distributions": ("flowkern.distributions", None),
     "explain": ("flowkern.adapters", "explain"),
     "profile": ("flowkern.profiling", "profile"),
     "restore": ("flowkern.adapters", "restore"),
@@ -33,6 +37,7 @@ _LAZY = {
     "matching": ("flowkern.matching", None),
     "nn": ("flowkern.nn", None),
     "ode": ("flowkern.ode", None),
+    "ode_error": ("flowkern.adapters", "ode_error"),
     "odeint": ("flowkern.ode", "odeint"),
     "odeint_adjoint": ("flowkern.ode", "odeint_adjoint"),
     "SolverError": ("flowkern.ode", "SolverError"),

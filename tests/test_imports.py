@@ -262,7 +262,7 @@ def test_lazy_attributes():
     run("""if True:
         import sys, flowkern
         assert "flowkern.flows" not in sys.modules
-        assert flowkern.nn.VectorField and flowkern.adapters.zuko.ode_error and flowkern.accelerate
+        assert flowkern.nn.VectorField and flowkern.ode_error and flowkern.distributions and flowkern.accelerate
         assert flowkern.flows.RealNVP and flowkern.transforms
         assert flowkern.profile is flowkern.profiling.profile and "rich" not in sys.modules
         try:

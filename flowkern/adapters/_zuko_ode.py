@@ -138,27 +138,19 @@ def _comparisons(module):
 # What the other steps change.
 
 
-@torch.no_grad()
+def solves(model):
+    """Whether a layer of the model is solved by fixed steps."""
+    return bool(_solved(model))
+
+
+def _solved(model):
+    return [m for m in model.modules() if known_of(m, "forward", Solver)]
+
+
 def ode_error(flow, x, c=None):
-    """How far fixed steps are from the solution, and how far zuko's adaptive ones are.
-
-    The solution is zuko's in float64 with a thousandth of its tolerances. Traces are exact in all three.
-
-    Args:
-        flow: a flow or lazy transform of zuko after `accelerate(flow, ode=…)`.
-        x, c: data (…, D) and context (…, context) to compare at.
-
-    Returns:
-        An `OdeError`, of the way from data to noise.
-
-    Raises:
-        ValueError: no layer of flow is solved by fixed steps.
-    """
+    """As `adapters.ode_error` for a flow or lazy transform and its context c (…, context), from data to noise."""
     fixed, plain, exact = (copy.deepcopy(flow) for _ in range(3))
-    models = fixed, plain, exact
-    layers = [[m for m in model.modules() if known_of(m, "forward", Solver)] for model in models]
-    if not layers[0]:
-        raise ValueError("flow: expected a layer accelerated by accelerate(flow, ode=…), found none")
+    layers = [_solved(model) for model in (fixed, plain, exact)]
     for module in (*layers[0], *layers[1], *layers[2]):
         module.exact = True
     for module in (*layers[1], *layers[2]):

@@ -26,7 +26,7 @@ from flowkern.ode.problem import problem
 from flowkern.ops._arguments import in_dtype
 from flowkern.ops._neural_ode import Solution
 
-__all__ = ["HANDLES", "ode_error", "plan"]
+__all__ = ["HANDLES", "ode_error", "plan", "solves"]
 
 HANDLES = "flow_matching: ODESolver, if its velocity model is a dense network of x and t"
 _PACKAGE = re.compile(r"(?:.*\.)?flow_matching\.")
@@ -151,26 +151,15 @@ def _velocity(model, t, x):
 # What fixed steps change.
 
 
-@torch.no_grad()
+def solves(model):
+    """Whether the model is an ODESolver that is solved by fixed steps."""
+    known = known_of(model, "sample", Sampler)
+    return known is not None and known.ode is not None
+
+
 def ode_error(solver, x_1, method="dopri5", atol=1e-5, rtol=1e-5):
-    """How far fixed steps are from the solution, and how far flow_matching's adaptive ones are.
-
-    The solution is one in float64 by dopri5, in sixteen times as many steps.
-
-    Args:
-        solver: an ODESolver after `accelerate(solver, ode=…)`.
-        x_1: data (N, D), from which is solved to noise.
-        method, atol, rtol: the adaptive solve, as `compute_likelihood` has them.
-
-    Returns:
-        An `OdeError`.
-
-    Raises:
-        ValueError: the solver is not solved by fixed steps.
-    """
+    """As `adapters.ode_error` for an ODESolver, from data to noise; its own solve by the arguments after x_1."""
     known = known_of(solver, "sample", Sampler)
-    if known is None or known.ode is None:
-        raise ValueError("solver: expected one accelerated by accelerate(solver, ode=…)")
     call = dict(
         x_1=x_1, log_p0=lambda x: 0.0, step_size=None, method=method, atol=atol, rtol=rtol,
         exact_divergence=True,

@@ -18,7 +18,7 @@ from flowkern.adapters._ode import (
 )
 from flowkern.adapters._plan import Plan, overridden, qualified_name
 
-__all__ = ["HANDLES", "ode_error", "plan"]
+__all__ = ["HANDLES", "ode_error", "plan", "solves"]
 
 HANDLES = "torchdyn: NeuralODE, if asked by ode=… and its field is a dense network of x and t"
 _PACKAGE = re.compile(r"(?:.*\.)?torchdyn\.")
@@ -98,25 +98,14 @@ def _velocity(field, t, x):
 # What fixed steps change.
 
 
-@torch.no_grad()
+def solves(model):
+    """Whether the model is a NeuralODE that is solved by fixed steps."""
+    return known_of(model, "trajectory", Solver) is not None
+
+
 def ode_error(node, x, t_span):
-    """How far fixed steps are from the solution, and how far torchdyn's own solver is.
-
-    The solution is one in float64 by dopri5, in sixteen times as many steps.
-
-    Args:
-        node: a NeuralODE after `accelerate(node, ode=…)`.
-        x, t_span: as for `node.trajectory`.
-
-    Returns:
-        An `OdeError`, of the states at t_span.
-
-    Raises:
-        ValueError: node is not solved by fixed steps.
-    """
+    """As `adapters.ode_error` for a NeuralODE, of the states at t_span, without log-dets."""
     known = known_of(node, "trajectory", Solver)
-    if known is None:
-        raise ValueError("node: expected one accelerated by accelerate(node, ode=…)")
     exact = solution(known.field, node.vf, x, t_span, known.ode).y
     own = type(node).trajectory(node, x, t_span)
     return OdeError(largest(node.trajectory(x, t_span), exact), None, largest(own, exact), None)

@@ -26,7 +26,7 @@ from flowkern.adapters._masked import (
 )
 from flowkern.adapters._plan import Plan, disagreement, overridden, points, stranger
 from flowkern.adapters._zuko_ode import name as _name
-from flowkern.adapters._zuko_ode import ode_error
+from flowkern.adapters._zuko_ode import ode_error, solves
 from flowkern.ops import (
     AffineElement,
     ContextTerm,
@@ -38,7 +38,7 @@ from flowkern.ops import (
 from flowkern.ops._arguments import in_dtype
 from flowkern.ops._masked_autoregressive import evaluate
 
-__all__ = ["HANDLES", "ode_error", "plan"]
+__all__ = ["HANDLES", "ode_error", "plan", "solves"]
 
 HANDLES = (
     "zuko: MaskedAutoregressiveTransform (MAF, NSF) with affine, additive or spline univariate, and, if "

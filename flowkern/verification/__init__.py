@@ -36,8 +36,8 @@ def accelerate(model: Any, ode: dict[str, Any] | None = None, check: Any = None)
         ode: how to solve differential equations whose solver chooses its steps by itself (zuko's CNF,
             flow_matching's ODESolver, torchdyn's NeuralODE), so that their numbers become those of
             other steps: `steps`, and if need be `method`, `gradient`, `checkpoint` and `on_failure`
-            of `ops.neural_ode`, as a dictionary. Without it they are left as they are. `ode_error` of
-            `flowkern.adapters.zuko`, `.flow_matching` and `.torchdyn` measures what it changes.
+            of `ops.neural_ode`, as a dictionary. Without it they are left as they are.
+            `flowkern.ode_error` measures what it changes.
         check: an example for `flowkern.verify`, on which the accelerated model must give the original's numbers.
 
     Returns:
