@@ -41,14 +41,14 @@ ROOMS = {
 }
 # module of an op's folder: what it may import of flowkern beside _torch, written without "flowkern." and "ops."
 OP_MODULES = {
-    "reference": {"_arguments"},
+    "reference": {"_arguments", "scale_map", "kinds"},
     "native": {"_library", "_arguments", "_dispatcher", "_native"},
-    "triton": {"_dispatcher", "_launch_parameters", "_triton", "_arguments", "native", "triton_element"},
-    "triton_element": {"_triton"},
+    "triton": {"_dispatcher", "_launch_parameters", "_triton", "_arguments", "native", "scale_map", "triton_element"},
+    "triton_element": {"_triton", "kinds"},
     "function": {"_function", "reference", "native", "triton"},
     "scale_map": set(),
-    "knot_map": set(),
-    "__init__": {"backends", "_arguments", "_plain", "function", "native", "scale_map", "knot_map"},
+    "kinds": set(),
+    "__init__": {"backends", "_arguments", "_plain", "function", "native", "scale_map", "kinds"},
 }
 
 # The masked autoregressive op has other rooms, and applies the formulas of the couplings.
@@ -62,10 +62,11 @@ OP_MODULES_OF = {
         "__init__": {"backends", "_arguments", "function", "native"},
     },
     "masked_autoregressive": {
-        "conditioner": {"_plain"},
+        "conditioner": {"_activation", "_plain"},
         "element": {f"{_AFFINE}.scale_map", _SPLINE},
         "reference": {
-            *("_arguments", "conditioner", "element", f"{_AFFINE}.reference", f"{_SPLINE}.reference"),
+            *("_activation", "_arguments", "conditioner", "element"),
+            *(f"{_AFFINE}.reference", f"{_SPLINE}.reference"),
         },
         "gradients": {"conditioner"},
         "native": {"_library", "_dispatcher", "gradients", "reference"},
@@ -79,14 +80,14 @@ OP_MODULES_OF = {
         "triton_layers": {"_triton_activation"},
         "function": {"_function", "native", "reference", "triton"},
         "__init__": {
-            *("backends", "_arguments", "_function", "conditioner", "element", "function", "native"),
+            *("backends", "_activation", "_arguments", "_function", "conditioner", "element", "function", "native"),
             "reference",
         },
     },
     "flow_program": {
-        "steps": {f"{_MASKED}.conditioner", f"{_MASKED}.element"},
+        "steps": {"_activation", f"{_MASKED}.conditioner", f"{_MASKED}.element"},
         "reference": {
-            *("_arguments", "steps", f"{_AFFINE}.reference", f"{_SPLINE}.reference"),
+            *("_activation", "_arguments", "steps", f"{_AFFINE}.reference", f"{_SPLINE}.reference"),
             *(f"{_MASKED}.{name}" for name in ("conditioner", "element", "reference")),
         },
         "native": {"_library", "_dispatcher"},
@@ -94,9 +95,8 @@ OP_MODULES_OF = {
         "__init__": {"backends", "_arguments", "function", "native", "steps"},
     },
     "neural_ode": {
-        "tableau": set(),
-        "field": set(),
-        "reference": {"field"},
+        "field": {"_activation"},
+        "reference": {"_activation", "field"},
         "native": {"_library", "_dispatcher"},
         "triton": {"_dispatcher", "native", "reference", "triton_field", "triton_kernels", "triton_layout"},
         "triton_kernels": {"triton_field", "triton_gradients"},
@@ -106,7 +106,8 @@ OP_MODULES_OF = {
         "pieces": set(),
         "function": {"_function", "native", "pieces", "reference", "triton"},
         "__init__": {
-            *("backends", "_arguments", "_function", "_status", "field", "function", "native", "reference", "tableau"),
+            *("backends", "_activation", "_arguments", "_function", "_status", "_tableau"),
+            *("field", "function", "native", "reference"),
         },
     },
 }
@@ -174,7 +175,10 @@ def test_op_modules_import_downwards(op):
 def test_others_use_the_public_ops():
     public = {
         "flowkern.ops",
-        *(f"flowkern.ops._{name}" for name in ("arguments", "plain", "batched", "modules", "status", "tableau")),
+        *(
+            f"flowkern.ops._{name}"
+            for name in ("activation", "arguments", "plain", "batched", "modules", "status", "tableau")
+        ),
     }
     public |= {f"flowkern.ops._{op}" for op in OPS}
     for module, path in MODULES.items():

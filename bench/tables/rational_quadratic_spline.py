@@ -5,13 +5,13 @@ import torch.nn.functional as F
 
 import flowkern
 from bench import ops, peers
-from flowkern.ops import KnotMap, rational_quadratic_spline
+from flowkern.ops import SoftclipKnots, SoftplusKnots, rational_quadratic_spline
 
 nflows_splines = peers.optional("nflows.transforms.splines")
 normflows_splines = peers.optional("normflows.utils.splines")
 zuko_transforms = peers.optional("zuko.transforms")
 FEATURES, BINS, BOUND = 32, 8, 3.0
-ZUKO_KNOTS = KnotMap(kind="softclip")
+ZUKO_KNOTS = SoftclipKnots()
 
 
 QUICK = {"batches": (1, 64), "compiled": ()}
@@ -35,7 +35,7 @@ def tables(batches=(1, 64, 2048, 32768), streaming=(32768,), compiled=("compile"
 
 def _candidates(direction):
     """nflows, normflows and the dense spline compute one function, zuko another."""
-    plain = _plain(direction, KnotMap())
+    plain = _plain(direction, SoftplusKnots())
     plain_zuko = _plain(direction, ZUKO_KNOTS)
 
     ours = "flowkern", "flowkern[zuko]"

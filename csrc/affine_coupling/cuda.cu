@@ -97,21 +97,20 @@ __global__ __launch_bounds__(kThreads) void backward_kernel(AffineProblem<S> p, 
   });
 }
 
-#define FLOWKERN_KINDS(kernel, inverse)                                                      \
-  {kernel<S, 0, inverse>, kernel<S, 1, inverse>, kernel<S, 2, inverse>, kernel<S, 3, inverse>, \
-   kernel<S, 4, inverse>, kernel<S, 5, inverse>, kernel<S, 6, inverse>, kernel<S, 7, inverse>}
-
 template <class S> void run_forward(const AffineProblem<S>& p, void* stream) {
-  static constexpr Kernel<AffineProblem<S>> kernels[2][8] = {FLOWKERN_KINDS(forward_kernel, false), FLOWKERN_KINDS(forward_kernel, true)};
+#define FLOWKERN_KERNELS(kind, name) {forward_kernel<S, kind, false>, forward_kernel<S, kind, true>},
+  static constexpr Kernel<AffineProblem<S>> kernels[kScaleMaps][2] = {FLOWKERN_SCALE_MAPS(FLOWKERN_KERNELS)};
+#undef FLOWKERN_KERNELS
   const Plan plan = make_plan(p.features, kThreads, kPasses);
-  launch("affine_coupling", kernels[p.inverse][p.kind], p, plan, kThreads, sizeof(S) * plan.rows * plan.features, stream);
+  launch("affine_coupling", kernels[p.kind][p.inverse], p, plan, kThreads, sizeof(S) * plan.rows * plan.features, stream);
 }
 
 template <class S> void run_backward(const AffineProblem<S>& p, void* stream) {
-  static constexpr Kernel<AffineProblem<S>> kernels[2][8] = {FLOWKERN_KINDS(backward_kernel, false), FLOWKERN_KINDS(backward_kernel, true)};
-  launch("affine_coupling_backward", kernels[p.inverse][p.kind], p, make_plan(p.features, kThreads, kPasses), kThreads, 0, stream);
+#define FLOWKERN_KERNELS(kind, name) {backward_kernel<S, kind, false>, backward_kernel<S, kind, true>},
+  static constexpr Kernel<AffineProblem<S>> kernels[kScaleMaps][2] = {FLOWKERN_SCALE_MAPS(FLOWKERN_KERNELS)};
+#undef FLOWKERN_KERNELS
+  launch("affine_coupling_backward", kernels[p.kind][p.inverse], p, make_plan(p.features, kThreads, kPasses), kThreads, 0, stream);
 }
-#undef FLOWKERN_KINDS
 
 }  // namespace
 

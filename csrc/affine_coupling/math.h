@@ -5,21 +5,10 @@
 // Symbols and derivations: flowkern/ops/_affine_coupling/README.md.
 #pragma once
 
+#include "../common/kinds.h"
 #include "../common/maths.h"
 
 FLOWKERN_BEGIN
-
-// The maps from v = prefactor·u to the scale s; the codes are those of scale_map.py.
-enum ScaleKind {
-  kAdditive = 0,           // s = 1
-  kExp = 1,                // log s = v
-  kSoftclip = 2,           // log s = v/(1 + |v|/a)
-  kTanh = 3,               // log s = a·tanh v
-  kAtan = 4,               // log s = a·atan v
-  kSigmoid = 5,            // s = sigmoid(v + a) + b
-  kReciprocalSigmoid = 6,  // s = 1/(sigmoid(v + a) + b)
-  kSoftplus = 7            // s = softplus(v + a) + b
-};
 
 // What is the same for every element.
 template <class S> struct AffineSettings { S a, b, prefactor, shift_prefactor; };
@@ -27,7 +16,7 @@ template <class S> struct AffineSettings { S a, b, prefactor, shift_prefactor; }
 // q, log q and d log q/dv.
 template <class T> struct Factor { T q, log_q, rate; };
 
-// Maps that give log s = l(v).
+// Maps from v = prefactor·u that give log s = l(v); the last of them is log s = v.
 template <int kind, bool inverse, class T, class S>
 FLOWKERN_HD Factor<T> factor_of_logarithm(T v, const AffineSettings<S>& set) {
   const T one = T(S(1)), a = T(set.a);
@@ -40,6 +29,8 @@ FLOWKERN_HD Factor<T> factor_of_logarithm(T v, const AffineSettings<S>& set) {
     l = a * t, rate = a * (one - t * t);
   } else if constexpr (kind == kAtan) {
     l = a * atan(v), rate = a / fma(v, v, one);
+  } else {
+    static_assert(kind == kExp, "a scale map without a formula");
   }
   if constexpr (inverse) l = T(S(0)) - l, rate = T(S(0)) - rate;
   return {exp(l), l, rate};

@@ -139,21 +139,19 @@ void backward_rows(const AffineProblem<S>& p, int64_t begin, int64_t end) {
 
 template <class S> using Rows = void (*)(const AffineProblem<S>&, int64_t, int64_t);
 
-// By direction and kind.
-#define FLOWKERN_KINDS(loop, inverse)                                                  \
-  {loop<S, 0, inverse>, loop<S, 1, inverse>, loop<S, 2, inverse>, loop<S, 3, inverse>, \
-   loop<S, 4, inverse>, loop<S, 5, inverse>, loop<S, 6, inverse>, loop<S, 7, inverse>}
-template <class S> constexpr Rows<S> kForward[2][8] = {FLOWKERN_KINDS(forward_rows, false),
-                                                       FLOWKERN_KINDS(forward_rows, true)};
-template <class S> constexpr Rows<S> kBackward[2][8] = {FLOWKERN_KINDS(backward_rows, false),
-                                                        FLOWKERN_KINDS(backward_rows, true)};
-#undef FLOWKERN_KINDS
+// By kind and direction.
+#define FLOWKERN_LOOPS(kind, name) {forward_rows<S, kind, false>, forward_rows<S, kind, true>},
+template <class S> constexpr Rows<S> kForward[kScaleMaps][2] = {FLOWKERN_SCALE_MAPS(FLOWKERN_LOOPS)};
+#undef FLOWKERN_LOOPS
+#define FLOWKERN_LOOPS(kind, name) {backward_rows<S, kind, false>, backward_rows<S, kind, true>},
+template <class S> constexpr Rows<S> kBackward[kScaleMaps][2] = {FLOWKERN_SCALE_MAPS(FLOWKERN_LOOPS)};
+#undef FLOWKERN_LOOPS
 
 }  // namespace
 
 #define FLOWKERN_ENTRY(name, table, S)                                      \
   void name(const AffineProblem<S>& p, int64_t begin, int64_t end) {        \
-    table<S>[p.inverse][p.kind](p, begin, end);                             \
+    table<S>[p.kind][p.inverse](p, begin, end);                             \
   }
 FLOWKERN_ENTRY(affine_forward, kForward, float)
 FLOWKERN_ENTRY(affine_forward, kForward, double)

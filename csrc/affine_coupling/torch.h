@@ -50,8 +50,8 @@ template <class Device> struct AffineOp {
     AffineProblem<S> p{};
     p.rows = x.size(0), p.width = x.size(1), p.features = params.size(1);
     p.x = choose(elements<S>(x), columns), p.y = choose(elements_out<S>(y), columns);
-    p.shift = part(elements<S>(params), params, a.kind != 0 && a.scale_first);
-    p.raw = part(elements<S>(params), params, a.kind != 0 && !a.scale_first);
+    p.shift = part(elements<S>(params), params, a.kind != kAdditive && a.scale_first);
+    p.raw = part(elements<S>(params), params, a.kind != kAdditive && !a.scale_first);
     if (columns.index) p.columns_in = elements<S>(in), p.columns_out = elements_out<S>(y);
     p.inverse = a.inverse, p.kind = int(a.kind);
     p.a = a.a, p.b = a.b, p.prefactor = a.prefactor, p.shift_prefactor = a.shift_prefactor;
@@ -60,8 +60,8 @@ template <class Device> struct AffineOp {
 
   static void check(const Tensor& x, const Tensor& params, std::int64_t kind) {
     check_coupling(x, params);
-    FLOWKERN_CHECK(kind >= 0 && kind <= 7, "kind: expected 0 to 7, got ", kind);
-    const std::int64_t wanted = kind == 0 ? 1 : 2;
+    check_kind("kind", kind, kScaleMaps);
+    const std::int64_t wanted = kind == kAdditive ? 1 : 2;
     FLOWKERN_CHECK(params.size(2) == wanted, "params: expected ", wanted, " parameters per feature, got ", params.size(2));
   }
 
@@ -79,8 +79,8 @@ template <class Device> struct AffineOp {
     AffineProblem<S> p = problem<S>(x, params, columns, a, grad_y, grad_x);
     p.grad_y = choose(elements<S>(grad_y), columns);
     p.grad_logabsdet = elements<S>(grad_logabsdet);
-    p.grad_shift = part(elements_out<S>(grad_params), grad_params, a.kind != 0 && a.scale_first);
-    p.grad_raw = part(elements_out<S>(grad_params), grad_params, a.kind != 0 && !a.scale_first);
+    p.grad_shift = part(elements_out<S>(grad_params), grad_params, a.kind != kAdditive && a.scale_first);
+    p.grad_raw = part(elements_out<S>(grad_params), grad_params, a.kind != kAdditive && !a.scale_first);
     device.backward(p);
   }
 

@@ -1,21 +1,10 @@
 // The activations of conditioners and vector fields, with their derivatives, for one lane or many.
 #pragma once
 
+#include "kinds.h"
 #include "maths.h"
 
 FLOWKERN_BEGIN
-
-// The codes are those of masked_autoregressive/conditioner.py and neural_ode/field.py.
-enum ActivationKind {
-  kIdentityActivation = 0,
-  kLeakyRelu = 1,  // max(0, z) + slope·min(0, z)
-  kTanhActivation = 2,
-  kElu = 3,   // max(0, z) + slope·(exp(min(0, z)) − 1)
-  kSilu = 4,  // z·sigmoid z
-  kGelu = 5,  // z·Φ(z)
-  kSigmoidActivation = 6,
-  kSoftplusActivation = 7  // log(1 + exp z)
-};
 
 // Σ c_j·T_j(y) by Clenshaw's rule, with half of c_0.
 template <class T, class S, int N> FLOWKERN_HD T chebyshev(T y, const S (&c)[N]) {
@@ -72,55 +61,6 @@ template <class T> FLOWKERN_HD T expm1_negative(T z) {
   return (t + t) / (T(S(1)) - t);
 }
 
-template <class T, class S> FLOWKERN_HD T activate(int kind, S slope, T z) {
-  const T zero = T(S(0));
-  switch (kind) {
-    case kLeakyRelu: return max(zero, z) + T(slope) * min(zero, z);
-    case kTanhActivation: return tanh(z);
-    case kElu: return max(zero, z) + T(slope) * expm1_negative(min(zero, z));
-    case kSilu: return z * sigmoid(z);
-    case kGelu: return z * normal_cdf(z);
-    case kSigmoidActivation: return sigmoid(z);
-    default: return z;
-  }
-}
-
-// Its derivative; at the kink of leaky_relu and elu that from the left, as PyTorch has it.
-template <class T, class S> FLOWKERN_HD T activation_derivative(int kind, S slope, T z) {
-  const T zero = T(S(0)), one = T(S(1));
-  switch (kind) {
-    case kLeakyRelu: return select(z > zero, one, T(slope));
-    case kTanhActivation: {
-      const T t = tanh(z);
-      return one - t * t;
-    }
-    case kElu: return select(z > zero, one, T(slope) * exp(min(zero, z)));
-    case kSilu: {
-      const T s = sigmoid(z);
-      return s * fma(z, one - s, one);
-    }
-    case kGelu: return fma(z * T(S(0.39894228040143267794)), exp(T(S(-0.5)) * z * z), normal_cdf(z));
-    case kSigmoidActivation: {
-      const T s = sigmoid(z);
-      return s * (one - s);
-    }
-    default: return one;
-  }
-}
-
-// The same where u = activate(z) is known, which spares some kinds a second one.
-template <class T, class S> FLOWKERN_HD T activation_derivative(int kind, S slope, T z, T u) {
-  const T one = T(S(1));
-  if (kind == kTanhActivation) return one - u * u;
-  if (kind == kSigmoidActivation) return u * (one - u);
-  return activation_derivative(kind, slope, kind == kLeakyRelu && slope >= S(0) ? u : z);  // of one sign
-}
-// Whether it needs u alone: z may be u.
-template <class S> constexpr bool differentiates_by_value(int kind, S slope) {
-  const bool keeps_sign = kind == kLeakyRelu && slope >= S(0);
-  return keeps_sign || kind == kIdentityActivation || kind == kTanhActivation || kind == kSigmoidActivation;
-}
-
 // An activation with its derivatives up to `order`; at a kink those from the left.
 template <class T> struct Jet { T u, d, e; };
 
@@ -153,24 +93,36 @@ template <int kind, int order, class T, class S> FLOWKERN_HD Jet<T> activation_j
     const T s = sigmoid(z);
     return {u, s, s * (one - s)};
   } else {
+    static_assert(kind == kIdentityActivation, "an activation without a formula");
     return {z, one, zero};
   }
 }
 
-template <int k> struct Constant { static constexpr int value = k; };
+// The activation alone, of a kind known at run time; NaN for any other code.
+template <class T, class S> FLOWKERN_HD T activate(int kind, S slope, T z) {
+  T u = T(S(__builtin_nanf("")));
+  by_activation(kind, [&](auto k) FLOWKERN_INLINE { u = activation_jet<decltype(k)::value, 0>(slope, z).u; });
+  return u;
+}
 
-// body(Constant<kind>()) for a kind known at run time.
-template <class F> FLOWKERN_HD void by_activation(int kind, const F& body) {
-  switch (kind) {
-    case kLeakyRelu: return body(Constant<kLeakyRelu>());
-    case kTanhActivation: return body(Constant<kTanhActivation>());
-    case kElu: return body(Constant<kElu>());
-    case kSilu: return body(Constant<kSilu>());
-    case kGelu: return body(Constant<kGelu>());
-    case kSigmoidActivation: return body(Constant<kSigmoidActivation>());
-    case kSoftplusActivation: return body(Constant<kSoftplusActivation>());
-    default: return body(Constant<kIdentityActivation>());
-  }
+// Its derivative; at the kink of leaky_relu and elu that from the left, as PyTorch has it.
+template <class T, class S> FLOWKERN_HD T activation_derivative(int kind, S slope, T z) {
+  T d = T(S(__builtin_nanf("")));
+  by_activation(kind, [&](auto k) FLOWKERN_INLINE { d = activation_jet<decltype(k)::value, 1>(slope, z).d; });
+  return d;
+}
+
+// The same where u = activate(z) is known, which spares some kinds a second one.
+template <class T, class S> FLOWKERN_HD T activation_derivative(int kind, S slope, T z, T u) {
+  const T one = T(S(1));
+  if (kind == kTanhActivation) return one - u * u;
+  if (kind == kSigmoidActivation) return u * (one - u);
+  return activation_derivative(kind, slope, kind == kLeakyRelu && slope >= S(0) ? u : z);  // of one sign
+}
+// Whether it needs u alone: z may be u.
+template <class S> constexpr bool differentiates_by_value(int kind, S slope) {
+  const bool keeps_sign = kind == kLeakyRelu && slope >= S(0);
+  return keeps_sign || kind == kIdentityActivation || kind == kTanhActivation || kind == kSigmoidActivation;
 }
 
 FLOWKERN_END

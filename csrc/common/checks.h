@@ -6,6 +6,8 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include "kinds.h"
+
 #include <cstdint>
 #include <optional>
 #include <tuple>
@@ -16,6 +18,27 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 #define FLOWKERN_CHECK(condition, ...) STD_TORCH_CHECK(condition, __VA_ARGS__)
+
+// `kinds`: how many there are.
+inline void check_kind(const char* name, std::int64_t kind, int kinds) {
+  FLOWKERN_CHECK(kind >= 0 && kind < kinds, name, ": expected 0 to ", kinds - 1, ", got ", kind);
+}
+
+// Whether a feature of the element takes this many parameters.
+inline bool fits(const ElementCode& element, std::int64_t parameters) {
+  if (element.kind == kAffine) return parameters == (element.scale_map() == kAdditive ? 1 : 2);
+  const std::int64_t thrice = parameters - portable::more_slopes(element.tails());
+  return thrice >= 3 && thrice % 3 == 0 && thrice <= 3 * kMostBins;
+}
+
+// The element of these kinds, without its constants, of which there must be the right number.
+inline ElementCode checked_element(std::int64_t kind, std::int64_t first, std::int64_t second, std::int64_t constants) {
+  check_kind("element", kind, kElements);
+  check_kind("kinds", first, kind == kAffine ? int(kScaleMaps) : int(kTails));
+  check_kind("kinds", second, kind == kAffine ? 2 : int(kKnotMaps));
+  FLOWKERN_CHECK(constants == portable::constants_of(int(kind)), "constants: got ", constants);
+  return {int(kind), int(first), int(second), {}};
+}
 
 inline void check_device(const char* name, const Tensor& tensor, const Tensor& x) {
   FLOWKERN_CHECK(tensor.is_cuda() == x.is_cuda() && tensor.get_device_index() == x.get_device_index(),

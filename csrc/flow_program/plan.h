@@ -132,9 +132,7 @@ template <class S> class FlowPlan {
     net.rows = call.x.size(0), net.features = features(), net.levels = code.levels;
     net.parameters = code.parameters, net.passive = code.passive;
     net.order = code.order, net.ends = code.ends, net.columns = code.columns, net.outputs = code.outputs;
-    net.element = code.element, net.tails = code.tails, net.scale_first = code.scale_first;
-    net.inverse = inverse, net.backward = call.grads, net.keeps = keeps;
-    std::copy(std::begin(code.constants), std::end(code.constants), net.constants);
+    net.element = code.element, net.inverse = inverse, net.backward = call.grads, net.keeps = keeps;
     for (int k = 0; k < int(code.layers.size()); ++k) net.layers.push_back(layer(code, k));
     return net;
   }

@@ -15,7 +15,6 @@ using Tensors = std::vector<Tensor>;
 // What a layer may take, in order; a bit of its code says whether it does.
 enum FlowTensor { kWeight, kBiasOf, kGainOf, kOffsetOf, kTermWeight, kTermBias, kGateWeight, kGateBias, kFlowTensors };
 enum FlowCode { kConditionedCode = 0, kLuCode = 1, kPermutationCode = 2, kScaleCode = 3 };
-constexpr int kSplineElement = 8, kActivations = 7;
 
 struct FlowActivation { int kind; double slope; };  // kind −1: none
 
@@ -30,9 +29,9 @@ struct FlowStepCode {
   bool inverse;
   int first_tensor, count;  // which of the call's tensors are LU's or a scale's
   // Conditioned.
-  int element, tails, levels, passive, parameters;
-  bool scale_first, joint;
-  double constants[9];
+  ElementCode element;
+  int levels, passive, parameters;
+  bool joint;
   std::vector<FlowLayer> layers;
   const std::int64_t *order, *columns, *outputs, *ends;  // order also of a permutation
   double epsilon;    // of LU
@@ -133,12 +132,9 @@ class FlowCodeOf {
   }
 
   void conditioned(FlowReader& from, FlowStepCode& to) {
-    to.element = int(from.integer("element", 0, kSplineElement));
-    to.scale_first = from.integer("scale_first", 0, 1);
-    to.tails = int(from.integer("tails", 0, 2));
-    const auto constants = from.integer("constants", 0, 9);
-    FLOWKERN_CHECK(constants == (to.element == kSplineElement ? 9 : 4), "code: constants: got ", constants);
-    for (int i = 0; i < int(constants); ++i) to.constants[i] = from.number();
+    const std::int64_t* element = from.take(4);  // its kind, those of its maps, and how many constants
+    to.element = checked_element(element[0], element[1], element[2], element[3]);
+    for (int i = 0; i < int(element[3]); ++i) to.element.constants[i] = from.number();
     const auto layers = from.integer("layers", 1, kMost);
     to.levels = int(from.integer("levels", 1, kMost));
     to.passive = int(from.integer("passive", 0, features - 1));
@@ -150,9 +146,8 @@ class FlowCodeOf {
       to.layers.push_back(layer(from, to, k, int(layers), k > 0 ? units : -1));
       units = to.layers.back().units;
     }
-    const std::int64_t thrice = to.parameters + 1 - to.tails, active = features - to.passive;
-    const bool fits = to.element == kSplineElement ? thrice >= 3 && thrice % 3 == 0 && thrice <= 3 * 256 : to.parameters == (to.element == 0 ? 1 : 2);
-    FLOWKERN_CHECK(fits && units == to.parameters * active, "code: the last layer's ", units, " outputs do not fit the element and ", active, " features");
+    const std::int64_t active = features - to.passive;
+    FLOWKERN_CHECK(fits(to.element, to.parameters) && units == to.parameters * active, "code: the last layer's ", units, " outputs do not fit the element and ", active, " features");
     to.order = from.take(total), to.columns = from.take(features), to.outputs = from.take(units);
     to.ends = from.take(layers * (to.levels + 1));
     check_columns(to);
@@ -171,7 +166,7 @@ class FlowCodeOf {
     const Tensor& weight = tensors[to.tensors[kWeight]];
     check_matrix(to.tensors[kWeight], to.units, k > 0 ? inputs : weight.dim() == 2 ? weight.size(1) : 0);
     for (int i : {kBiasOf, kGainOf, kOffsetOf, kTermBias, kGateBias}) if (to.tensors[i] >= 0) check_vector(to.tensors[i], to.units);
-    const bool plain = to.activation.kind == 0 && to.gate.kind < 0 && to.tensors[kGainOf] < 0 && to.tensors[kOffsetOf] < 0;
+    const bool plain = to.activation.kind == kIdentityActivation && to.gate.kind < 0 && to.tensors[kGainOf] < 0 && to.tensors[kOffsetOf] < 0;
     FLOWKERN_CHECK(k + 1 < layers || plain, "code: the last layer takes no activation, gate, gain or offset");
     check_term(to.term, to.tensors[kTermWeight], to.units, k == 0 && step.joint), check_term(to.gate, to.tensors[kGateWeight], to.units, false);
     return to;

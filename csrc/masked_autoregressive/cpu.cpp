@@ -20,9 +20,7 @@ template <class S> struct MaskedNetworkOf {
     net.order = static_cast<const std::int64_t*>(call.order.const_data_ptr());
     net.ends = static_cast<const std::int64_t*>(call.ends.const_data_ptr());
     for (int k = 0; k < int(call.layers()); ++k) net.layers.push_back(layer(k));
-    net.element = int(call.set.element), net.tails = int(call.set.tails);
-    net.inverse = call.set.inverse, net.scale_first = call.set.scale_first, net.backward = call.grad_out;
-    std::copy(call.set.constants.begin(), call.set.constants.end(), net.constants);
+    net.element = call.set.element, net.inverse = call.set.inverse, net.backward = call.grad_out;
     return net;
   }
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "../common/elements.h"
+#include "../common/kinds.h"
 #include "../common/platform.h"
 
 namespace flowkern {
@@ -74,9 +75,9 @@ template <class S> struct MaskedProblem {
   int other;          // where the tile keeps y: given in the inverse, computed in the forward
   int context;        // and the inputs of a layer's term
   // Element transform, of all features but the first `passive`, which stay as they are.
-  int passive, parameters, element, tails;
-  bool inverse, scale_first;
-  double constants[9];
+  int passive, parameters;
+  ElementCode element;
+  bool inverse;
   // The features that the conditioner sees, those given, and those computed (or the cotangents).
   Elements<const S> x, y;
   Elements<S> out;

@@ -28,9 +28,7 @@ struct MaskedOnCuda : OnDevice {
     const MaskedSettings& set = call.set;
     MaskedTransform<S> t{};
     t.rows = call.x.size(0), t.features = int(call.features()), t.levels = int(call.levels());
-    t.parameters = int(call.parameters()), t.element = int(set.element), t.tails = int(set.tails);
-    t.inverse = set.inverse, t.scale_first = set.scale_first;
-    for (std::size_t i = 0; i < set.constants.size(); ++i) t.constants[i] = set.constants[i];
+    t.parameters = int(call.parameters()), t.element = set.element, t.inverse = set.inverse;
     t.order = static_cast<const std::int64_t*>(call.order.const_data_ptr());
     t.ends = static_cast<const std::int64_t*>(call.ends.const_data_ptr());
     t.known = elements<S>(&call.x), t.given = elements<S>(set.inverse && call.grad_out ? call.y : &call.x);

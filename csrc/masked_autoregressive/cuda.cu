@@ -330,8 +330,11 @@ template <class S, class E> MaskedKernel<S> kernel_with(const MaskedTransform<S>
   return call.inverse ? forward_kernel<S, E, true> : forward_kernel<S, E, false>;
 }
 template <class S> MaskedKernel<S> kernel_for(const MaskedTransform<S>& call) {
-  if (call.element != kSpline) return kernel_with<S, AffineElement<S>>(call);
-  return call.constants[7] != 0 ? kernel_with<S, SplineElement<S, true>>(call) : kernel_with<S, SplineElement<S, false>>(call);
+  if (call.element.kind == kAffine) return kernel_with<S, AffineElement<S>>(call);
+#define FLOWKERN_KERNELS(knots, name) kernel_with<S, SplineElement<S, knots>>,
+  static constexpr MaskedKernel<S> (*kernels[kKnotMaps])(const MaskedTransform<S>&) = {FLOWKERN_KNOT_MAPS(FLOWKERN_KERNELS)};
+#undef FLOWKERN_KERNELS
+  return kernels[call.element.knots()](call);
 }
 
 template <class S> void run(MaskedLaunch<S> plan, S* scratch, void* stream) {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "../common/elements.h"
+#include "../common/kinds.h"
 
 #include <cstddef>
 #include <vector>
@@ -39,9 +40,8 @@ template <class S> struct MaskedLayer {
 template <class S> struct MaskedTransform {
   std::int64_t rows;
   int features, levels, parameters;
-  int element, tails;
-  bool inverse, scale_first;
-  double constants[9];
+  ElementCode element;
+  bool inverse;
   const std::int64_t *order, *ends;
   Elements<const S> given, known;  // what the transform is applied to; in the backward, what the network sees
   Elements<S> out;

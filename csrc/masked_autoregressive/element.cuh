@@ -9,33 +9,18 @@
 
 FLOWKERN_BEGIN
 
-constexpr int kSpline = 8;  // the code after those of the scale maps
-
-// body(Constant<kind>()) for a scale map known at run time.
-template <class F> __device__ __forceinline__ void by_scale(int kind, const F& body) {
-  switch (kind) {
-    case kExp: return body(Constant<kExp>());
-    case kSoftclip: return body(Constant<kSoftclip>());
-    case kTanh: return body(Constant<kTanh>());
-    case kAtan: return body(Constant<kAtan>());
-    case kSigmoid: return body(Constant<kSigmoid>());
-    case kReciprocalSigmoid: return body(Constant<kReciprocalSigmoid>());
-    case kSoftplus: return body(Constant<kSoftplus>());
-    default: return body(Constant<kAdditive>());
-  }
-}
-
 template <class S> struct AffineElement {
   AffineSettings<S> set;
   int kind, shift, raw;
 
   __device__ __forceinline__ explicit AffineElement(const MaskedTransform<S>& p)
-      : set{S(p.constants[0]), S(p.constants[1]), S(p.constants[2]), S(p.constants[3])}, kind(p.element),
-        shift(p.parameters == 2 && p.scale_first), raw(p.parameters == 2 && !p.scale_first) {}
+      : set{S(p.element.constants[0]), S(p.element.constants[1]), S(p.element.constants[2]), S(p.element.constants[3])},
+        kind(p.element.scale_map()), shift(p.parameters == 2 && p.element.scale_first()),
+        raw(p.parameters == 2 && !p.element.scale_first()) {}
 
   template <bool inverse> __device__ __forceinline__ AffineValue<S> map(S x, const S* params, int row) const {
     AffineValue<S> out;
-    by_scale(kind, [&](auto k) FLOWKERN_INLINE {
+    by_scale_map(kind, [&](auto k) FLOWKERN_INLINE {
       out = affine<k.value, inverse>(x, params[shift * row], params[raw * row], set);
     });
     return out;
@@ -44,7 +29,7 @@ template <class S> struct AffineElement {
   // The cotangent of x; those of the parameters take their place.
   template <bool inverse> __device__ __forceinline__ S vjp(S x, S* params, int row, S g_out, S g_logabsdet) const {
     AffineCotangent<S> g;
-    by_scale(kind, [&](auto k) FLOWKERN_INLINE {
+    by_scale_map(kind, [&](auto k) FLOWKERN_INLINE {
       g = affine_vjp<k.value, inverse>(x, params[shift * row], params[raw * row], g_out, g_logabsdet, set);
     });
     if (kind != kAdditive) params[raw * row] = g.raw;
@@ -68,13 +53,13 @@ template <class S> struct Rows {
   }
 };
 
-template <class S, bool soft> struct SplineElement {
-  SplineSettings<S, soft> set;
+template <class S, int knots> struct SplineElement {
+  SplineSettings<S, knots> set;
   Axis<S> across, up;
 
   __device__ __forceinline__ explicit SplineElement(const MaskedTransform<S>& p) {
-    const double* c = p.constants;
-    set.bins = (p.parameters + 1 - p.tails) / 3, set.tails = p.tails;
+    const double* c = p.element.constants;
+    set.tails = p.element.tails(), set.bins = bins_of(p.parameters, set.tails);
     set.left = S(c[0]), set.right = S(c[1]), set.bottom = S(c[2]), set.top = S(c[3]);
     set.min_width = S(c[4]), set.min_height = S(c[5]), set.min_slope = S(c[6]);
     set.softclip = S(c[7]), set.scale = S(c[8]);

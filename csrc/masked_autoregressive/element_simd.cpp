@@ -7,8 +7,6 @@
 FLOWKERN_BEGIN
 namespace {
 
-constexpr int kSpline = 8;  // the code after those of the scale maps
-
 // What a tile hands over.
 template <class S> struct Samples {
   const S *x, *params;
@@ -26,13 +24,13 @@ template <class S, class F> FLOWKERN_HD void each_vector(const Samples<S>& in, c
 }
 
 template <class S> AffineSettings<S> affine_settings(const MaskedProblem<S>& p) {
-  const double* c = p.constants;
+  const double* c = p.element.constants;
   return {S(c[0]), S(c[1]), S(c[2]), S(c[3])};
 }
 
 // Which of the two parameters is the shift; an additive map has no other.
 template <int kind, class S> bool shift_is_second(const MaskedProblem<S>& p) {
-  return kind != kAdditive && p.scale_first;
+  return kind != kAdditive && p.element.scale_first();
 }
 
 template <int kind, bool inverse, class S>
@@ -81,20 +79,20 @@ template <class S> struct Rows {
   }
 };
 
-template <bool soft, class S> SplineSettings<S, soft> spline_settings(const MaskedProblem<S>& p) {
-  const double* c = p.constants;
-  SplineSettings<S, soft> set;
-  set.bins = (p.parameters + 1 - p.tails) / 3, set.tails = p.tails;
+template <int knots, class S> SplineSettings<S, knots> spline_settings(const MaskedProblem<S>& p) {
+  const double* c = p.element.constants;
+  SplineSettings<S, knots> set;
+  set.tails = p.element.tails(), set.bins = bins_of(p.parameters, set.tails);
   set.left = S(c[0]), set.right = S(c[1]), set.bottom = S(c[2]), set.top = S(c[3]);
   set.min_width = S(c[4]), set.min_height = S(c[5]), set.min_slope = S(c[6]);
   set.softclip = S(c[7]), set.scale = S(c[8]);
   return set;
 }
 
-template <int K, bool soft, bool inverse, class S>
+template <int K, int knots, bool inverse, class S>
 void spline_element(const MaskedProblem<S>& p, const Samples<S>& in, S* out, S* l) {
   using T = Vec<S>;
-  const auto set = spline_settings<soft>(p);
+  const auto set = spline_settings<knots>(p);
   const Axis<T> across{set.left, set.right}, up{set.bottom, set.top};
   each_vector(in, [&](int i) FLOWKERN_INLINE {
     const Rows<const S> raw{in.params + i, in.row()};
@@ -104,10 +102,10 @@ void spline_element(const MaskedProblem<S>& p, const Samples<S>& in, S* out, S* 
   });
 }
 
-template <int K, bool soft, bool inverse, class S>
+template <int K, int knots, bool inverse, class S>
 void spline_element_vjp(const MaskedProblem<S>& p, const Samples<S>& in, const Cotangents<S>& g) {
   using T = Vec<S>;
-  const auto set = spline_settings<soft>(p);
+  const auto set = spline_settings<knots>(p);
   const Axis<T> across{set.left, set.right}, up{set.bottom, set.top};
   each_vector(in, [&](int i) FLOWKERN_INLINE {
     const Rows<const S> raw{in.params + i, in.row()};
@@ -120,45 +118,43 @@ void spline_element_vjp(const MaskedProblem<S>& p, const Samples<S>& in, const C
 template <class S> using Element = void (*)(const MaskedProblem<S>&, const Samples<S>&, S*, S*);
 template <class S> using Vjp = void (*)(const MaskedProblem<S>&, const Samples<S>&, const Cotangents<S>&);
 
-#define FLOWKERN_KINDS(loop, inverse)                                                  \
-  {loop<0, inverse, S>, loop<1, inverse, S>, loop<2, inverse, S>, loop<3, inverse, S>, \
-   loop<4, inverse, S>, loop<5, inverse, S>, loop<6, inverse, S>, loop<7, inverse, S>}
-#define FLOWKERN_SPLINES(loop, K)                                           \
-  {{loop<K, false, false, S>, loop<K, false, true, S>},                     \
-   {loop<K, true, false, S>, loop<K, true, true, S>}}
-// By direction and kind; by knot map and direction.
-template <class S> constexpr Element<S> kAffine[2][8] = {FLOWKERN_KINDS(affine_element, false),
-                                                         FLOWKERN_KINDS(affine_element, true)};
-template <class S> constexpr Vjp<S> kAffineVjp[2][8] = {FLOWKERN_KINDS(affine_element_vjp, false),
-                                                        FLOWKERN_KINDS(affine_element_vjp, true)};
-template <class S, int K> constexpr Element<S> kSplines[2][2] = FLOWKERN_SPLINES(spline_element, K);
-template <class S, int K> constexpr Vjp<S> kSplineVjps[2][2] = FLOWKERN_SPLINES(spline_element_vjp, K);
-#undef FLOWKERN_KINDS
-#undef FLOWKERN_SPLINES
+// By kind of map and direction.
+#define FLOWKERN_LOOPS(kind, name) {affine_element<kind, false, S>, affine_element<kind, true, S>},
+template <class S> constexpr Element<S> kAffines[kScaleMaps][2] = {FLOWKERN_SCALE_MAPS(FLOWKERN_LOOPS)};
+#undef FLOWKERN_LOOPS
+#define FLOWKERN_LOOPS(kind, name) {affine_element_vjp<kind, false, S>, affine_element_vjp<kind, true, S>},
+template <class S> constexpr Vjp<S> kAffineVjps[kScaleMaps][2] = {FLOWKERN_SCALE_MAPS(FLOWKERN_LOOPS)};
+#undef FLOWKERN_LOOPS
+#define FLOWKERN_LOOPS(kind, name) {spline_element<K, kind, false, S>, spline_element<K, kind, true, S>},
+template <class S, int K> constexpr Element<S> kSplines[kKnotMaps][2] = {FLOWKERN_KNOT_MAPS(FLOWKERN_LOOPS)};
+#undef FLOWKERN_LOOPS
+#define FLOWKERN_LOOPS(kind, name) {spline_element_vjp<K, kind, false, S>, spline_element_vjp<K, kind, true, S>},
+template <class S, int K> constexpr Vjp<S> kSplineVjps[kKnotMaps][2] = {FLOWKERN_KNOT_MAPS(FLOWKERN_LOOPS)};
+#undef FLOWKERN_LOOPS
 
 // The bin counts that libraries default to have code of their own; K = 0 is any count.
 template <class S> bool has_own_code(const MaskedProblem<S>& p, int bins) {
-  return sizeof(S) == 4 && Lanes<Vec<S>>::count > 1 && (p.parameters + 1 - p.tails) / 3 == bins;
+  return sizeof(S) == 4 && Lanes<Vec<S>>::count > 1 && bins_of(p.parameters, p.element.tails()) == bins;
 }
 
 template <class S> Element<S> element_of(const MaskedProblem<S>& p) {
-  if (p.element != kSpline) return kAffine<S>[p.inverse][p.element];
-  const bool soft = p.constants[7] != 0;
+  if (p.element.kind == kAffine) return kAffines<S>[p.element.scale_map()][p.inverse];
+  const int knots = p.element.knots();
   if constexpr (sizeof(S) == 4) {
-    if (has_own_code(p, 8)) return kSplines<S, 8>[soft][p.inverse];
-    if (has_own_code(p, 10)) return kSplines<S, 10>[soft][p.inverse];
+    if (has_own_code(p, 8)) return kSplines<S, 8>[knots][p.inverse];
+    if (has_own_code(p, 10)) return kSplines<S, 10>[knots][p.inverse];
   }
-  return kSplines<S, 0>[soft][p.inverse];
+  return kSplines<S, 0>[knots][p.inverse];
 }
 
 template <class S> Vjp<S> vjp_of(const MaskedProblem<S>& p) {
-  if (p.element != kSpline) return kAffineVjp<S>[p.inverse][p.element];
-  const bool soft = p.constants[7] != 0;
+  if (p.element.kind == kAffine) return kAffineVjps<S>[p.element.scale_map()][p.inverse];
+  const int knots = p.element.knots();
   if constexpr (sizeof(S) == 4) {
-    if (has_own_code(p, 8)) return kSplineVjps<S, 8>[soft][p.inverse];
-    if (has_own_code(p, 10)) return kSplineVjps<S, 10>[soft][p.inverse];
+    if (has_own_code(p, 8)) return kSplineVjps<S, 8>[knots][p.inverse];
+    if (has_own_code(p, 10)) return kSplineVjps<S, 10>[knots][p.inverse];
   }
-  return kSplineVjps<S, 0>[soft][p.inverse];
+  return kSplineVjps<S, 0>[knots][p.inverse];
 }
 
 }  // namespace

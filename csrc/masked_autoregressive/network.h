@@ -43,10 +43,9 @@ template <class S> struct MaskedNetwork {
   const std::int64_t* outputs = nullptr;  // the outputs in the order of their features' places; null: by number
   std::vector<Layer> layers;
   // The element transform, and the direction.
-  int element = 0, tails = 0;
-  bool inverse = false, scale_first = false, backward = false;
+  ElementCode element{};
+  bool inverse = false, backward = false;
   bool keeps = false;  // whether all values are laid out that a backward reads
-  double constants[9]{};
 };
 
 }  // namespace flowkern

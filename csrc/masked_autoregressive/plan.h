@@ -192,7 +192,7 @@ template <class S> class MaskedPlan {
     if (to.gate_term.given) to.gate_term.keeps = rows.take(to.used);
     if (!for_backward) return;
     // A term of no activation has the cotangent of W u + b, and need not be known.
-    if (to.term.given && to.term.activation != 0) to.term.keeps = rows.take(to.used);
+    if (to.term.given && to.term.activation != kIdentityActivation) to.term.keeps = rows.take(to.used);
     for (ContextTerm<S>* term : {&to.term, &to.gate_term})
       if (term->keeps >= 0 && !portable::differentiates_by_value(term->activation, term->slope)) term->before = rows.take(to.used);
   }
@@ -274,9 +274,7 @@ template <class S> class MaskedPlan {
     problem.levels = levels, problem.layers = outputs + 1, problem.blocks = blocks();
     problem.first = first.data(), problem.units = units.data(), problem.counts = counts.data();
     problem.passive = net.passive, problem.parameters = parameters;
-    problem.element = net.element, problem.tails = net.tails;
-    problem.inverse = net.inverse, problem.scale_first = net.scale_first;
-    std::copy(std::begin(net.constants), std::end(net.constants), problem.constants);
+    problem.element = net.element, problem.inverse = net.inverse;
   }
 
   // Packing.

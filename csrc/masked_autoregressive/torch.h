@@ -6,6 +6,7 @@
 
 #include "../common/checks.h"
 
+#include <algorithm>
 #include <vector>
 
 namespace flowkern {
@@ -19,11 +20,16 @@ struct MaskedSettings {
   std::vector<double> slopes;
   std::vector<std::int64_t> skips;
   bool inverse;
-  std::int64_t element;
-  bool scale_first;
-  std::int64_t tails;
-  std::vector<double> constants;
+  ElementCode element;
 };
+
+// The element with these kinds of maps and constants, checked.
+inline ElementCode element_code(std::int64_t kind, const std::vector<std::int64_t>& kinds, const std::vector<double>& constants) {
+  FLOWKERN_CHECK(kinds.size() == 2, "kinds: expected two, got ", kinds.size());
+  ElementCode element = checked_element(kind, kinds[0], kinds[1], std::int64_t(constants.size()));
+  std::copy(constants.begin(), constants.end(), element.constants);
+  return element;
+}
 
 // Of the context's term of each layer up to the last that has one: context, weight and bias, and its activation.
 struct MaskedTerms {
@@ -93,7 +99,7 @@ inline void check_terms(const MaskedCall& c) {
     FLOWKERN_CHECK(term[1] && term[1]->dim() == 2 && term[1]->size(0) == c.units(k) && term[1]->size(1) == term[0]->size(1),
                    "terms: weight ", k, ": expected shape (", c.units(k), ", ", term[0]->size(1), ")");
     FLOWKERN_CHECK(!term[2] || (term[2]->dim() == 1 && term[2]->size(0) == c.units(k)), "terms: bias ", k, ": expected shape (", c.units(k), ",)");
-    FLOWKERN_CHECK(terms.activations[k] >= 0 && terms.activations[k] <= 6, "term_activations: expected 0 to 6, got ", terms.activations[k]);
+    check_kind("term_activations", terms.activations[k], kActivations);
   }
 }
 
@@ -103,19 +109,15 @@ inline void check_settings(const MaskedCall& c) {
   FLOWKERN_CHECK(set.activations.size() == layers && set.slopes.size() == layers && set.skips.size() == layers,
                  "activations, slopes, skips: expected one for each of ", layers, " layers");
   for (std::size_t k = 0; k < layers; ++k) {
-    FLOWKERN_CHECK(set.activations[k] >= 0 && set.activations[k] <= 6, "activations: expected 0 to 6, got ", set.activations[k]);
+    check_kind("activations", set.activations[k], kActivations);
     const std::int64_t skip = set.skips[k];
     FLOWKERN_CHECK(skip == -1 || (skip >= 0 && skip < std::int64_t(k) && c.units(skip) == c.units(k) && k + 1 < layers),
                    "skips: expected −1 or an earlier layer of the same width, got ", skip);
   }
-  FLOWKERN_CHECK(set.activations.back() == 0 && !c.tensors[5 * layers - 3] && !c.tensors[5 * layers - 2] && !c.tensors[5 * layers - 1],
+  FLOWKERN_CHECK(set.activations.back() == kIdentityActivation && !c.tensors[5 * layers - 3] && !c.tensors[5 * layers - 2] && !c.tensors[5 * layers - 1],
                  "tensors: the last layer takes no activation, gate, gain or offset");
-  FLOWKERN_CHECK(set.element >= 0 && set.element <= 8, "element: expected 0 to 8, got ", set.element);
-  FLOWKERN_CHECK(set.tails >= 0 && set.tails <= 2, "tails: expected 0, 1 or 2, got ", set.tails);
-  FLOWKERN_CHECK(set.constants.size() == (set.element == 8 ? 9u : 4u), "constants: got ", set.constants.size());
-  const std::int64_t p = c.parameters(), thrice = p + 1 - set.tails;
-  const bool fits = set.element == 8 ? thrice >= 3 && thrice % 3 == 0 && thrice <= 3 * 256 : p == (set.element == 0 ? 1 : 2);
-  FLOWKERN_CHECK(fits && p * c.features() == c.units(c.layers() - 1), "tensors: the last layer's ", c.units(c.layers() - 1),
+  const std::int64_t p = c.parameters();
+  FLOWKERN_CHECK(fits(set.element, p) && p * c.features() == c.units(c.layers() - 1), "tensors: the last layer's ", c.units(c.layers() - 1),
                  " outputs do not fit the element and ", c.features(), " features");
 }
 
@@ -154,9 +156,9 @@ template <class Device> struct MaskedOp {
   static std::tuple<Tensor, Tensor> forward(
       Tensor x, Tensors tensors, Tensor order, Tensor ends, std::vector<std::int64_t> activations,
       std::vector<double> slopes, std::vector<std::int64_t> skips, bool inverse, std::int64_t element,
-      bool scale_first, std::int64_t tails, std::vector<double> constants, Tensors terms,
+      std::vector<std::int64_t> kinds, std::vector<double> constants, Tensors terms,
       std::vector<std::int64_t> term_activations, std::vector<double> term_slopes) {
-    const MaskedSettings set{activations, slopes, skips, inverse, element, scale_first, tails, constants};
+    const MaskedSettings set{activations, slopes, skips, inverse, element_code(element, kinds, constants)};
     check_matrix("x", x);
     Tensor y = torch::stable::new_empty(x, {x.size(0), x.size(1)});
     Tensor logabsdet = torch::stable::new_empty(x, {x.size(0)});
@@ -171,10 +173,10 @@ template <class Device> struct MaskedOp {
   static std::tuple<Tensor, Tensor> backward(
       Tensor grad_y, Tensor grad_logabsdet, Tensor x, Tensor y, bool tape, Tensors tensors, Tensor order, Tensor ends,
       std::vector<std::int64_t> activations, std::vector<double> slopes, std::vector<std::int64_t> skips, bool inverse,
-      std::int64_t element, bool scale_first, std::int64_t tails, std::vector<double> constants) {
+      std::int64_t element, std::vector<std::int64_t> kinds, std::vector<double> constants) {
     check_cotangents(grad_y, grad_logabsdet, x);
     check_cotangents(y, grad_logabsdet, x);
-    const MaskedSettings set{activations, slopes, skips, inverse, element, scale_first, tails, constants};
+    const MaskedSettings set{activations, slopes, skips, inverse, element_code(element, kinds, constants)};
     Tensor grad_x = torch::stable::new_empty(x, {x.size(0), x.size(1)});
     MaskedCall call{inverse ? y : x, inverse ? &x : &y, &grad_y, &grad_logabsdet, tensors, order, ends, set, grad_x,
                     nullptr, nullptr, nullptr};
@@ -189,11 +191,11 @@ template <class Device> struct MaskedOp {
   static std::tuple<Tensor, std::vector<Tensor>> gradients(
       Tensor grad_y, Tensor grad_logabsdet, Tensor x, Tensor y, std::vector<bool> needs, Tensors tensors, Tensor order,
       Tensor ends, std::vector<std::int64_t> activations, std::vector<double> slopes,
-      std::vector<std::int64_t> skips, bool inverse, std::int64_t element, bool scale_first,
-      std::int64_t tails, std::vector<double> constants) {
+      std::vector<std::int64_t> skips, bool inverse, std::int64_t element,
+      std::vector<std::int64_t> kinds, std::vector<double> constants) {
     check_cotangents(grad_y, grad_logabsdet, x);
     check_cotangents(y, grad_logabsdet, x);
-    const MaskedSettings set{activations, slopes, skips, inverse, element, scale_first, tails, constants};
+    const MaskedSettings set{activations, slopes, skips, inverse, element_code(element, kinds, constants)};
     Tensor grad_x = torch::stable::new_empty(x, {x.size(0), x.size(1)});
     Tensors grads(tensors.size());
     // The inverse is given what the forward computes.

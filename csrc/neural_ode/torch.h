@@ -79,8 +79,7 @@ inline void check_layers(const OdeCall& c) {
 inline void check_settings(const OdeCall& c) {
   const OdeSettings& set = c.set;
   FLOWKERN_CHECK(set.slopes.size() == set.activations.size(), "slopes: expected one for each activation");
-  for (const std::int64_t code : set.activations)
-    FLOWKERN_CHECK(code >= 0 && code <= 7, "activations: expected 0 to 7, got ", code);
+  for (const std::int64_t code : set.activations) check_kind("activations", code, kActivations);
   FLOWKERN_CHECK(c.stages() >= 1 && std::int64_t(set.a.size()) == c.stages() * (c.stages() - 1) / 2 &&
                      set.c.size() == set.b.size(),
                  "a, b, c: do not fit each other");

@@ -9,18 +9,18 @@
 // Symbols and derivations: flowkern/ops/_rational_quadratic_spline/README.md.
 #pragma once
 
+#include "../common/kinds.h"
 #include "../common/maths.h"
 
 FLOWKERN_BEGIN
 
-constexpr int kMaxBins = 256;
-enum Tails { kIdentity = 0, kCircular = 1, kNone = 2 };
 
-// What is the same for every element. `soft` names the map from raw parameters to knots: softplus
+// What is the same for every element. `knots` is the map from raw parameters to knots: softplus
 // with floors (nflows, normflows), or the soft clip u/(1 + |u|/c) with c = softclip (zuko).
-template <class S, bool soft_> struct SplineSettings {
+template <class S, int knots> struct SplineSettings {
   using scalar = S;
-  static constexpr bool soft = soft_;
+  static constexpr bool soft = knots == kSoftclipKnots;
+  static_assert(soft || knots == kSoftplusKnots, "a knot map without a formula");
   int bins, tails;
   S left, right, bottom, top;
   S min_width, min_height, min_slope;
@@ -74,7 +74,7 @@ template <class T, class Set> FLOWKERN_HD T share(T exponent, T top, const Set& 
 
 // All of them, kept.
 template <class T, int K> struct Kept {
-  T e[K ? K : kMaxBins];
+  T e[K ? K : kMostBins];
   FLOWKERN_HD T operator()(int i) const { return e[i]; }
 };
 // Each computed when it is asked for.
@@ -195,7 +195,7 @@ template <class T, class Shares> struct Located {
 template <class T, class U, class Set>
 FLOWKERN_HD void pick_slopes(const U& u, int bins, const Set& set, Bin<T>& bin) {
   using S = typename Set::scalar;
-  const int lead = set.tails == kIdentity ? 1 : 0, count = bins - 1 + set.tails;
+  const int lead = set.tails == kIdentity ? 1 : 0, count = bins + more_slopes(set.tails);
   T right = bin.index + T(S(1 - lead));
   if (set.tails == kCircular) right = select(right == T(S(count)), T(S(0)), right);
   else right = min(right, T(S(count - 1)));

@@ -15,9 +15,9 @@ template <class S, int K> FLOWKERN_HD constexpr bool staged(int64_t parameters) 
   return K || stage_bytes<S>(kThreads<S, 0>, parameters) <= 45056;
 }
 
-template <class S, bool soft> __device__ SplineSettings<S, soft> settings(const SplineProblem<S>& p) {
-  SplineSettings<S, soft> set;
-  set.bins = int((p.parameters + 1 - p.tails) / 3), set.tails = p.tails;
+template <class S, int knots> __device__ SplineSettings<S, knots> settings(const SplineProblem<S>& p) {
+  SplineSettings<S, knots> set;
+  set.bins = bins_of(int(p.parameters), p.tails), set.tails = p.tails;
   set.left = S(p.left), set.right = S(p.right), set.bottom = S(p.bottom), set.top = S(p.top);
   set.min_width = S(p.min_width), set.min_height = S(p.min_height), set.min_slope = S(p.min_slope);
   set.softclip = S(p.softclip), set.scale = S(p.scale);
@@ -90,12 +90,12 @@ __device__ __forceinline__ void for_passes(const SplineProblem<S>& p, int64_t ro
   }
 }
 
-template <class S, int K, bool soft, bool inverse>
+template <class S, int K, int knots, bool inverse>
 __global__ __launch_bounds__((kThreads<S, K>), 1) void forward_kernel(SplineProblem<S> p, Plan plan) {
   const Stage<S> stage = stage_of<S>(p.parameters);
   S* const l = stage.values + (staged<S, K>(p.parameters) ? int(blockDim.x) * stage.stride : 0);
   const Parameters<const S> params{p.params, p.params_row, p.params_feature, p.params_one};
-  const auto set = settings<S, soft>(p);
+  const auto set = settings<S, knots>(p);
   for_rows(p.rows, plan, [&](int64_t row, int rows) FLOWKERN_INLINE {
     copy_columns(p, p.x, p.x_row, p.x_feature, row, rows);
     S total = S(0);
@@ -115,12 +115,12 @@ __global__ __launch_bounds__((kThreads<S, K>), 1) void forward_kernel(SplineProb
   });
 }
 
-template <class S, int K, bool soft, bool inverse>
+template <class S, int K, int knots, bool inverse>
 __global__ __launch_bounds__((kThreads<S, K>), 1) void backward_kernel(SplineProblem<S> p, Plan plan) {
   const Stage<S> stage = stage_of<S>(p.parameters);
   const Parameters<const S> params{p.params, p.params_row, p.params_feature, p.params_one};
   const Parameters<S> grads{p.grad_params, p.grad_params_row, p.grad_params_feature, p.grad_params_one};
-  const auto set = settings<S, soft>(p);
+  const auto set = settings<S, knots>(p);
   for_rows(p.rows, plan, [&](int64_t row, int rows) FLOWKERN_INLINE {
     copy_columns(p, p.grad_y, p.grad_y_row, p.grad_y_feature, row, rows);
     for_parts(p.features, plan, [&](int64_t feature, int features) FLOWKERN_INLINE {
@@ -144,15 +144,16 @@ __global__ __launch_bounds__((kThreads<S, K>), 1) void backward_kernel(SplinePro
 
 template <class S> using Spline = Kernel<SplineProblem<S>>;
 
+// By knot map and direction.
 template <class S, int K> struct Forward {
-  static constexpr Spline<S> table[2][2] = {
-      {forward_kernel<S, K, false, false>, forward_kernel<S, K, false, true>},
-      {forward_kernel<S, K, true, false>, forward_kernel<S, K, true, true>}};
+#define FLOWKERN_KERNELS(knots, name) {forward_kernel<S, K, knots, false>, forward_kernel<S, K, knots, true>},
+  static constexpr Spline<S> table[kKnotMaps][2] = {FLOWKERN_KNOT_MAPS(FLOWKERN_KERNELS)};
+#undef FLOWKERN_KERNELS
 };
 template <class S, int K> struct Backward {
-  static constexpr Spline<S> table[2][2] = {
-      {backward_kernel<S, K, false, false>, backward_kernel<S, K, false, true>},
-      {backward_kernel<S, K, true, false>, backward_kernel<S, K, true, true>}};
+#define FLOWKERN_KERNELS(knots, name) {backward_kernel<S, K, knots, false>, backward_kernel<S, K, knots, true>},
+  static constexpr Spline<S> table[kKnotMaps][2] = {FLOWKERN_KNOT_MAPS(FLOWKERN_KERNELS)};
+#undef FLOWKERN_KERNELS
 };
 
 template <template <class, int> class Direction, class S, int K>
@@ -161,14 +162,14 @@ void run_bins(const char* name, const SplineProblem<S>& p, void* stream) {
   const Plan plan = make_plan(p.features, threads, 1);
   const size_t stage = stage_bytes<S>(threads, staged<S, K>(p.parameters) ? p.parameters : 0);
   const size_t sums = sizeof(S) * plan.rows * plan.features;
-  launch(name, Direction<S, K>::table[p.softclip != 0][p.inverse], p, plan, threads, stage + sums, stream);
+  launch(name, Direction<S, K>::table[p.knots][p.inverse], p, plan, threads, stage + sums, stream);
 }
 
 // In single precision, the bin counts that libraries default to have kernels of their own, with all
 // bins in registers.
 template <template <class, int> class Direction, class S>
 void run(const char* name, const SplineProblem<S>& p, void* stream) {
-  if constexpr (sizeof(S) == 4) switch ((p.parameters + 1 - p.tails) / 3) {
+  if constexpr (sizeof(S) == 4) switch (bins_of(int(p.parameters), p.tails)) {
     case 4: return run_bins<Direction, S, 4>(name, p, stream);
     case 8: return run_bins<Direction, S, 8>(name, p, stream);
     case 10: return run_bins<Direction, S, 10>(name, p, stream);

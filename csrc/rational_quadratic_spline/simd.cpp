@@ -59,7 +59,7 @@ template <class Element> struct Tile {
 // Room for the parameters of one tile.
 template <class S, int K> struct Stage {
   static constexpr int lanes = Lanes<Vec<S>>::count * (kPairs<S, K> ? 2 : 1);
-  alignas(64) S values[lanes * (3 * (K ? K : kMaxBins) + 1)];
+  alignas(64) S values[lanes * (3 * (K ? K : kMostBins) + 1)];
 };
 
 // The parameters of a segment. Where those of an element are not contiguous, or the elements of a
@@ -124,9 +124,9 @@ template <class Element> struct Parameters {
   }
 };
 
-template <class S, bool soft> SplineSettings<S, soft> settings(const SplineProblem<S>& p) {
-  SplineSettings<S, soft> set;
-  set.bins = int((p.parameters + 1 - p.tails) / 3), set.tails = p.tails;
+template <class S, int knots> SplineSettings<S, knots> settings(const SplineProblem<S>& p) {
+  SplineSettings<S, knots> set;
+  set.bins = bins_of(int(p.parameters), p.tails), set.tails = p.tails;
   set.left = S(p.left), set.right = S(p.right), set.bottom = S(p.bottom), set.top = S(p.top);
   set.min_width = S(p.min_width), set.min_height = S(p.min_height), set.min_slope = S(p.min_slope);
   set.softclip = S(p.softclip), set.scale = S(p.scale);
@@ -154,9 +154,9 @@ FLOWKERN_HD void copy_columns(const SplineProblem<S>& p, const S* from, int64_t 
   copy_rows(in, Elements<S>{p.y, p.width, 1, nullptr}, p.width, at);
 }
 
-template <class S, int K, bool soft, bool inverse>
+template <class S, int K, int knots, bool inverse>
 void forward_rows(const SplineProblem<S>& p, int64_t begin, int64_t end) {
-  const auto set = settings<S, soft>(p);
+  const auto set = settings<S, knots>(p);
   const Elements<const S> bounds_elements{p.bounds, 0, 1, nullptr};
   const Elements<const S> x_elements{p.x, p.x_row, p.x_feature, p.index};
   const Elements<S> y_elements{p.y, p.width, 1, p.index};
@@ -186,9 +186,9 @@ void forward_rows(const SplineProblem<S>& p, int64_t begin, int64_t end) {
   });
 }
 
-template <class S, int K, bool soft, bool inverse>
+template <class S, int K, int knots, bool inverse>
 void backward_rows(const SplineProblem<S>& p, int64_t begin, int64_t end) {
-  const auto set = settings<S, soft>(p);
+  const auto set = settings<S, knots>(p);
   const Elements<const S> bounds_elements{p.bounds, 0, 1, nullptr};
   const Elements<const S> x_elements{p.x, p.x_row, p.x_feature, p.index};
   const Elements<const S> g_y_elements{p.grad_y, p.grad_y_row, p.grad_y_feature, p.index};
@@ -227,26 +227,26 @@ void backward_rows(const SplineProblem<S>& p, int64_t begin, int64_t end) {
 
 template <class S> using Rows = void (*)(const SplineProblem<S>&, int64_t, int64_t);
 
+// By knot map and direction.
 template <class S, int K> struct Forward {
-  static constexpr Rows<S> table[2][2] = {
-      {forward_rows<S, K, false, false>, forward_rows<S, K, false, true>},
-      {forward_rows<S, K, true, false>, forward_rows<S, K, true, true>}};
+#define FLOWKERN_LOOPS(knots, name) {forward_rows<S, K, knots, false>, forward_rows<S, K, knots, true>},
+  static constexpr Rows<S> table[kKnotMaps][2] = {FLOWKERN_KNOT_MAPS(FLOWKERN_LOOPS)};
+#undef FLOWKERN_LOOPS
 };
 template <class S, int K> struct Backward {
-  static constexpr Rows<S> table[2][2] = {
-      {backward_rows<S, K, false, false>, backward_rows<S, K, false, true>},
-      {backward_rows<S, K, true, false>, backward_rows<S, K, true, true>}};
+#define FLOWKERN_LOOPS(knots, name) {backward_rows<S, K, knots, false>, backward_rows<S, K, knots, true>},
+  static constexpr Rows<S> table[kKnotMaps][2] = {FLOWKERN_KNOT_MAPS(FLOWKERN_LOOPS)};
+#undef FLOWKERN_LOOPS
 };
 
 // The bin counts that the libraries default to get code of their own, unrolled; K = 0 is any count.
 template <template <class, int> class Loop, class S>
 void run(const SplineProblem<S>& p, int64_t begin, int64_t end) {
-  const bool soft = p.softclip != 0;
-  if constexpr (sizeof(S) == 4 && Lanes<Vec<S>>::count > 1) switch ((p.parameters + 1 - p.tails) / 3) {
-    case 8: return Loop<S, 8>::table[soft][p.inverse](p, begin, end);
-    case 10: return Loop<S, 10>::table[soft][p.inverse](p, begin, end);
+  if constexpr (sizeof(S) == 4 && Lanes<Vec<S>>::count > 1) switch (bins_of(int(p.parameters), p.tails)) {
+    case 8: return Loop<S, 8>::table[p.knots][p.inverse](p, begin, end);
+    case 10: return Loop<S, 10>::table[p.knots][p.inverse](p, begin, end);
   }
-  Loop<S, 0>::table[soft][p.inverse](p, begin, end);
+  Loop<S, 0>::table[p.knots][p.inverse](p, begin, end);
 }
 
 }  // namespace

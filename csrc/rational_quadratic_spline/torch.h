@@ -16,17 +16,20 @@ template <class Device> struct SplineOp {
   struct Arguments {
     bool inverse;
     std::int64_t tails;
-    double left, right, bottom, top, min_width, min_height, min_slope, softclip, scale;
+    double left, right, bottom, top;
+    std::int64_t knots;
+    double min_width, min_height, min_slope, softclip, scale;
   };
 
   static void check(const Tensor& x, const Tensor& params, const std::optional<Tensor>& bound,
-                    std::int64_t tails) {
+                    std::int64_t tails, std::int64_t knots) {
     check_coupling(x, params);
-    FLOWKERN_CHECK(tails >= 0 && tails <= 2, "tails: expected 0, 1 or 2, got ", tails);
-    const std::int64_t thrice = params.size(2) + 1 - tails;
+    check_kind("tails", tails, kTails);
+    check_kind("knots", knots, kKnotMaps);
+    const std::int64_t thrice = params.size(2) - portable::more_slopes(int(tails));
     FLOWKERN_CHECK(thrice >= 3 && thrice % 3 == 0, "params: ", params.size(2),
                    " parameters do not fit these tails");
-    FLOWKERN_CHECK(thrice <= 3 * 256, "params: at most 256 bins, got ", thrice / 3);
+    FLOWKERN_CHECK(thrice <= 3 * kMostBins, "params: at most ", kMostBins, " bins, got ", thrice / 3);
     if (!bound) return;
     check_device("bound", *bound, x);
     const bool fits = bound->is_contiguous() && bound->numel() == params.size(1);
@@ -46,7 +49,7 @@ template <class Device> struct SplineOp {
     p.params_row = params.stride(0), p.params_feature = params.stride(1), p.params_one = params.stride(2);
     p.index = device.index(index, x, params);
     p.bounds = bound ? static_cast<const S*>(bound->const_data_ptr()) : nullptr;
-    p.inverse = a.inverse, p.tails = int(a.tails);
+    p.inverse = a.inverse, p.tails = int(a.tails), p.knots = int(a.knots);
     p.left = a.left, p.right = a.right, p.bottom = a.bottom, p.top = a.top;
     p.min_width = a.min_width, p.min_height = a.min_height, p.min_slope = a.min_slope;
     p.softclip = a.softclip, p.scale = a.scale;
@@ -74,9 +77,9 @@ template <class Device> struct SplineOp {
 
   static std::tuple<Tensor, Tensor> forward(
       Tensor x, Tensor params, std::optional<Tensor> index, std::optional<Tensor> bound, bool inverse,
-      std::int64_t tails, double left, double right, double bottom, double top, double min_width,
-      double min_height, double min_slope, double softclip, double scale) {
-    check(x, params, bound, tails);
+      std::int64_t tails, double left, double right, double bottom, double top, std::int64_t knots,
+      double min_width, double min_height, double min_slope, double softclip, double scale) {
+    check(x, params, bound, tails, knots);
     const Device device(x);
     Tensor y = torch::stable::new_empty(x, {x.size(0), x.size(1)});
     Tensor logabsdet = torch::stable::new_empty(x, {x.size(0)});
@@ -85,7 +88,7 @@ template <class Device> struct SplineOp {
       torch::stable::zero_(logabsdet);
       return {y, logabsdet};
     }
-    const Arguments a{inverse, tails, left, right, bottom, top, min_width, min_height, min_slope,
+    const Arguments a{inverse, tails, left, right, bottom, top, knots, min_width, min_height, min_slope,
                       softclip, scale};
     if (x.scalar_type() == ScalarType::Double)
       run(device, problem<double>(device, x, params, index, bound, a, y), logabsdet);
@@ -97,9 +100,9 @@ template <class Device> struct SplineOp {
   static std::tuple<Tensor, Tensor> backward(
       Tensor grad_y, Tensor grad_logabsdet, Tensor x, Tensor params, std::optional<Tensor> index,
       std::optional<Tensor> bound, bool inverse, std::int64_t tails, double left, double right,
-      double bottom, double top, double min_width, double min_height, double min_slope,
+      double bottom, double top, std::int64_t knots, double min_width, double min_height, double min_slope,
       double softclip, double scale) {
-    check(x, params, bound, tails);
+    check(x, params, bound, tails, knots);
     check_cotangents(grad_y, grad_logabsdet, x);
     const Device device(x);
     Tensor grad_x = torch::stable::new_empty(x, {x.size(0), x.size(1)});
@@ -108,7 +111,7 @@ template <class Device> struct SplineOp {
       torch::stable::copy_(grad_x, grad_y);
       return {grad_x, grad_params};
     }
-    const Arguments a{inverse, tails, left, right, bottom, top, min_width, min_height, min_slope,
+    const Arguments a{inverse, tails, left, right, bottom, top, knots, min_width, min_height, min_slope,
                       softclip, scale};
     if (x.scalar_type() == ScalarType::Double)
       run_backward(device, problem<double>(device, x, params, index, bound, a, grad_x), grad_y, grad_logabsdet,

@@ -1,7 +1,7 @@
 """The directives `excerpts` and `limits`: functions of the sources in tabs, and what the compiled kernels use.
 
     ```{excerpts}
-    Reference | flowkern/ops/_affine_coupling/reference.py | _log_scale forward
+    Reference | flowkern/ops/_affine_coupling/reference.py | forward
     CUDA      | csrc/affine_coupling/*.cu                  | forward_kernel
     ```
 

@@ -28,6 +28,7 @@ from flowkern.adapters import (
     zuko,
 )
 from flowkern.adapters._held import named_modules
+from flowkern.adapters._ode import OdeError
 from flowkern.adapters._plan import one_thread
 from flowkern.adapters._spline_functions import SplineFunctions, spline_functions
 from flowkern.ops import FieldLayer, neural_ode
@@ -181,7 +182,7 @@ def _inside(modules):
 
 
 @torch.no_grad()
-def ode_error(model, x, *arguments, **options):
+def ode_error(model: torch.nn.Module, x: torch.Tensor, *arguments: Any, **options: Any) -> OdeError:
     """How far fixed steps are from the solution, and how far the library's own solver is.
 
     The solution is one in float64: zuko's with a thousandth of its tolerances, or by dopri5 in sixteen times as
@@ -199,6 +200,12 @@ def ode_error(model, x, *arguments, **options):
 
     Raises:
         ValueError: model is not solved by fixed steps.
+
+    Example:
+        >>> import flowkern, torch, zuko
+        >>> flow = flowkern.accelerate(zuko.flows.CNF(2, hidden_features=(8,)), ode={"steps": 16})
+        >>> flowkern.ode_error(flow, torch.randn(4, 2)).y < 1e-2
+        True
     """
     for peer in _SOLVED:
         if isinstance(model, torch.nn.Module) and peer.solves(model):

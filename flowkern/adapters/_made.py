@@ -30,7 +30,7 @@ from flowkern.adapters._masked import (
     takes,
 )
 from flowkern.adapters._plan import Plan, disagreement, interval, overridden, points, stranger
-from flowkern.ops import ContextTerm, KnotMap, MaskedLayer, SplineElement
+from flowkern.ops import ContextTerm, MaskedLayer, SoftplusKnots, SplineElement
 from flowkern.ops._arguments import in_dtype
 from flowkern.ops._masked_autoregressive import evaluate
 
@@ -206,7 +206,7 @@ def spline(module):
 
 @functools.lru_cache(256)
 def _spline(tails, bound, width, height, slope, scale):
-    knot_map = KnotMap("softplus", width, height, slope, scale=scale)
+    knot_map = SoftplusKnots(width, height, slope, scale)
     return SplineElement((0, 1, 0, 1) if tails is None else bound, _TAILS[tails], knot_map)
 
 

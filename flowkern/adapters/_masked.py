@@ -4,39 +4,17 @@ import itertools
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from flowkern import _torch
 from flowkern.adapters._plan import changed
-from flowkern.ops import Activation, Degrees
+from flowkern.ops import Degrees
+from flowkern.ops._activation import MODULES, of_function, of_module
 from flowkern.ops._arguments import version
 from flowkern.ops._masked_autoregressive import masks as masks_of
 from flowkern.ops._plain import common, is_abstract, plainly
 
-_FUNCTIONS = {
-    F.relu: Activation.of("relu"),
-    torch.relu: Activation.of("relu"),
-    F.leaky_relu: Activation.of("leaky_relu"),
-    torch.tanh: Activation.of("tanh"),
-    F.tanh: Activation.of("tanh"),
-    F.elu: Activation.of("elu"),
-    F.silu: Activation.of("silu"),
-    F.gelu: Activation.of("gelu"),
-    torch.sigmoid: Activation.of("sigmoid"),
-    F.sigmoid: Activation.of("sigmoid"),
-}
-_MODULES = {
-    nn.ReLU: lambda module: _FUNCTIONS[F.relu],
-    nn.LeakyReLU: lambda module: Activation("leaky_relu", module.negative_slope),
-    nn.Tanh: lambda module: _FUNCTIONS[F.tanh],
-    nn.ELU: lambda module: Activation("elu", module.alpha),
-    nn.SiLU: lambda module: _FUNCTIONS[F.silu],
-    nn.GELU: lambda module: _FUNCTIONS[F.gelu] if module.approximate == "none" else None,
-    nn.Sigmoid: lambda module: _FUNCTIONS[F.sigmoid],
-    nn.Identity: lambda module: Activation("identity"),
-}
 _CONTAINERS = (nn.ModuleList, nn.Sequential)
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
@@ -44,12 +22,8 @@ _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backw
 def activation_of(function):
     """The `Activation` that a function or a module of torch computes, or None for any other."""
     if isinstance(function, nn.Module):
-        read = _MODULES.get(_class_of(function))
-        return read and read(function)
-    try:
-        return _FUNCTIONS.get(function)
-    except TypeError:  # it cannot be hashed
-        return None
+        return of_module(function, _class_of(function))
+    return of_function(function)
 
 
 def _class_of(module):
@@ -129,7 +103,7 @@ def network(net, masks, skips):
         tuple(hooks),
         tuple(m for m in modules if isinstance(m, nn.Dropout)),
         tuple(m for m in modules if isinstance(m, nn.BatchNorm1d)),
-        tuple(m for m in modules if type(m) in _MODULES),
+        tuple(m for m in modules if type(m) in MODULES),
     )
 
 

@@ -11,20 +11,20 @@ from flowkern import _torch
 from flowkern.adapters._masked import has_own_forward
 from flowkern.adapters._plan import disagreement, points, stranger
 from flowkern.nn.vector_field import (
-    ACTIVATIONS,
-    columns,
     dense_layers,
-    field_layers,
     has_hooks,
     read_activation,
 )
-from flowkern.ops import TimeEmbedding, neural_ode
+from flowkern.nn.vector_field import described as described_network
+from flowkern.ops import neural_ode
+from flowkern.ops._activation import KINDS
 from flowkern.ops._arguments import without_autocast
 
 ADAPTIVE = (
     "its solver chooses its steps by itself; accelerate(model, ode={'method': 'rk4', 'steps': 32}) "
     "puts fixed ones in its place"
 )
+_KNOWN = (nn.ReLU, nn.SELU, *(kind.module for name, kind in KINDS.items() if name != "identity"))
 _ORDERS = (("x", "t"), ("t", "x"), ("x",))
 # What a model may do beside its network: arrange x and t, and repeat t by a product with ones.
 _ONES = {"ones", "ones_like", "new_ones"}
@@ -107,11 +107,9 @@ class Field(NamedTuple):
     def solve(self, model, x, t, **options):
         """The `Solution` of `ops.neural_ode` from x (N, D) at t[0]."""
         dense = self._dense(model)
-        widths, time = self._widths(dense), None
         with without_autocast(x.device.type):
-            if "t" in widths:
-                time = TimeEmbedding(columns(dense[0].linear.weight, widths)["t"])
-            return neural_ode(x, field_layers(dense, widths), t, time=time, **options)
+            layers, time = described_network(dense, self._widths(dense))
+            return neural_ode(x, layers, t, time=time, **options)
 
     def _dense(self, model):
         def read(part):
@@ -220,7 +218,7 @@ def _measured(part):
     if foreign or any(True for _ in part.parameters()):
         return None
     z = torch.linspace(-25, 25, 401, dtype=torch.float64, device="cpu")
-    for known in ACTIVATIONS.values():
+    for known in _KNOWN:
         trials = (copy.deepcopy(part).train(mode) for mode in (True, False))
         if not disagreement(lambda known=known, trials=trials: (("", [known()(z)], [t(z.clone())]) for t in trials)):
             return read_activation(known())

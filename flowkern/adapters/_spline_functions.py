@@ -15,7 +15,7 @@ import torch
 
 from flowkern.adapters._masked import is_batched
 from flowkern.adapters._plan import disagreement, one_thread
-from flowkern.ops import KnotMap, rational_quadratic_spline
+from flowkern.ops import SoftplusKnots, rational_quadratic_spline
 from flowkern.ops._arguments import in_dtype
 
 _RAW = tuple(f"unnormalized_{name}" for name in ("widths", "heights", "derivatives"))
@@ -157,7 +157,7 @@ def _spline(given):
     params = torch.cat(raw, -1)
     y, logabsdet = rational_quadratic_spline(
         inputs.reshape(-1, 1), params.reshape(-1, 1, params.shape[-1]), tails=tails[0], bound=bound,
-        knot_map=KnotMap("softplus", *map(float, minima)), inverse=bool(given["inverse"]),
+        knot_map=SoftplusKnots(*map(float, minima)), inverse=bool(given["inverse"]),
     )  # fmt: skip
     return y.reshape(inputs.shape), in_dtype(logabsdet.reshape(inputs.shape), inputs.dtype)
 

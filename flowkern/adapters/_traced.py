@@ -8,20 +8,11 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from flowkern.adapters._plan import stranger
-from flowkern.ops import Activation
+from flowkern.ops._activation import CALLS, of_call
 from flowkern.programs import NO_TERM, layer
 
 _NO_VALUES = frozenset(("__get__", "size", "dim", "ndimension", "numel", "__len__", "is_floating_point"))
 _SAME = frozenset(("reshape", "view", "contiguous", "flatten", "to"))  # where the shape stays
-_ACTIVATIONS = {  # name of the function: its Activation, given its arguments behind the input
-    "relu": lambda inplace=False: Activation.of("relu"),
-    "leaky_relu": lambda negative_slope=0.01, inplace=False: Activation("leaky_relu", negative_slope),
-    "tanh": lambda: Activation.of("tanh"),
-    "elu": lambda alpha=1.0, inplace=False: Activation("elu", alpha),
-    "silu": lambda inplace=False: Activation.of("silu"),
-    "gelu": lambda approximate="none": Activation.of("gelu") if approximate == "none" else None,
-    "sigmoid": lambda: Activation.of("sigmoid"),
-}
 
 
 def chain(net, width, context, call=lambda net, x, c: net(x, c)):
@@ -120,8 +111,8 @@ class _Watch(TorchFunctionMode):
             return self._unchanged(source, out) if _is_idle(*args[1:], **kwargs) else False
         if name in _SAME:
             return self._unchanged(source, out)
-        if name in _ACTIVATIONS:
-            return self._activated(out, source, _ACTIVATIONS[name](*args[1:], **kwargs))
+        if name in CALLS:
+            return self._activated(out, source, of_call(name, *args[1:], **kwargs))
         return False
 
     def _joined(self, out, tensors, dim=0):

@@ -13,8 +13,9 @@ from torch import nn
 
 from flowkern.adapters._ode import ADAPTIVE, OdeError, described, known_of, largest, left
 from flowkern.adapters._plan import Plan, disagreement, overridden, points, qualified_name, stranger
-from flowkern.nn.vector_field import columns, dense_layers, field_layers
-from flowkern.ops import TimeEmbedding, neural_ode
+from flowkern.nn.vector_field import dense_layers
+from flowkern.nn.vector_field import described as described_network
+from flowkern.ops import neural_ode
 from flowkern.ops._arguments import in_dtype
 
 LAYER = "flows.continuous.FFJTransform"
@@ -65,8 +66,7 @@ def _solve(solver, module, c, x, t0, t1, trace):
         return None
     if not module.training:  # zuko gives its parameters no gradient then
         dense = [layer._replace(linear=_Constant.of(layer.linear)) for layer in dense]
-    layers = field_layers(dense, widths, c)
-    time = TimeEmbedding(columns(dense[0].linear.weight, widths)["t"], module.freqs)
+    layers, time = described_network(dense, widths, c, module.freqs)
     if trace == "normal":
         trace = torch.randn_like(x)
     t = torch.stack((t0, t1))

@@ -33,8 +33,8 @@ from flowkern.adapters._plan import (
 )
 from flowkern.ops import (
     AffineElement,
-    KnotMap,
     ScaleMap,
+    SoftplusKnots,
     affine_coupling,
     rational_quadratic_spline,
 )
@@ -174,7 +174,7 @@ def _in_format_of(inputs, y):
 
 
 def _spline_options(module, scale):
-    knot_map = KnotMap(
+    knot_map = SoftplusKnots(
         min_width=module.min_bin_width,
         min_height=module.min_bin_height,
         min_slope=module.min_derivative,

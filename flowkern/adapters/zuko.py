@@ -30,9 +30,9 @@ from flowkern.adapters._zuko_ode import ode_error, solves
 from flowkern.ops import (
     AffineElement,
     ContextTerm,
-    KnotMap,
     MaskedLayer,
     ScaleMap,
+    SoftclipKnots,
     SplineElement,
 )
 from flowkern.ops._arguments import in_dtype
@@ -133,7 +133,7 @@ def _element_of(univariate, options, shapes):
     if name == "transforms.MonotonicAffineTransform" and shapes == ((), ()):
         return AffineElement(ScaleMap("softclip", a=-math.log(slope)))
     if name == "transforms.MonotonicRQSTransform" and _is_spline(shapes):
-        return SplineElement(options.get("bound", 5.0), "identity", KnotMap("softclip", slope_floor=slope))
+        return SplineElement(options.get("bound", 5.0), "identity", SoftclipKnots(slope))
     return None
 
 

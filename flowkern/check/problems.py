@@ -70,8 +70,7 @@ def _masked(draw):
 
     def call(x, *tensors, inverse):
         layers = [ops.MaskedLayer(*tensors[:2], "tanh"), ops.MaskedLayer(*tensors[2:], "identity")]
-        op = ops.masked_autoregressive_inverse if inverse else ops.masked_autoregressive
-        return op(x, layers, degrees, element)
+        return ops.masked_autoregressive(x, layers, degrees, element, inverse=inverse)
 
     return _both("masked_autoregressive", (draw(ROWS, FEATURES), *_layers(draw, FEATURES, 2 * FEATURES)), call)
 

@@ -10,6 +10,7 @@ from flowkern.distributions import ContinuousFlowDistribution
 from flowkern.flows.flow import Flow
 from flowkern.nn import VectorField
 from flowkern.nn._arguments import check_context
+from flowkern.ops import Activation
 from flowkern.transforms import NeuralODE
 
 
@@ -47,7 +48,7 @@ class CNF(Flow):
         features: int | None = None,
         context: int = 0,
         hidden_features: Sequence[int] = (64, 64),
-        activation: str = "tanh",
+        activation: Activation | str = "tanh",
         time: str = "concatenate",
         field: nn.Module | None = None,
         method: str = "rk4",

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from flowkern.ops._rational_quadratic_spline import MAX_BINS
+from flowkern.ops._rational_quadratic_spline import MAX_BINS, KnotMap
 
 
 def check_count(name, value, minimum):
@@ -76,7 +76,7 @@ def check_spline(bins, bound, knot_map):
     check_count("bins", bins, 1)
     if bins > MAX_BINS:
         raise ValueError(f"bins: expected at most {MAX_BINS}, got {bins}")
-    knot_map.check(bins)
+    KnotMap.of(knot_map).check(bins)
     if not isinstance(bound, (int, float)) or not 0 < bound < math.inf:
         raise ValueError(f"bound: expected a finite number > 0, got {bound!r}")
 

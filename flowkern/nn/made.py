@@ -16,20 +16,10 @@ from flowkern.nn._arguments import (
     check_sizes,
 )
 from flowkern.nn.mlp import InputLayer, zero
-from flowkern.ops import ContextTerm, Degrees, MaskedLayer
+from flowkern.ops import Activation, ContextTerm, Degrees, MaskedLayer
 from flowkern.ops._arguments import version
 from flowkern.ops._masked_autoregressive import folded, masks
 from flowkern.ops._plain import common, is_abstract, plainly
-
-_ACTIVATIONS = {
-    "relu": F.relu,
-    "leaky_relu": F.leaky_relu,
-    "tanh": torch.tanh,
-    "elu": F.elu,
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "sigmoid": torch.sigmoid,
-}
 
 
 class MADE(nn.Module):
@@ -45,7 +35,7 @@ class MADE(nn.Module):
         outputs: number of parameters to return, a multiple of D.
         context: number of features of the context; 0 for none.
         hidden_features: widths of the hidden layers, also below D; of the blocks if residual.
-        activation: a; one of relu, leaky_relu, tanh, elu, silu, gelu, sigmoid.
+        activation: a; an `ops.Activation`, or its name.
         residual: whether the hidden layers are residual blocks, all of one width.
         order: integers (D,), of which only the order counts. Features of one order do not see each
             other. Default: 0 … D − 1. It is saved in the state_dict. `torch.compile` takes it for a
@@ -69,7 +59,7 @@ class MADE(nn.Module):
         outputs: int,
         context: int = 0,
         hidden_features: Sequence[int] = (64, 64),
-        activation: str = "relu",
+        activation: Activation | str = "relu",
         residual: bool = False,
         order: torch.Tensor | Sequence[int] | None = None,
     ) -> None:
@@ -78,9 +68,7 @@ class MADE(nn.Module):
         hidden = check_sizes(features, context, outputs, hidden_features)
         if outputs % features:
             raise ValueError(f"outputs: expected a multiple of {features} features, got {outputs}")
-        if activation not in _ACTIVATIONS:
-            names = ", ".join(_ACTIVATIONS)
-            raise ValueError(f"activation: expected one of {names}, got {activation!r}")
+        Activation.of(activation)
         if residual:
             check_one_width(hidden)
             hidden = hidden[:1] * (1 + 2 * len(hidden))
@@ -103,7 +91,7 @@ class MADE(nn.Module):
         for layer, mask in zip(layers, masks(len(self.order), ranks, [w for w, *_ in layers])):
             z = F.linear(u, layer.weight * mask) + layer.bias
             past.append(z if layer.skip is None else z + past[layer.skip])
-            u = _ACTIVATIONS[self.activation](past[-1])
+            u = Activation.of(self.activation)(past[-1])
         return past[-1]
 
     def layers(self, context=None):

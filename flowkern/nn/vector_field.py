@@ -19,24 +19,13 @@ from flowkern.nn._arguments import (
     check_sizes,
 )
 from flowkern.nn.mlp import zero
-from flowkern.ops import FieldLayer, TimeEmbedding
+from flowkern.ops import Activation, FieldLayer, TimeEmbedding
+from flowkern.ops._activation import SETTINGS, of_module
 
-ACTIVATIONS = {
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "tanh": nn.Tanh,
-    "elu": nn.ELU,
-    "selu": nn.SELU,
-    "silu": nn.SiLU,
-    "gelu": nn.GELU,
-    "sigmoid": nn.Sigmoid,
-    "softplus": nn.Softplus,
-}
 # name of φ(t): how many columns of the first layer it has
 _TIMES = {"concatenate": 1, "fourier": 6, None: 0}
 _ORDER = ("x", "t", "context")
-_SELU_SCALE, _SELU_SLOPE = 1.0507009873554805, 1.6732632423543772
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_SELU, _SELU_GAIN = Activation("elu", 1.6732632423543772), 1.0507009873554805
 
 
 class VectorField(nn.Module):
@@ -48,7 +37,7 @@ class VectorField(nn.Module):
         features: number of features D of x and of f.
         context: number of context features; 0 for none.
         hidden_features: widths of the hidden layers.
-        activation: a; one of relu, leaky_relu, tanh, elu, selu, silu, gelu, sigmoid, softplus.
+        activation: a; an `ops.Activation`, its name, or "selu".
         time: "concatenate" for φ(t) = t, "fourier", or None for a field that does not change in time.
 
     Raises:
@@ -68,18 +57,17 @@ class VectorField(nn.Module):
         features: int,
         context: int = 0,
         hidden_features: Sequence[int] = (64, 64),
-        activation: str = "tanh",
+        activation: Activation | str = "tanh",
         time: str = "concatenate",
     ) -> None:
         super().__init__()
         check_count("features", features, 1)
         hidden = check_sizes(features, context, features, hidden_features)
-        check_choice("activation", activation, ACTIVATIONS)
         check_choice("time", time, _TIMES)
         widths = (features + _TIMES[time] + context, *hidden, features)
         parts: list[nn.Module] = []
         for a, b in zip(widths, widths[1:]):
-            parts += (nn.Linear(a, b), ACTIVATIONS[activation]())
+            parts += (nn.Linear(a, b), _module(activation))
         zero(parts[-2])
         self._hold(nn.Sequential(*parts[:-1]), features, context, time, _ORDER)
 
@@ -121,6 +109,7 @@ class VectorField(nn.Module):
         self.net, self.features, self.context, self.order = net, features, context, order
         widths = {"x": features, "t": _TIMES[time], "context": context}
         self._widths = {part: widths[part] for part in order}
+        self._known = None, None
 
     def forward(self, t, x, context=None):
         """f(t, x) (…, D) for t a number or a tensor that broadcasts with x's batch shape, x (…, D)."""
@@ -155,14 +144,10 @@ class VectorField(nn.Module):
         Raises:
             TypeError: the field has hooks or a forward of its own, which a fused solve would not call.
         """
-        if type(self).forward is not VectorField.forward:
-            raise TypeError("field: has a forward of its own, which the fused solve would not call")
-        if has_hooks(self):
-            raise TypeError("field: has hooks, which the fused solve would not call")
         check_context(context, self.context)
         if context is not None:
             check_dtype("context", context, self.net[0].weight)
-        return field_layers(dense_layers(self.net), self._widths, context)
+        return self.described(context)[0]
 
     @property
     def time(self):
@@ -171,34 +156,59 @@ class VectorField(nn.Module):
             return None
         return TimeEmbedding(columns(self.net[0].weight, self._widths)["t"], self.frequencies)
 
+    def described(self, context):
+        """(layers, time) for callers that have checked the context.
+
+        Raises:
+            TypeError: as `layers`.
+        """
+        if type(self).forward is not VectorField.forward:
+            raise TypeError("field: has a forward of its own, which the fused solve would not call")
+        if has_hooks(self):
+            raise TypeError("field: has hooks, which the fused solve would not call")
+        return described(self._dense(), self._widths, context, self.frequencies)
+
+    @property
+    def weight(self):
+        """The first layer's weight, whose dtype and device are the field's."""
+        return self._dense()[0].linear.weight
+
+    def _dense(self):
+        """The `Dense` layers, read anew where the network has other parts or settings than at the last call."""
+        if torch.compiler.is_compiling():
+            return dense_layers(self.net)
+        structure = [(part, type(part), _settings(part)) for part in self.net._modules.values()]
+        known, dense = self._known
+        if structure != known:
+            dense = dense_layers(self.net)
+            self._known = structure, dense
+        return dense
+
+    def __getstate__(self):
+        return self.__dict__ | {"_known": (None, None)}
+
     def extra_repr(self):
         return f"features={self.features}, context={self.context}, order={self.order}"
 
 
 class Dense(NamedTuple):
-    """One layer of a network: gain·a(W u + b), a with its slope as `FieldLayer` has it."""
+    """One layer of a network: gain·a(W u + b)."""
 
     linear: nn.Module
-    activation: str = "identity"
-    slope: float = 1.0
+    activation: Activation = Activation("identity")
     gain: float = 1.0
 
 
+def _module(activation):
+    return nn.SELU() if activation == "selu" else Activation.of(activation).module()
+
+
 def read_activation(part):
-    """(name, slope, gain) of an activation as `Dense` has them, None if there is no kernel for it."""
-    kind = type(part)
-    if kind is nn.SELU:
-        return "elu", _SELU_SLOPE, _SELU_SCALE
-    if kind is nn.LeakyReLU:
-        return "leaky_relu", part.negative_slope
-    if kind is nn.ELU:
-        return "elu", part.alpha
-    if kind is nn.GELU and part.approximate != "none":
-        return None
-    # Beyond its threshold torch's softplus is the identity: at 20 that is 2e-9 away.
-    if kind is nn.Softplus and (part.beta != 1 or part.threshold < 20):
-        return None
-    return next(((name,) for name, known in ACTIVATIONS.items() if known is kind), None)
+    """(activation, gain) of a module as `Dense` has them, None if there is no kernel for it."""
+    if type(part) is nn.SELU:
+        return _SELU, _SELU_GAIN
+    activation = of_module(part, type(part))
+    return activation and (activation, 1.0)
 
 
 def dense_layers(net, is_linear=lambda part: type(part) is nn.Linear, read=read_activation):
@@ -211,27 +221,35 @@ def dense_layers(net, is_linear=lambda part: type(part) is nn.Linear, read=read_
     for part in net._modules.values():
         if is_linear(part):
             layers.append(Dense(part))
-        elif layers and layers[-1].activation == "identity" and read(part):
+        elif layers and layers[-1].activation.kind == "identity" and read(part):
             layers[-1] = Dense(layers[-1].linear, *read(part))
         else:
             raise TypeError(f"net: expected linear layers and known activations in turn, got {part}")
-    if not layers or layers[-1].activation != "identity":
+    if not layers or layers[-1].activation.kind != "identity":
         raise TypeError("net: expected a linear layer at the end")
     return layers
 
 
-def field_layers(dense, widths, context=None):
-    """`FieldLayer`s of a network whose inputs are concatenated as widths has them, part by part."""
+def _settings(part):
+    """What else than its class tells which activation a module computes."""
+    return [part.__dict__[name] for name in SETTINGS.get(type(part), ())]
+
+
+def described(dense, widths, context=None, frequencies=None):
+    """(`FieldLayer`s, `TimeEmbedding` or None) of a network whose inputs are concatenated part by part.
+
+    widths: how many columns of the input each part has, of "x", "t" and "context", in order.
+    """
     first = columns(dense[0].linear.weight, widths)
     weight, bias = first["x"], dense[0].linear.bias
     if context is not None:
         bias = F.linear(context, first["context"], bias)
-    layers = [FieldLayer(weight, bias, dense[0].activation, dense[0].slope)]
+    layers = [FieldLayer(weight, bias, dense[0].activation)]
     for before, layer in zip(dense, dense[1:]):
         weight = layer.linear.weight
         weight = weight if before.gain == 1 else before.gain * weight
-        layers.append(FieldLayer(weight, layer.linear.bias, layer.activation, layer.slope))
-    return tuple(layers)
+        layers.append(FieldLayer(weight, layer.linear.bias, layer.activation))
+    return tuple(layers), TimeEmbedding(first["t"], frequencies) if widths.get("t") else None
 
 
 def columns(weight, widths):
@@ -241,5 +259,8 @@ def columns(weight, widths):
 
 def has_hooks(net):
     """Whether a module of the network would call a hook."""
-    own = (getattr(module, name) for module in net.modules() for name in _HOOKS)
-    return _torch.has_global_hooks() or any(own)
+    return _torch.has_global_hooks() or any(_own_hooks(module) for module in net.modules())
+
+
+def _own_hooks(module):
+    return module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks

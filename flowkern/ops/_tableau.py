@@ -35,6 +35,11 @@ class Tableau(NamedTuple):
     b_error: tuple | None = None
     dense: tuple | None = None
 
+    def fixed(self):
+        """(a, b, c) of the stages that steps of a given size need: a last one of weight 0 serves the next step."""
+        stages = max(i for i, weight in enumerate(self.b) if weight) + 1
+        return self.a[:stages], self.b[:stages], self.c[:stages]
+
 
 def tableau(name: str, argument: str = "method") -> Tableau:
     """The tableau called `name`; an error that names the argument where there is none.

@@ -9,11 +9,11 @@ from flowkern.nn import MADE
 from flowkern.nn._arguments import check_count, check_dtype, check_features, check_spline
 from flowkern.ops import (
     AffineElement,
-    KnotMap,
     ScaleMap,
+    SoftclipKnots,
+    SoftplusKnots,
     SplineElement,
     masked_autoregressive,
-    masked_autoregressive_inverse,
 )
 from flowkern.ops._flow_program import Conditioned
 from flowkern.programs import Part, outputs, stacked
@@ -59,18 +59,18 @@ class MaskedAutoregressive(Transform):
 
     def forward(self, x, context=None):
         """y (…, features) and logabsdet (…,)."""
-        return self._apply_op(masked_autoregressive, "x", x, context)
+        return self._map("x", x, context, False)
 
     def inverse(self, y, context=None):
         """x (…, features) and logabsdet (…,)."""
-        return self._apply_op(masked_autoregressive_inverse, "y", y, context)
+        return self._map("y", y, context, True)
 
-    def _apply_op(self, op, name, x, context):
+    def _map(self, name, x, context, inverse):
         degrees = self.conditioner.degrees
         check_features(name, x, degrees.sizes[0])
         layers = self.conditioner.layers(context)
         check_dtype(name, x, layers[0].weight)
-        return op(x, layers, degrees, self.element)
+        return masked_autoregressive(x, layers, degrees, self.element, inverse=inverse)
 
     def part(self, with_context):
         found = _program.made(self.conditioner, with_context)
@@ -161,7 +161,7 @@ class SplineAutoregressive(MaskedAutoregressive):
         order: torch.Tensor | Sequence[int] | None = None,
         bins: int = 8,
         bound: float = 5.0,
-        knot_map: KnotMap = KnotMap("softclip"),
+        knot_map: SoftplusKnots | SoftclipKnots | str = "softclip",
         conditioner: Callable[..., nn.Module] = MADE,
         hidden_features: Sequence[int] = (64, 64),
     ) -> None:

@@ -15,7 +15,7 @@ from flowkern.nn._arguments import (
     check_features,
     check_spline,
 )
-from flowkern.ops import AffineElement, Degrees, KnotMap, ScaleMap, SplineElement
+from flowkern.ops import AffineElement, Degrees, ScaleMap, SoftclipKnots, SoftplusKnots, SplineElement
 from flowkern.ops._flow_program import Conditioned
 from flowkern.programs import Part, outputs, stacked
 from flowkern.transforms import _program
@@ -170,7 +170,7 @@ class SplineCoupling(Coupling):
         features, context, mask, conditioner, hidden_features: as for `AffineCoupling`.
         bins: number of bins K.
         bound: the spline acts on [−bound, bound].
-        knot_map: `ops.KnotMap` from raw parameters to knots. Default: zuko's, "softclip", where
+        knot_map: as for `ops.rational_quadratic_spline`. Default: zuko's, "softclip", where
             raw zeros mean the identity.
 
     Raises:
@@ -194,7 +194,7 @@ class SplineCoupling(Coupling):
         mask: torch.Tensor | Sequence[bool] | None = None,
         bins: int = 8,
         bound: float = 5.0,
-        knot_map: KnotMap = KnotMap("softclip"),
+        knot_map: SoftplusKnots | SoftclipKnots | str = "softclip",
         conditioner: Callable[..., nn.Module] | None = None,
         hidden_features: Sequence[int] = (64, 64),
     ) -> None:

@@ -1,11 +1,13 @@
 """A continuous transform: the flow of a vector field from one time to another."""
 
 import math
+from functools import partial
 
 import torch
 from torch import nn
 
 from flowkern import ops
+from flowkern.nn import VectorField
 from flowkern.nn._arguments import (
     check_broadcast,
     check_choice,
@@ -16,7 +18,7 @@ from flowkern.nn._arguments import (
 )
 from flowkern.ops._arguments import in_dtype, without_autocast
 from flowkern.ops._modules import held
-from flowkern.ops._neural_ode import TABLEAUX
+from flowkern.ops._neural_ode import METHODS, check_layers, end_of
 from flowkern.transforms._hutchinson import noise as hutchinson
 from flowkern.transforms.base import Transform
 
@@ -30,8 +32,8 @@ class NeuralODE(Transform):
     Args:
         field: f, a module such as `nn.VectorField`, with `features`, `context`, `layers(context)` and
             `time`, which describe it to `ops.neural_ode`.
-        method: euler, midpoint, heun2, rk4 (the 3/8 rule), rk4_classic or dopri5 (its fifth-order
-            formula).
+        method: euler, midpoint, heun2, heun3, rk4 (the 3/8 rule), rk4_classic, or the formula of
+            adaptive_heun, fehlberg2, bosh3, dopri5 or tsit5.
         steps: number of equal steps.
         trace: "exact", or "hutchinson" for the estimate εᵀ ∂f/∂x ε, whose mean over ε is exact, at the
             price of one tangent. ε is fixed during a solve, a new one for each row.
@@ -78,7 +80,7 @@ class NeuralODE(Transform):
         super().__init__()
         if not callable(getattr(field, "layers", None)):
             raise TypeError(f"field: expected a module with layers, such as nn.VectorField, got {type(field).__name__}")
-        check_choice("method", method, TABLEAUX)
+        check_choice("method", method, METHODS)
         check_choice("trace", trace, ("exact", "hutchinson"))
         check_choice("noise", noise, ("rademacher", "normal"))
         check_choice("gradient", gradient, ("discrete", "adjoint"))
@@ -107,12 +109,13 @@ class NeuralODE(Transform):
 
     def data(self, noise, context=None):
         """What `inverse` makes of noise (…, features), without the log-det."""
-        return self._solve("noise", noise, context, *self.times).y[-1]
+        return self._end("noise", noise, context, *self.times).y
 
     def forward_and_costs(self, x, context=None):
         """`forward`, and ∫ ‖f‖² |dt| and ∫ ‖∂f/∂x‖² |dt| along the way (Frobenius; by ε its estimate)."""
-        solution = self._solve("x", x, context, *reversed(self.times), trace=True, kinetic=True, jacobian=True)
-        y, logabsdet, *costs = (part[-1] for part in solution)
+        y, logabsdet, *costs = self._end(
+            "x", x, context, *reversed(self.times), trace=True, kinetic=True, jacobian=True
+        )
         sign = 1 if self.times[0] > self.times[1] else -1
         return y, logabsdet, *(sign * cost for cost in costs)
 
@@ -128,27 +131,38 @@ class NeuralODE(Transform):
         gaps = [abs(b - a) for a, b in zip(t, t[1:])]
         steps = max(1, math.ceil(max(gaps, default=0.0) / length - 1e-6))
         t = torch.tensor(t, dtype=torch.float64, device=x.device)
-        return self._at("x", x, context, t, steps, {**self.options, "checkpoint": 1}).y
+        solve = partial(_path, t)
+        return self._solve(solve, "x", x, context, steps, {**self.options, "checkpoint": 1}).y
 
     def _map(self, name, x, context, start, end):
-        solution = self._solve(name, x, context, start, end, trace=True)
-        return solution.y[-1], solution.logabsdet[-1]
+        solution = self._end(name, x, context, start, end, trace=True)
+        return solution.y, solution.logabsdet
 
-    def _solve(self, name, x, context, start, end, **wanted):
-        t = torch.linspace(start, end, 2, dtype=torch.float64, device=x.device)
-        return self._at(name, x, context, t, self.steps, self.options, **wanted)
+    def _end(self, name, x, context, start, end, **wanted):
+        """The `Solution` at the end alone."""
 
-    def _at(self, name, x, context, t, steps, options, trace=False, **costs):
-        field = self.field
-        check_features(name, x, field.features)
-        check_context(context, field.context)
-        parameter = next((tensor for _, _, tensor in held(field)), x)
+        def solve(x, layers, **options):
+            return end_of(x, layers, start, (end - start) / self.steps, **options)
+
+        return self._solve(solve, name, x, context, self.steps, self.options, **wanted)
+
+    def _solve(self, solve, name, x, context, steps, options, trace=False, **costs):
+        check_features(name, x, self.field.features)
+        check_context(context, self.field.context)
+        known = type(self.field) is VectorField
+        parameter = self.field.weight if known else next((tensor for _, _, tensor in held(self.field)), x)
         x = _converted(name, x, parameter)
         context = None if context is None else _converted("context", context, parameter)
         with without_autocast(x.device.type):
-            layers = field.layers(context)
+            layers, time = self.field.described(context) if known else self._described(x, context)
             trace = self._trace(name, x, context) if trace else None
-            return ops.neural_ode(x, layers, t, steps=steps, time=field.time, trace=trace, **options, **costs)
+            return solve(x, layers, steps=steps, time=time, trace=trace, **options, **costs)
+
+    def _described(self, x, context):
+        """(layers, time) of a field that others made, checked."""
+        layers, time = tuple(self.field.layers(context)), self.field.time
+        check_layers(x, layers, time)
+        return layers, time
 
     def _trace(self, name, x, context):
         if self.trace == "exact":
@@ -161,6 +175,10 @@ class NeuralODE(Transform):
     def extra_repr(self):
         options = {"steps": self.steps, "trace": self.trace, **self.options, "times": self.times}
         return ", ".join(f"{name}={value!r}" for name, value in options.items())
+
+
+def _path(t, x, layers, **options):
+    return ops.neural_ode(x, layers, t, **options)
 
 
 def _converted(name, x, parameter):

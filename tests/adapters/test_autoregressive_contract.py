@@ -99,7 +99,7 @@ def pruned(layer):
 
 LEFT = {
     "overrides _unconstrained_scale_and_shift": lambda: Halved(4, 8),
-    "its activation softplus has no kernel": lambda: nflows_affine(activation=F.softplus),
+    "its activation mish has no kernel": lambda: nflows_affine(activation=F.mish),
     "its network holds GELU": lambda: nflows_affine(activation=nn.GELU("tanh")),
     "its network is no MADE but Linear": lambda: with_network(
         nflows_affine(), lambda net: setattr(net, "__class__", nn.Linear)
@@ -115,7 +115,7 @@ LEFT = {
     ),
     "univariate transform CircularRQSTransform": lambda: zuko.flows.NCSF(3),
     "univariate transform MNN": lambda: zuko.flows.NAF(3),
-    "its network holds Softplus": lambda: zuko_maf(activation=nn.Softplus),
+    "its network holds Mish": lambda: zuko_maf(activation=nn.Mish),
     "there is no fused kernel for this layer": lambda: zuko.flows.GF(3),
 }
 
@@ -227,7 +227,7 @@ LEFT_AT_THE_CALL = [
     ("its network holds Linear", "nflows", in_net("initial_layer", lambda: nn.Linear(5, 12).double())),
     ("its network holds Tanh", "normflows", in_net("preprocessing", nn.Tanh)),
     ("its network holds blocks of both kinds", "nflows", append_feedforward),
-    ("its network holds Softplus", "zuko", in_hyper(1, lambda part: nn.Softplus())),
+    ("its network holds Mish", "zuko", in_hyper(1, lambda part: nn.Mish())),
     ("its network holds Sequential", "zuko residual", in_hyper(1, lambda part: nn.Sequential(*part))),
     ("its network has its parts in another order", "zuko residual", in_hyper(1, lambda part: part[1:])),
     ("its network has its parts in another order", "zuko", append_activation),
@@ -282,7 +282,7 @@ def test_a_setting_of_an_activation_is_read_at_the_call():
 
 @pytest.mark.parametrize("name", ["nflows", "zuko"])
 def test_copies_know_their_own_network(name):
-    change = in_blocks("dropout", nn.Dropout) if name == "nflows" else in_hyper(1, lambda part: nn.Softplus())
+    change = in_blocks("dropout", nn.Dropout) if name == "nflows" else in_hyper(1, lambda part: nn.Mish())
     _, fast, inputs, context = pair(name)
     call(fast, inputs, context)
     for twin in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):

@@ -232,8 +232,8 @@ LEFT = {
     ),
     "there is no fused kernel for this layer": lambda: blocks.GINCouplingBlock([(D,)], subnet_constructor=subnet),
     "Shifted overrides _coupling1": lambda: Shifted([(D,)], subnet_constructor=subnet),
-    "its network Sequential calls softplus": lambda: blocks.NICECouplingBlock(
-        [(D,)], subnet_constructor=lambda i, o: nn.Sequential(nn.Linear(i, 8), nn.Softplus(), nn.Linear(8, o))
+    "its network Sequential calls mish": lambda: blocks.NICECouplingBlock(
+        [(D,)], subnet_constructor=lambda i, o: nn.Sequential(nn.Linear(i, 8), nn.Mish(), nn.Linear(8, o))
     ),
 }
 

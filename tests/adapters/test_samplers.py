@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 import flowkern
-from flowkern.adapters import flow_matching, torchdyn
 from flowkern.flows import CNF
 from flowkern.nn import VectorField
 from tests.adapters.samplers import (

@@ -15,7 +15,7 @@ import torch
 
 import flowkern
 from flowkern import ops
-from flowkern.ops import KnotMap
+from flowkern.ops import SoftclipKnots, SoftplusKnots
 from flowkern.ops._affine_coupling import SCALE_MAPS
 from flowkern.ops._arguments import compute_dtype
 from flowkern.ops._rational_quadratic_spline import TAILS
@@ -58,7 +58,7 @@ class Case:
         """Parameters per transformed feature: the last dimension of params."""
         if self.op == "affine_coupling":
             return 1 if self.options.get("scale_map") == "additive" else 2
-        return 3 * self.bins + TAILS[self.options.get("tails", "identity")][1]
+        return 3 * self.bins + TAILS[self.options.get("tails", "identity")].more
 
     def selection(self):
         """The index or mask argument; the indices come in no particular order."""
@@ -145,12 +145,12 @@ SPLINES = _named(
     _spline("box", options={"tails": "none"}, bound=BOX),
     _spline("shifted", bound=(-1.0, 2.0, -1.0, 2.0)),
     _spline("bounds", bound=torch.tensor([0.5, 1.0, 2.0, 3.0, 4.0])),
-    _spline("softclip", bound=5.0, options={"knot_map": KnotMap("softclip")}),
+    _spline("softclip", bound=5.0, options={"knot_map": SoftclipKnots()}),
     _spline(
         "softclip_circular",
-        options={"tails": "circular", "knot_map": KnotMap("softclip", slope_floor=1e-2)},
+        options={"tails": "circular", "knot_map": SoftclipKnots(slope_floor=1e-2)},
     ),
-    _spline("scaled", options={"knot_map": KnotMap(scale=0.25, min_width=1e-2, min_height=2e-3)}),
+    _spline("scaled", options={"knot_map": SoftplusKnots(scale=0.25, min_width=1e-2, min_height=2e-3)}),
     _spline("index", width=9, features=4, select="index"),
     _spline("mask", width=9, features=4, select="mask"),
     _spline(

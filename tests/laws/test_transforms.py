@@ -310,7 +310,7 @@ WRONG = [
     (lambda: AffineCoupling(2, hidden_features=8), TypeError, "hidden_features: expected a seq"),
     (lambda: SplineCoupling(2, bins=0), ValueError, "bins: expected an integer >= 1"),
     (lambda: SplineCoupling(2, bound=0.0), ValueError, "bound: expected a finite number > 0"),
-    (lambda: SplineCoupling(2, knot_map=ops.KnotMap(min_width=0.5)), ValueError, "min_width"),
+    (lambda: SplineCoupling(2, knot_map=ops.SoftplusKnots(min_width=0.5)), ValueError, "min_width"),
     (lambda: ResidualNet(2, 2, 0, (4, 5)), ValueError, "hidden_features: expected one width"),
     (lambda: MaskedAutoregressive(nn.ReLU(), 0), TypeError, "conditioner: expected a module with l"),
     (lambda: AffineAutoregressive(3, order=[0, 1]), ValueError, r"order: expected integers of sh"),

@@ -3,16 +3,17 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import flowkern
 from flowkern.flows import CNF
 from flowkern.nn import VectorField
-from flowkern.ops import FieldLayer, TimeEmbedding, neural_ode
+from flowkern.ops import Activation, FieldLayer, TimeEmbedding, neural_ode
+from flowkern.ops._activation import NAMES
 from flowkern.transforms import NeuralODE
 from tests.laws.continuous import hooked, normal, randomised
 
-ACTIVATIONS = (
-    "relu", "leaky_relu", "tanh", "elu", "selu", "silu", "gelu", "sigmoid", "softplus",
-)  # fmt: skip
+ACTIVATIONS = (*NAMES, "selu", Activation("leaky_relu", 0.2), Activation("elu", 0.5), Activation("relu"))
 
 
 def field_by_solve(field, t, x, context=None):
@@ -163,3 +164,65 @@ WRONG = [
 def test_bad_input_is_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def _to_silu(field):
+    field.net[1] = nn.SiLU()
+
+
+def _slope(field):
+    field.net[5].negative_slope = 0.7
+
+
+def _alpha(field):
+    field.net[3].alpha = 0.25
+
+
+def _layer(field):
+    field.net[2] = nn.Linear(5, 5).double()
+
+
+def _part_less(field):
+    del field.net[1]
+
+
+@pytest.mark.parametrize("change", [_to_silu, _slope, _alpha, _layer, _part_less])
+def test_a_changed_network_is_read_anew(change):
+    field, x, c = randomised(VectorField.of(network())), normal(4, 3), None
+    before, _ = field_by_solve(field, 0.3, x, c)
+    change(field)
+    after, _ = field_by_solve(field, 0.3, x, c)
+    torch.testing.assert_close(after, field(0.3, x, c))
+    assert not torch.allclose(after, before)
+
+
+def test_a_network_that_no_kernel_computes_is_refused_at_the_next_call():
+    field, x = randomised(VectorField.of(network())), normal(4, 3)
+    flow = CNF(field=field)
+    flow.transform(x)
+    for change, message in (
+        (lambda: field.net[2].register_forward_hook(lambda *_: None), "field: has hooks"),
+        (lambda: torch.nn.utils.parametrizations.orthogonal(field.net[2]), "net: expected linear layers"),
+    ):
+        change()
+        with pytest.raises(TypeError, match=message):
+            flow.transform(x)
+
+
+class Names(TorchDispatchMode):
+    """The names of the operations that run inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.add(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def test_where_the_end_alone_is_asked_for_nothing_is_concatenated(backend):
+    flow, x = CNF(3, hidden_features=(4,)).double(), normal(5, 3)
+    with flowkern.backend(backend), torch.no_grad(), Names() as names:
+        flow.transform(x), flow.transform.data(x), flow.transform.forward_and_costs(x)
+    assert "cat" not in names.seen

@@ -1,6 +1,7 @@
 """The masked autoregressive transform: its reference, the dispatcher, compilers, bad arguments."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -16,7 +17,6 @@ from flowkern.ops import (
     MaskedLayer,
     SplineElement,
     masked_autoregressive,
-    masked_autoregressive_inverse,
 )
 from tests.cases.masked_autoregressive import CASES, check, cotangents, evaluate, raw_arguments, raw_terms
 
@@ -58,7 +58,7 @@ def test_raw_op_refuses_what_it_cannot_read():
     x, tensors, order, ends, *rest = raw_arguments(case)
     terms, kinds, slopes_of_terms = raw_terms(case)
     op = torch.ops.flowkern.masked_autoregressive
-    activations, slopes, skips, inverse, element, first, tails, constants = rest
+    activations, slopes, skips, _, _, kinds_of_element, constants = rest
 
     def changed(at, tensor):
         return [*tensors[:at], tensor, *tensors[at + 1 :]]
@@ -77,10 +77,14 @@ def test_raw_op_refuses_what_it_cannot_read():
         ("order: expected entries in .* got 100", (x, tensors, order + 100, ends, *rest)),
         ("ends: expected a row per layer", (x, tensors, order, ends[1:], *rest)),
         ("ends: expected ascending counts up to 5, got 100", (x, tensors, order, ends + 100, *rest)),
-        ("activations: expected 0 to 6, got 9", (x, tensors, order, ends, [9] * 3, *rest[1:])),
+        ("activations: expected 0 to 7, got 9", (x, tensors, order, ends, [9] * 3, *rest[1:])),
         ("skips: expected", (x, tensors, order, ends, activations, slopes, [0, 5, 0], *rest[3:])),
-        ("element: expected 0 to 8, got 9", (x, tensors, order, ends, *rest[:4], 9, first, tails, constants)),
-        ("constants: got 2", (x, tensors, order, ends, *rest[:4], element, first, tails, constants[:2])),
+        ("element: expected 0 to 1, got 2", (x, tensors, order, ends, *rest[:4], 2, kinds_of_element, constants)),
+        ("kinds: expected two, got 3", (x, tensors, order, ends, *rest[:5], [0] * 3, constants)),
+        ("kinds: expected 0 to 7, got 8", (x, tensors, order, ends, *rest[:4], 0, [8, 0], constants)),
+        ("kinds: expected 0 to 2, got 3", (x, tensors, order, ends, *rest[:4], 1, [3, 0], constants)),
+        ("kinds: expected 0 to 1, got 2", (x, tensors, order, ends, *rest[:4], 1, [0, 2], constants)),
+        ("constants: got 2", (x, tensors, order, ends, *rest[:6], constants[:2])),
     )
     for message, arguments in bad:
         with pytest.raises(RuntimeError, match=message):
@@ -97,7 +101,7 @@ def test_raw_op_refuses_what_it_cannot_read():
         ("terms: expected three tensors", (terms[1:], kinds, slopes_of_terms)),
         ("terms: expected three tensors", ([*terms] * 2, kinds * 2, slopes_of_terms * 2)),
         ("terms: expected three tensors", (terms, kinds[1:], slopes_of_terms)),
-        ("term_activations: expected 0 to 6, got 9", (terms, (9, *kinds[1:]), slopes_of_terms)),
+        ("term_activations: expected 0 to 7, got 9", (terms, (9, *kinds[1:]), slopes_of_terms)),
     )
     for message, of_context in bad:
         with pytest.raises(RuntimeError, match=message):
@@ -110,7 +114,7 @@ def test_raw_op_refuses_what_it_cannot_read():
 def test_compile_is_one_graph(backend, inverse):
     """Values and gradients under fullgraph=True, with the backend chosen inside the graph."""
     degrees = CASE.degrees()
-    op = masked_autoregressive_inverse if inverse else masked_autoregressive
+    op = partial(masked_autoregressive, inverse=inverse)
 
     def values(x, tensors, inverse=None):
         with flowkern.backend(backend):
@@ -127,7 +131,7 @@ def test_compile_is_one_graph(backend, inverse):
 def test_compile_takes_a_context_as_it_is(on_backend, backend, inverse):
     case = CASES["inputs"]
     degrees = case.degrees()
-    op = masked_autoregressive_inverse if inverse else masked_autoregressive
+    op = partial(masked_autoregressive, inverse=inverse)
 
     @torch.no_grad()
     def values(x, tensors):
@@ -145,7 +149,7 @@ def test_export(on_backend):
 
     class Module(torch.nn.Module):
         def forward(self, x, tensors):
-            return masked_autoregressive_inverse(x, case.layers(tensors), degrees, case.element)
+            return masked_autoregressive(x, case.layers(tensors), degrees, case.element, inverse=True)
 
     x, tensors = case.tensors()
     batch = {0: torch.export.Dim("batch", min=2)}
@@ -389,7 +393,11 @@ def test_bad_skip():
         ("features: expected a vector", lambda: Degrees(torch.zeros(3))),
         ("features: expected at least one", lambda: Degrees(torch.zeros(0, dtype=torch.long))),
         (r"hidden\[1\]: expected a vector", lambda: Degrees([1], [[1], 2])),
+        ("activation: expected one of relu, ", lambda: Activation("swish")),
+        ("activation: expected one of relu, ", lambda: Activation.of(["relu"])),
         ("activation: expected a finite slope", lambda: Activation("elu", float("nan"))),
+        ("activation: tanh has no slope, got 0.5", lambda: Activation("tanh", 0.5)),
+        ("activation: relu has no slope, got 0.5", lambda: Activation("relu", 0.5)),
     ],
 )
 def test_bad_degrees_and_activations(message, make):

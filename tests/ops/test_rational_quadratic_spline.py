@@ -12,7 +12,7 @@ from nflows.transforms.splines.rational_quadratic import (
 from nflows.transforms.splines.rational_quadratic import unconstrained_rational_quadratic_spline
 
 import flowkern
-from flowkern.ops import KnotMap, rational_quadratic_spline
+from flowkern.ops import SoftclipKnots, SoftplusKnots, rational_quadratic_spline
 from tests import tolerances
 from tests.cases.coupling import BOX, SPLINES, Case, check, cotangents, evaluate
 from tests.conftest import RUNNABLE
@@ -84,7 +84,7 @@ PEERS = {
         {"bound": 3.0}, -1, _summed(unconstrained_rational_quadratic_spline, tail_bound=3.0),
     ),
     "nflows, other minima": (
-        {"knot_map": KnotMap(min_width=0.02, min_height=0.01, min_slope=0.1)}, -1,
+        {"knot_map": SoftplusKnots(min_width=0.02, min_height=0.01, min_slope=0.1)}, -1,
         _summed(unconstrained_rational_quadratic_spline, min_bin_width=0.02, min_bin_height=0.01,
                 min_derivative=0.1),
     ),
@@ -94,12 +94,12 @@ PEERS = {
         _summed(nflows_spline, left=-1.0, right=2.0, bottom=-0.5, top=1.5),
     ),
     "nflows, scaled": (
-        {"bound": 3.0, "knot_map": KnotMap(scale=0.25)}, -1,
+        {"bound": 3.0, "knot_map": SoftplusKnots(scale=0.25)}, -1,
         lambda x, p, inverse: _summed(unconstrained_rational_quadratic_spline, tail_bound=3.0)(
             x, torch.cat((0.25 * p[..., :16], p[..., 16:]), dim=-1), inverse
         ),
     ),
-    "zuko": ({"bound": 3.0, "knot_map": KnotMap("softclip")}, -1, _zuko),
+    "zuko": ({"bound": 3.0, "knot_map": SoftclipKnots()}, -1, _zuko),
     "normflows": ({"bound": 3.0}, -1, _summed(_normflows, tail_bound=3.0)),
     "normflows, circular": (
         {"bound": 3.0, "tails": "circular"}, 0,
@@ -222,9 +222,10 @@ BAD = [
     (ValueError, "bound: .*gradient", dict(bound=torch.ones(3, requires_grad=True))),
     (ValueError, "bound: .*gradient", dict(bound=torch.tensor(3.0, requires_grad=True))),
     (TypeError, "bound: .*complex64", dict(bound=torch.ones(3, dtype=torch.complex64))),
-    (ValueError, "knot_map: min_width .*8 bins", dict(knot_map=KnotMap(min_width=0.13))),
-    (ValueError, "knot_map: min_height .*8 bins", dict(knot_map=KnotMap(min_height=0.13))),
-    (TypeError, "knot_map: ", dict(knot_map="softplus")),
+    (ValueError, "knot_map: min_width .*8 bins", dict(knot_map=SoftplusKnots(min_width=0.13))),
+    (ValueError, "knot_map: min_height .*8 bins", dict(knot_map=SoftplusKnots(min_height=0.13))),
+    (ValueError, "knot_map: expected one of softplus, softclip, got 'softmax'", dict(knot_map="softmax")),
+    (TypeError, "knot_map: expected a knot map or its name, got int", dict(knot_map=1)),
 ]
 
 
@@ -235,24 +236,23 @@ def test_bad_input(error, message, arguments):
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "knots, arguments",
     [
-        dict(kind="softmax"),
-        dict(min_width=-1e-3),
-        dict(min_height=1.0),
-        dict(min_slope=float("nan")),
-        dict(slope_floor=0.0),
-        dict(slope_floor=1.0),
-        dict(scale=0.0),
-        dict(scale=float("inf")),
-        dict(scale="1"),
-        dict(min_width="0"),
-        dict(slope_floor=None),
+        (SoftplusKnots, dict(min_width=-1e-3)),
+        (SoftplusKnots, dict(min_height=1.0)),
+        (SoftplusKnots, dict(min_slope=float("nan"))),
+        (SoftplusKnots, dict(min_width="0")),
+        (SoftplusKnots, dict(scale=0.0)),
+        (SoftplusKnots, dict(scale=float("inf"))),
+        (SoftclipKnots, dict(slope_floor=0.0)),
+        (SoftclipKnots, dict(slope_floor=1.0)),
+        (SoftclipKnots, dict(slope_floor=None)),
+        (SoftclipKnots, dict(scale="1")),
     ],
 )
-def test_bad_knot_map(arguments):
+def test_bad_knot_map(knots, arguments):
     with pytest.raises(ValueError, match="^knot_map: "):
-        KnotMap(**arguments)
+        knots(**arguments)
 
 
 def test_bound_of_any_dtype_and_layout(backend):

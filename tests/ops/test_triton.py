@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import flowkern
-from flowkern.ops import KnotMap, ScaleMap, affine_coupling, rational_quadratic_spline
+from flowkern.ops import ScaleMap, SoftplusKnots, affine_coupling, rational_quadratic_spline
 from flowkern.ops._affine_coupling import SCALE_MAPS
-from flowkern.ops._rational_quadratic_spline import TAILS
+from flowkern.ops._rational_quadratic_spline.kinds import KNOT_MAPS, TAILS
 from tests.cases.coupling import AFFINES, SPLINES, TYPICAL, check, check_gradients_fit, cotangents, evaluate
 from tests.cases.tensors import laid_out
 from tests.conftest import INTERPRETED
@@ -150,8 +150,8 @@ COMBINATIONS = {
         for kind, first in itertools.product((*SCALE_MAPS, ScaleMap("softplus", b=0.0)), (False, True))
     ],
     "rational_quadratic_spline": [
-        {"tails": tails, "knot_map": KnotMap(kind), "bound": bound}
-        for tails, kind, bound in itertools.product(TAILS, ("softplus", "softclip"), (3.0, torch.tensor([2.0, 3.0])))
+        {"tails": tails, "knot_map": kind, "bound": bound}
+        for tails, kind, bound in itertools.product(TAILS, KNOT_MAPS, (3.0, torch.tensor([2.0, 3.0])))
     ],
 }
 MODULES = {"affine_coupling": affine, "rational_quadratic_spline": spline}
@@ -245,7 +245,7 @@ def test_a_bound_that_is_none_gives_nan(bad, inverse):
     case = TYPICAL["rational_quadratic_spline"]
     x, params = case.tensors()
     arguments = torch.tensor([4, 0, 1]), torch.tensor([1.0, bad, 1.0]), inverse, 0, 0.0, 1.0, 0.0, 1.0
-    y, logabsdet = spline.forward(x, params, *arguments, *KnotMap().numbers())
+    y, logabsdet = spline.forward(x, params, *arguments, *SoftplusKnots().numbers())
     assert torch.equal(y.isnan().nonzero()[:, 1], torch.zeros(len(x), dtype=torch.int64))
     assert logabsdet.isnan().all()
 
@@ -257,7 +257,7 @@ def test_an_index_out_of_range_touches_nothing(case, inverse):
     numbers = (
         (inverse, False, *ScaleMap("exp").numbers())
         if kernels is affine
-        else (None, inverse, 0, -3.0, 3.0, -3.0, 3.0, *KnotMap().numbers())
+        else (None, inverse, 0, -3.0, 3.0, -3.0, 3.0, *SoftplusKnots().numbers())
     )
     index = torch.tensor([2, case.width, -1])
     y, logabsdet = kernels.forward(x, params, index, *numbers)
@@ -299,7 +299,7 @@ def test_opcheck(case):
     numbers = (
         (False, False, *ScaleMap("sigmoid").numbers())
         if case.op == "affine_coupling"
-        else (torch.full((3,), 3.0), False, 0, 0.0, 1.0, 0.0, 1.0, *KnotMap().numbers())
+        else (torch.full((3,), 3.0), False, 0, 0.0, 1.0, 0.0, 1.0, *SoftplusKnots().numbers())
     )
     for layout in ("contiguous", "transposed", "expanded"):
         x, params = (laid_out(t, layout) for t in replace(case, batch=(5,)).tensors())
@@ -315,7 +315,7 @@ def test_raw_op_refuses_what_it_cannot_read(case):
     numbers = (
         (False, False, *ScaleMap("exp").numbers())
         if case.op == "affine_coupling"
-        else (None, False, 0, -3.0, 3.0, -3.0, 3.0, *KnotMap().numbers())
+        else (None, False, 0, -3.0, 3.0, -3.0, 3.0, *SoftplusKnots().numbers())
     )
     for message, bad in (
         ("x", (x[0], params, index)),

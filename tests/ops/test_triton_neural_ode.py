@@ -10,8 +10,8 @@ from unittest import mock
 import pytest
 import torch
 
-from flowkern.ops._neural_ode import TABLEAUX
-from flowkern.ops._neural_ode.field import ACTIVATIONS
+from flowkern.ops._activation import NAMES as ACTIVATIONS
+from flowkern.ops._neural_ode import METHODS
 from tests.cases.neural_ode import CASES, Case, check, evaluate
 from tests.conftest import INTERPRETED
 
@@ -63,14 +63,14 @@ def test_agrees_with_the_reference(name):
     check(small(name), "triton", torch.float32)
 
 
-@pytest.mark.parametrize("method", TABLEAUX)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method(method):
     for gradient in ("discrete", "adjoint"):
         case = replace(QUICK, hidden=(5,), activations=("tanh",), method=method, gradient=gradient)
         check(replace(case, trace=None, kinetic=True), "triton", torch.float64)
 
 
-@pytest.mark.parametrize("kind", ("relu", *ACTIVATIONS))
+@pytest.mark.parametrize("kind", ACTIVATIONS)
 def test_every_activation(kind):
     """Their second derivatives too, in the gradient of the trace."""
     for trace in ("exact", 1):

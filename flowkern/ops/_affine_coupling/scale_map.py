@@ -2,28 +2,54 @@
 
 import math
 import numbers
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-
-class _Kind(NamedTuple):
-    code: int  # shared with csrc/affine_coupling/math.h and triton.py
-    a: float
-    b: float
+import torch
+import torch.nn.functional as F
 
 
-# kind: (code, default a, default b), with v = prefactor·u
-_KINDS = {
-    "additive": _Kind(0, 0.0, 0.0),  # s = 1
-    "exp": _Kind(1, 0.0, 0.0),  # log s = v
-    "softclip": _Kind(2, math.log(1e3), 0.0),  # log s = v / (1 + |v|/a)
-    "tanh": _Kind(3, 2.0, 0.0),  # log s = a·tanh v
-    "atan": _Kind(4, 2.0 * 0.636, 0.0),  # log s = a·atan v
-    "sigmoid": _Kind(5, 2.0, 1e-3),  # s = sigmoid(v + a) + b
-    "reciprocal_sigmoid": _Kind(6, 2.0, 0.0),  # s = 1/(sigmoid(v + a) + b)
-    "softplus": _Kind(7, 0.0, 1e-3),  # s = softplus(v + a) + b
+def _log_sigmoid(v, a, b):
+    return F.logsigmoid(v + a) if b == 0 else torch.log(torch.sigmoid(v + a) + b)
+
+
+def _log_softplus(v, a, b):
+    """Finite where softplus z = e·(1 − e/2 + …), e = exp z, underflows."""
+    z = v + a
+    if b != 0:
+        return torch.log(F.softplus(z, threshold=40) + b)
+    far, near = z.clamp(max=-20), z.clamp(min=-20)
+    return torch.where(z < -20, far - torch.exp(far) / 2, torch.log(F.softplus(near, threshold=40)))
+
+
+class Kind(NamedTuple):
+    """A kind of scale map. Its code is its place in `KINDS`, as in csrc/common/kinds.h.
+
+    log_scale: log s as a function of (v, a, b), with v = prefactor·u.
+    a, b: their defaults.
+    positive_a: whether a must be positive.
+    """
+
+    log_scale: Callable
+    a: float = 0.0
+    b: float = 0.0
+    positive_a: bool = False
+
+
+KINDS = {
+    "additive": Kind(lambda v, a, b: torch.zeros_like(v)),
+    "exp": Kind(lambda v, a, b: v),
+    "softclip": Kind(lambda v, a, b: v / (1 + v.abs() / a), math.log(1e3), positive_a=True),
+    "tanh": Kind(lambda v, a, b: a * torch.tanh(v), 2.0, positive_a=True),
+    "atan": Kind(lambda v, a, b: a * torch.atan(v), 2.0 * 0.636, positive_a=True),
+    "sigmoid": Kind(_log_sigmoid, 2.0, 1e-3),
+    "reciprocal_sigmoid": Kind(lambda v, a, b: -_log_sigmoid(v, a, b), 2.0),
+    "softplus": Kind(_log_softplus, 0.0, 1e-3),
 }
-SCALE_MAPS = tuple(_KINDS)
+SCALE_MAPS = tuple(KINDS)
+CODES = {kind: code for code, kind in enumerate(KINDS)}
+ADDITIVE = CODES["additive"]  # it has no raw scale
 
 
 @dataclass(frozen=True)
@@ -53,13 +79,13 @@ class ScaleMap:
 
     def __post_init__(self):
         if self.kind not in SCALE_MAPS:
-            raise ValueError(f"scale_map: expected one of {', '.join(_KINDS)}, got {self.kind!r}")
+            raise ValueError(f"scale_map: expected one of {', '.join(KINDS)}, got {self.kind!r}")
         for name in ("prefactor", "shift_prefactor", "a", "b"):
             value = getattr(self, name)
             is_default = value is None and name in ("a", "b")
             if not is_default and not (isinstance(value, numbers.Real) and -math.inf < value < math.inf):
                 raise ValueError(f"scale_map: {name} must be a finite number, got {value!r}")
-        if self.kind in ("softclip", "tanh", "atan") and self._a() <= 0:
+        if KINDS[self.kind].positive_a and self._a() <= 0:
             raise ValueError(f"scale_map: {self.kind} needs a > 0, got {self.a}")
         if self._b() < 0:
             raise ValueError(f"scale_map: {self.kind} needs b >= 0, got {self.b}")
@@ -72,11 +98,11 @@ class ScaleMap:
         return ScaleMap(scale_map)
 
     def _a(self):
-        return _KINDS[self.kind].a if self.a is None else float(self.a)
+        return KINDS[self.kind].a if self.a is None else float(self.a)
 
     def _b(self):
-        return _KINDS[self.kind].b if self.b is None else float(self.b)
+        return KINDS[self.kind].b if self.b is None else float(self.b)
 
     def numbers(self):
         """(code, a, b, prefactor, shift_prefactor), as the kernels take them."""
-        return _KINDS[self.kind].code, self._a(), self._b(), self.prefactor, self.shift_prefactor
+        return CODES[self.kind], self._a(), self._b(), self.prefactor, self.shift_prefactor

@@ -9,7 +9,15 @@ import triton
 import triton.language as tl
 
 from flowkern.ops import _launch_parameters, _triton
+from flowkern.ops._affine_coupling import scale_map
 from flowkern.ops._affine_coupling.native import ARGUMENTS
+
+ADDITIVE, EXP, SOFTCLIP, TANH = (
+    tl.constexpr(scale_map.CODES[kind]) for kind in ("additive", "exp", "softclip", "tanh")
+)
+ATAN, SIGMOID = (tl.constexpr(scale_map.CODES[kind]) for kind in ("atan", "sigmoid"))
+RECIPROCAL_SIGMOID = tl.constexpr(scale_map.CODES["reciprocal_sigmoid"])
+SOFTPLUS = tl.constexpr(scale_map.CODES["softplus"])
 
 
 def forward(x, params, *arguments):
@@ -62,7 +70,7 @@ def _tile(name, x, params):
 
 
 def _constants(x, params, inverse, scale_first, kind, a, b, prefactor, shift_prefactor):
-    shift = int(scale_first and kind != 0)  # additive: params holds the shift alone
+    shift = int(scale_first and kind != scale_map.ADDITIVE)  # additive: params holds the shift alone
     return dict(
         INVERSE=inverse, SHIFT=shift, RAW=1 - shift, KIND=kind, A=a, B=b,
         PREFACTOR=prefactor, SHIFT_PREFACTOR=shift_prefactor,
@@ -74,27 +82,29 @@ def _constants(x, params, inverse, scale_first, kind, a, b, prefactor, shift_pre
 def log_scale(v, KIND: tl.constexpr, A: tl.constexpr, B: tl.constexpr):
     """log s(v) and its derivative, for each kind of scale_map.py."""
     value, slope = v, tl.full(v.shape, 1.0, v.dtype)
-    if KIND == 2:
+    if KIND == SOFTCLIP:
         slope = 1 / (1 + tl.abs(v) / A)
         value, slope = v * slope, slope * slope
-    elif KIND == 3:
+    elif KIND == TANH:
         power = tl.exp(-2 * tl.abs(v))
         value, slope = A * _triton.tanh(v), A * (4 * power / ((1 + power) * (1 + power)))
-    elif KIND == 4:
+    elif KIND == ATAN:
         value, slope = A * _triton.atan(v), A / (1 + v * v)
-    elif KIND == 5 or KIND == 6:
+    elif KIND == SIGMOID or KIND == RECIPROCAL_SIGMOID:  # noqa: SIM109 (Triton has no `in`)
         scale, rest = _triton.sigmoid(v + A), _triton.sigmoid(-v - A)
         value, slope = tl.log(scale + B), scale * rest / (scale + B)
         if B == 0:  # finite where the sigmoid underflows
             value, slope = tl.minimum(v + A, 0.0) - _triton.log1p(tl.exp(-tl.abs(v + A))), rest
-        if KIND == 6:
+        if KIND == RECIPROCAL_SIGMOID:
             value, slope = -value, -slope
-    elif KIND == 7:
+    elif KIND == SOFTPLUS:
         scale = _triton.softplus(v + A) + B
         value, slope = tl.log(scale), _triton.sigmoid(v + A) / scale
         if B == 0:  # softplus z = e·(1 − e/2 + …) with e = exp z underflows before its logarithm does
             half, tiny = tl.exp(v + A) / 2, v + A < -20
             value, slope = tl.where(tiny, v + A - half, value), tl.where(tiny, 1 - half, slope)
+    else:
+        tl.static_assert(KIND == EXP, "a scale map without a formula")
     return value, slope
 
 
@@ -105,7 +115,7 @@ def transform(
 ):  # fmt: skip
     """The result and its log-det of each element z (additive: raw is not looked at)."""
     shift, value = SHIFT_PREFACTOR * shift, tl.zeros(z.shape, z.dtype)
-    if KIND != 0:
+    if KIND != ADDITIVE:
         value, _ = log_scale(PREFACTOR * raw, KIND, A, B)
     if INVERSE:
         value = -value
@@ -122,7 +132,7 @@ def transform_vjp(
 ):  # fmt: skip
     """Cotangents of z, shift and raw from those of the result and of the log-det."""
     value, slope = tl.zeros(z.shape, z.dtype), 0.0
-    if KIND != 0:
+    if KIND != ADDITIVE:
         value, slope = log_scale(PREFACTOR * raw, KIND, A, B)
     if INVERSE:
         value, slope, z = -value, -slope, z - SHIFT_PREFACTOR * shift
@@ -155,7 +165,7 @@ def _forward_kernel(
         z = tl.load(x + n * x_n + d * x_d, mask=found, other=0.0).to(COMPUTE)
         of_t = params + n * p_n + t * p_t
         shift, raw = tl.load(of_t + SHIFT * p_k, mask=here, other=0.0).to(COMPUTE), 0.0
-        if KIND != 0:
+        if KIND != ADDITIVE:
             raw = tl.load(of_t + RAW * p_k, mask=here, other=0.0).to(COMPUTE)
         z, value = transform(z, shift, raw, INVERSE, KIND, A, B, PREFACTOR, SHIFT_PREFACTOR)
         tl.store(y + n * D + d, z, mask=found)
@@ -187,12 +197,12 @@ def _backward_kernel(
         gy = tl.load(grad_y + n * gy_n + d * gy_d, mask=found, other=0.0).to(COMPUTE)
         of_t, to_t = params + n * p_n + t * p_t, grad_params + n * gp_n + t * gp_t
         shift, raw = 0.0, 0.0
-        if INVERSE and KIND != 0:
+        if INVERSE and KIND != ADDITIVE:
             shift = tl.load(of_t + SHIFT * p_k, mask=here, other=0.0).to(COMPUTE)
-        if KIND != 0:
+        if KIND != ADDITIVE:
             raw = tl.load(of_t + RAW * p_k, mask=here, other=0.0).to(COMPUTE)
         g, grad_shift, grad_raw = transform_vjp(z, shift, raw, gy, gl, INVERSE, KIND, A, B, PREFACTOR, SHIFT_PREFACTOR)
         tl.store(grad_x + n * D + d, g, mask=found)
         tl.store(to_t + SHIFT * gp_k, grad_shift, mask=here)
-        if KIND != 0:
+        if KIND != ADDITIVE:
             tl.store(to_t + RAW * gp_k, grad_raw, mask=here)

@@ -5,13 +5,10 @@ import math
 import torch
 import torch.nn.functional as F
 
-from flowkern.ops._affine_coupling import reference as affine
+from flowkern.ops._activation import Activation
 from flowkern.ops._arguments import in_dtype
 from flowkern.ops._flow_program.steps import LAYER_TENSORS, LU, Conditioned, Permutation, Scale
-from flowkern.ops._masked_autoregressive.conditioner import Activation
-from flowkern.ops._masked_autoregressive.element import SPLINE
-from flowkern.ops._masked_autoregressive.reference import activation, compute_dtype
-from flowkern.ops._rational_quadratic_spline import reference as spline
+from flowkern.ops._masked_autoregressive.reference import compute_dtype, transformed
 
 
 def forward(x, context, program, inverse, *tensors):
@@ -76,34 +73,25 @@ def _network(step, layers, x, context):
     for spec, layer in zip(step.layers, layers):
         z = F.linear(u, layer["weight"], layer["bias"])
         if spec.term is not None:
-            z = z + _activated(spec.term, F.linear(context, layer["term_weight"], layer["term_bias"]))
+            z = z + Activation.of(spec.term)(F.linear(context, layer["term_weight"], layer["term_bias"]))
         if spec.gate is not None:
-            z = z * _activated(spec.gate, F.linear(context, layer["gate_weight"], layer["gate_bias"]))
+            z = z * Activation.of(spec.gate)(F.linear(context, layer["gate_weight"], layer["gate_bias"]))
         z = z if spec.skip is None else z + past[spec.skip]
         past.append(z)
         z = z if layer["gain"] is None else z * layer["gain"]
         z = z if layer["offset"] is None else z + layer["offset"]
-        u = _activated(spec.activation, z)
+        u = Activation.of(spec.activation)(z)
     count = len(step.transformed())
     shape = (count, step.parameters) if step.interleaved else (step.parameters, count)
     u = u.unflatten(-1, shape)
     return u if step.interleaved else u.mT
 
 
-def _activated(kind, z):
-    kind = Activation.of(kind)
-    return activation(z, kind.code, kind.slope)
-
-
 def _element(step, x, params, inverse):
     """h on the transformed features, the others as they are."""
-    code, scale_first, tails, constants = step.element.numbers()
     index = None if step.outputs is None else torch.tensor(step.outputs, device=x.device)
     part = x if index is None else x[:, index]
-    if code == SPLINE:
-        y, logabsdet = spline.forward(part, params, None, None, inverse, tails, *constants)
-    else:
-        y, logabsdet = affine.forward(part, params, None, inverse, scale_first, code, *constants)
+    y, logabsdet = transformed(part, params, inverse, *step.element.numbers())
     return (y if index is None else x.index_copy(1, index, y)), logabsdet
 
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-from flowkern.ops._masked_autoregressive.conditioner import Activation, Degrees
+from flowkern.ops._activation import Activation
+from flowkern.ops._masked_autoregressive.conditioner import Degrees
 from flowkern.ops._masked_autoregressive.element import AffineElement, SplineElement
 
 # Codes of the steps, shared with csrc/flow_program/torch.h
@@ -242,11 +243,11 @@ def _unfit_features(step):
 
 def _of_conditioned(step):
     order, ends, ranks = (t.tolist() for t in step.degrees.on("cpu"))
-    code, scale_first, tails, constants = step.element.numbers()
+    code, kinds, constants = step.element.numbers()
     features = step.degrees.sizes[0]
     outputs = step.transformed()
     passive, levels = features - len(outputs), step.degrees.levels
-    whole = [CONDITIONED, int(step.inverse), code, int(scale_first), tails, len(constants)]
+    whole = [CONDITIONED, int(step.inverse), code, *kinds, len(constants)]
     whole += [len(step.layers), levels, passive, step.parameters, int(step.layers[0].joint)]
     real = list(constants)
     for layer, units in zip(step.layers, step.widths()[1:]):
@@ -265,10 +266,7 @@ def _of_conditioned(step):
 
 def _kind(activation):
     """(code, slope) of an activation, −1 for none."""
-    if activation is None:
-        return -1, 0.0
-    kind = Activation.of(activation)
-    return kind.code, kind.slope
+    return (-1, 0.0) if activation is None else Activation.of(activation).numbers()
 
 
 _ENCODE = {

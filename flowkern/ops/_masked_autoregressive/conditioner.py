@@ -1,63 +1,12 @@
 """The masked conditioner: its layers, and the degrees that make it autoregressive."""
 
 import itertools
-import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
+from flowkern.ops._activation import Activation
 from flowkern.ops._plain import common, plainly
-
-# kind: code, shared with csrc/common/activation.h and triton.py
-_ACTIVATIONS = {
-    "identity": 0,
-    "leaky_relu": 1,
-    "tanh": 2,
-    "elu": 3,
-    "silu": 4,
-    "gelu": 5,
-    "sigmoid": 6,
-}
-
-
-@dataclass(frozen=True)
-class Activation:
-    """An activation by name, with its constant.
-
-    `slope` is the derivative just below zero, of kinds leaky_relu (max(0, z) + slope·min(0, z)) and
-    elu (max(0, z) + slope·(exp(min(0, z)) − 1)). "relu" is leaky_relu with slope 0; gelu is the
-    exact one, z·Φ(z).
-
-    Raises:
-        ValueError: kind is unknown or slope is not finite.
-    """
-
-    kind: str
-    slope: float = 1.0
-
-    def __post_init__(self):
-        if self.kind not in _ACTIVATIONS:
-            names = ", ".join(("relu", *_ACTIVATIONS))
-            raise ValueError(f"activation: expected one of {names}, got {self.kind!r}")
-        if not -math.inf < self.slope < math.inf:
-            raise ValueError(f"activation: expected a finite slope, got {self.slope}")
-
-    @staticmethod
-    def of(activation):
-        """An Activation from one, or from its name, with the slope that torch.nn gives it."""
-        if isinstance(activation, Activation):
-            return activation
-        return _NAMED.get(activation) or Activation(activation)
-
-    @property
-    def code(self):
-        """The number by which kernels know the kind."""
-        return _ACTIVATIONS[self.kind]
-
-
-_NAMED = {kind: Activation(kind) for kind in _ACTIVATIONS}
-_NAMED |= {"relu": Activation("leaky_relu", 0.0), "leaky_relu": Activation("leaky_relu", 0.01)}
 
 
 class ContextTerm(NamedTuple):

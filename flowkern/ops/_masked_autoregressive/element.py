@@ -5,9 +5,10 @@ from typing import NamedTuple
 import torch
 
 from flowkern.ops._affine_coupling.scale_map import ScaleMap
-from flowkern.ops._rational_quadratic_spline import TAILS, KnotMap, bins_of, box_of
+from flowkern.ops._rational_quadratic_spline import TAILS, KnotMap, SoftclipKnots, SoftplusKnots, bins_of, box_of
 
-SPLINE = 8  # the code after those of the scale maps
+ELEMENTS = ("affine", "spline")  # an element's code is its place, as in csrc/common/kinds.h
+AFFINE, SPLINE = range(len(ELEMENTS))
 
 
 class AffineElement(NamedTuple):
@@ -30,9 +31,9 @@ class AffineElement(NamedTuple):
         return wanted
 
     def numbers(self):
-        """(code, whether the scale comes first, tails, constants), as the kernels take them."""
+        """(AFFINE, (the scale map's code, whether the scale comes first), constants), as the kernels take them."""
         code, *constants = ScaleMap.of(self.scale_map).numbers()
-        return code, bool(self.scale_first), 0, tuple(constants)
+        return AFFINE, (code, int(self.scale_first)), tuple(constants)
 
 
 class SplineElement(NamedTuple):
@@ -43,7 +44,7 @@ class SplineElement(NamedTuple):
 
     bound: float | tuple = 1.0
     tails: str = "identity"
-    knot_map: KnotMap = KnotMap()
+    knot_map: SoftplusKnots | SoftclipKnots | str = "softplus"
 
     def parameters(self, outputs, features, dtype=torch.float64):
         """Parameters per feature of x of that dtype; raises ValueError unless `outputs` fits some number of bins."""
@@ -51,10 +52,11 @@ class SplineElement(NamedTuple):
         per_feature = outputs // features  # divmod of dynamic sizes does not compile
         if per_feature * features != outputs:
             raise ValueError(f"layers: the outputs of the last, {outputs}, are no multiple of {features} features")
-        self.knot_map.check(bins_of(per_feature, self.tails, "layers"))
+        KnotMap.of(self.knot_map).check(bins_of(per_feature, self.tails, "layers"))
         return per_feature
 
     def numbers(self):
-        """(code, False, tails, constants), as the kernels take them."""
+        """(SPLINE, (the codes of tails and knot map), constants), as the kernels take them."""
         box = box_of(self.bound, self.tails)
-        return SPLINE, False, TAILS[self.tails][0], (*box, *self.knot_map.numbers())
+        code, *constants = KnotMap.of(self.knot_map).numbers()
+        return SPLINE, (TAILS[self.tails].code, code), (*box, *constants)

@@ -9,7 +9,7 @@ from flowkern.ops._masked_autoregressive.reference import NO_TERMS, compute_dtyp
 
 _ARGUMENTS = (
     "Tensor?[] tensors, Tensor order, Tensor ends, int[] activations, float[] slopes, int[] skips, "
-    "bool inverse, int element, bool scale_first, int tails, float[] constants"
+    "bool inverse, int element, int[] kinds, float[] constants"
 )
 # Of the context's term of each layer up to the last that has one: context, weight and bias.
 _TERMS = "Tensor?[] terms, int[] term_activations, float[] term_slopes"

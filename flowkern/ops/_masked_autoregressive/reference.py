@@ -13,9 +13,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from flowkern.ops import _activation
+from flowkern.ops._activation import Activation
 from flowkern.ops._affine_coupling import reference as affine
 from flowkern.ops._arguments import in_dtype, without_autocast
-from flowkern.ops._masked_autoregressive.conditioner import Activation, masks
+from flowkern.ops._masked_autoregressive.conditioner import masks
 from flowkern.ops._masked_autoregressive.element import SPLINE
 from flowkern.ops._rational_quadratic_spline import reference as spline
 
@@ -29,8 +31,7 @@ class Spec(NamedTuple):
     skips: tuple
     inverse: bool
     element: int
-    scale_first: bool
-    tails: int
+    kinds: tuple
     constants: tuple
 
 
@@ -52,7 +53,8 @@ class Terms(NamedTuple):
             terms = terms[:-1]
         kinds = [Activation.of("identity" if term is None else term.activation) for term in terms]
         tensors = [t for term in terms for t in (term or (None,) * 3)[:3]]
-        return Terms(tensors, tuple(k.code for k in kinds), tuple(k.slope for k in kinds))
+        codes, slopes = zip(*(kind.numbers() for kind in kinds)) if kinds else ((), ())
+        return Terms(tensors, codes, slopes)
 
 
 NO_TERMS = Terms([], (), ())
@@ -85,8 +87,7 @@ def folded(layer):
     c, weight, *_ = given = [t.to(dtype) for t in given]
     with without_autocast(c.device.type):
         rows = F.linear(c, weight, None if term.bias is None else given[2])
-    kind = Activation.of(term.activation)
-    rows = activation(rows, kind.code, kind.slope)
+    rows = Activation.of(term.activation)(rows)
     return layer._replace(bias=rows if bias is None else rows + bias, context=None)
 
 
@@ -101,24 +102,22 @@ def network(x, spec, layers):
         past.append(z)
         z = z if gain is None else z * gain
         z = z if offset is None else z + offset
-        u = activation(z, code, slope)
+        u = _activation.value(z, code, slope)
     features = x.shape[1]
     return u.view(*u.shape[:-1], features, u.shape[-1] // features)
 
 
-def activation(z, code, slope):
-    """Each kind of conditioner.py, by its code."""
-    if code == 1:
-        return F.relu(z) if slope == 0 else F.leaky_relu(z, slope)
-    if code == 3:
-        return F.elu(z, slope)
-    return (None, None, torch.tanh, None, F.silu, F.gelu, torch.sigmoid)[code](z) if code else z
-
-
 def _element(x, params, spec):
-    if spec.element == SPLINE:
-        return spline.forward(x, params, None, None, spec.inverse, spec.tails, *spec.constants)
-    return affine.forward(x, params, None, spec.inverse, spec.scale_first, spec.element, *spec.constants)
+    return transformed(x, params, spec.inverse, spec.element, spec.kinds, spec.constants)
+
+
+def transformed(x, params, inverse, element, kinds, constants):
+    """(y, logabsdet) of an element whose `numbers()` are the last three, applied to every feature of x."""
+    if element == SPLINE:
+        tails, knots = kinds
+        return spline.forward(x, params, None, None, inverse, tails, *constants[:4], knots, *constants[4:])
+    scale_map, scale_first = kinds
+    return affine.forward(x, params, None, inverse, scale_first, scale_map, *constants)
 
 
 def _inverse(y, spec, layers, ranks, levels):

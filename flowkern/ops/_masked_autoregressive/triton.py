@@ -56,7 +56,7 @@ def backward(*arguments):
 
 
 def _launch_forward(x, tensors, order, ends, *rest):
-    spec, terms = Spec(*rest[:8]), Terms(*rest[8:])
+    spec, terms = Spec(*rest[:7]), Terms(*rest[7:])
     y, logabsdet = x.new_empty(x.shape), x.new_empty(x.shape[0])
     arguments = (x, *x.stride(), y, logabsdet)
     variant = _variant(x, tensors, spec, False, False, bool(terms.tensors))
@@ -106,10 +106,12 @@ def _variant(x, tensors, spec, backward, tape, terms):
     parameters = tensors[-5].shape[0] // x.shape[1]
     common = (compute, spec.inverse, backward, tape, terms, parameters)
     if spec.element == SPLINE:
-        shape = spec_of(parameters, compute, spec.inverse, spec.tails, *spec.constants)
+        (tails, knots), box, constants = spec.kinds, spec.constants[:4], spec.constants[4:]
+        shape = spec_of(parameters, compute, spec.inverse, tails, *box, knots, *constants)
         return Variant(*common, shape)
-    shift = int(spec.scale_first and parameters == 2)
-    return Variant(*common, None, shift, 1 - shift, spec.element, *spec.constants)
+    scale_map, scale_first = spec.kinds
+    shift = int(scale_first and parameters == 2)
+    return Variant(*common, None, shift, 1 - shift, scale_map, *spec.constants)
 
 
 @functools.lru_cache(maxsize=256)

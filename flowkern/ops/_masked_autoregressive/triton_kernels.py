@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 from flowkern.ops._affine_coupling import triton as affine
+from flowkern.ops._affine_coupling.triton import ADDITIVE
 from flowkern.ops._masked_autoregressive.triton_layers import (
     FIRST,
     NARROW,
@@ -93,7 +94,7 @@ def _row(net, k, plane, place):
 @triton.jit
 def _affine_parameters(first, used, SPEC: tl.constexpr):
     shift, raw = tl.load(first + SPEC.shift * ROWS, mask=used, other=0.0), 0.0
-    if SPEC.kind != 0:
+    if SPEC.kind != ADDITIVE:
         raw = tl.load(first + SPEC.raw * ROWS, mask=used, other=0.0)
     return shift, raw
 
@@ -142,7 +143,7 @@ def _elements_back(first, end, x, x_n, x_d, grad_logabsdet, gl_n, net, tile, SPE
                 SPEC.shift_prefactor,
             )  # fmt: skip
             tl.store(to + SPEC.shift * ROWS, grad_shift, mask=used)
-            if SPEC.kind != 0:
+            if SPEC.kind != ADDITIVE:
                 tl.store(to + SPEC.raw * ROWS, grad_raw, mask=used)
         tl.store(grad, gz, mask=used)
 

@@ -7,16 +7,32 @@ from typing import NamedTuple
 import torch
 
 from flowkern import _torch, backends
+from flowkern.ops._activation import Activation
 from flowkern.ops._arguments import check_tensor, constants, in_dtype
 from flowkern.ops._function import needs_gradient
 from flowkern.ops._neural_ode.field import FieldLayer, TimeEmbedding
 from flowkern.ops._neural_ode.function import apply
 from flowkern.ops._neural_ode.native import kernels
 from flowkern.ops._neural_ode.reference import Spec
-from flowkern.ops._neural_ode.tableau import TABLEAUX, tableau
 from flowkern.ops._status import check_finite
+from flowkern.ops._tableau import TABLEAUX
 
-__all__ = ["FieldLayer", "Solution", "TABLEAUX", "TimeEmbedding", "neural_ode"]
+__all__ = ["FieldLayer", "METHODS", "Solution", "TimeEmbedding", "neural_ode"]
+
+MOST_STAGES = 8  # csrc/neural_ode/cuda.h: what a kernel's arguments hold
+
+
+def _methods():
+    """{name: (a row after row, b, c), as the kernels take them} of all methods that they have room for."""
+    tables = {name: method.fixed() for name, method in TABLEAUX.items()}
+    return {
+        name: (tuple(entry for row in a for entry in row), b, c)
+        for name, (a, b, c) in tables.items()
+        if len(b) <= MOST_STAGES
+    }
+
+
+METHODS = _methods()
 
 
 class Solution(NamedTuple):
@@ -56,7 +72,8 @@ def neural_ode(
         layers: f, a sequence of `FieldLayer`. Batch dimensions of the first bias broadcast with y's.
         t: the times (T,) at which the solution is wanted, ascending or descending (checked on the CPU alone);
             t[0] is t₀.
-        method: a name of `TABLEAUX`; as in torchdiffeq, "rk4" is the 3/8 rule.
+        method: euler, midpoint, heun2, heun3, rk4 (the 3/8 rule, as in torchdiffeq), rk4_classic, or the formula
+            of adaptive_heun, fehlberg2, bosh3, dopri5 or tsit5 with steps as given.
         steps: how many equal steps lead from each time to the next.
         time: the `TimeEmbedding` added in the first layer; None for an autonomous field.
         trace: None, "exact", or noise ε (…, D) or (M, …, D) with E εεᵀ = 1 for Hutchinson's estimate
@@ -92,69 +109,117 @@ def neural_ode(
         (torch.Size([2, 5, 2]), torch.Size([2, 5]))
     """
     layers = _tuple(layers)
-    _check(y, layers, t, time, steps, checkpoint, gradient, jacobian and trace is None, on_failure)
-    table = tableau(method)
-    dtype = _compute_dtype(y, layers)
-    batch = _batch(y, layers[0].bias)
-    rows = math.prod(batch)
-    weights = [in_dtype(layer.weight, dtype) for layer in layers]
-    directions = _directions(trace, y, batch, weights, jacobian, dtype)
-    closed = _closed(weights) if trace is not None and directions is None else None
-    t = t.to(torch.promote_types(t.dtype, dtype))
-    sizes = (t[1:] - t[:-1]) / steps
-    bias, row_bias = _first_bias(layers[0], batch, dtype)
-    inputs = (
-        t[:-1].to(dtype), sizes.to(dtype), row_bias, *_time(time, dtype), closed, directions, *weights, bias,
-        *(None if layer.bias is None else in_dtype(layer.bias, dtype) for layer in layers[1:]),
-    )  # fmt: skip
-    start = y.to(dtype).expand(*batch, y.shape[-1]).reshape(rows, y.shape[-1])
-    adjoint = gradient == "adjoint"
-    every = steps if adjoint or not needs_gradient((start, *inputs)) else checkpoint
-    kinds = [layer.kind() for layer in layers[:-1]]
-    a, b, c = (constants(*row) for row in table.flat())
-    (weight,) = constants(1.0 if directions is None or isinstance(trace, str) else 1.0 / directions.shape[0])
-    codes, slopes = tuple(code for code, _ in kinds), constants(*(slope for _, slope in kinds))
-    spec = Spec(codes, slopes, a, b, c, steps, every, weight, kinetic, jacobian)
-    backend = backends.resolve(y.device.type, kernels(len(layers)))
-    ends, sums = apply(start, backend, adjoint, spec, *inputs)
-    solution = _solution(start, ends, sums, batch, y.dtype, (trace is not None, kinetic, jacobian))
+    _check(y, layers, t, method, time, steps, checkpoint, gradient, jacobian and trace is None, on_failure)
+    exact = in_dtype(t, torch.promote_types(t.dtype, _compute_dtype(y, layers)))
+    sizes = (exact[1:] - exact[:-1]) / steps
+    start, ends, sums, batch = _solve(
+        y, layers, exact[:-1], sizes, method, steps, time, trace, kinetic, jacobian, gradient, checkpoint
+    )
+    path = torch.cat((start.unsqueeze(0), ends))
+    sums = torch.cat((sums.new_zeros(1, *sums.shape[1:]), sums))
+    solution = _solution(path, sums, (len(path), *batch), y.dtype, (trace is not None, kinetic, jacobian))
     if on_failure is not None:
-        _check_end(solution, method, on_failure)
+        _check_end([part[-1] for part in solution if part is not None], method, on_failure)
     return solution
 
 
-def _check_end(solution, method, on_failure):
-    """Raises or warns if any sample's last state or integral is not finite."""
-    y, *integrals = (part[-1] for part in solution if part is not None)
+def end_of(
+    y, layers, start, size, *, method="rk4", steps=1, time=None, trace=None, kinetic=False, jacobian=False,
+    gradient="discrete", checkpoint=1, on_failure=None,
+):  # fmt: skip
+    """The `Solution` at the end of one interval alone, y (…, D) and integrals (…,).
+
+    For callers whose arguments are known to fit: no more is checked than noise, batch shapes and what the
+    kernels check.
+
+    Args:
+        start, size: numbers, when the interval begins and the size of its steps.
+        others: as for `neural_ode`.
+    """
+    _, ends, sums, batch = _solve(
+        y, layers, start, size, method, steps, time, trace, kinetic, jacobian, gradient, checkpoint
+    )
+    solution = _solution(ends[0], sums[0], batch, y.dtype, (trace is not None, kinetic, jacobian))
+    if on_failure is not None:
+        _check_end([part for part in solution if part is not None], method, on_failure)
+    return solution
+
+
+def _solve(y, layers, starts, sizes, method, steps, time, trace, kinetic, jacobian, gradient, checkpoint):
+    """y as (N, D), the ends (I, N, D) and sums (I, 3, N) of intervals, and the batch shape that N is of.
+
+    starts, sizes: (I,), or numbers for one interval.
+    """
+    dtype = _compute_dtype(y, layers)
+    batch = _batch(y, layers[0].bias)
+    weights = [in_dtype(layer.weight, dtype) for layer in layers]
+    directions = _directions(trace, y, batch, weights, jacobian, dtype)
+    closed = _closed(weights) if trace is not None and directions is None else None
+    bias, row_bias = _first_bias(layers[0], batch, dtype)
+    inputs = (
+        _times(starts, y, dtype), _times(sizes, y, dtype), row_bias, *_embedding(time, dtype), closed, directions,
+        *weights, bias, *(None if layer.bias is None else in_dtype(layer.bias, dtype) for layer in layers[1:]),
+    )  # fmt: skip
+    start = _rows(in_dtype(y, dtype), batch)
+    adjoint = gradient == "adjoint"
+    every = steps if adjoint or not needs_gradient((start, *inputs)) else checkpoint
+    kinds = [Activation.of(layer.activation).numbers() for layer in layers[:-1]]
+    spec = Spec(
+        tuple(k for k, _ in kinds), constants(*(s for _, s in kinds)),
+        *(constants(*row) for row in METHODS[method]), steps, every,
+        *constants(1.0 if directions is None or isinstance(trace, str) else 1.0 / directions.shape[0]),
+        kinetic, jacobian,
+    )  # fmt: skip
+    backend = backends.resolve(y.device.type, kernels(len(layers)))
+    return start, *apply(start, backend, adjoint, spec, *inputs), batch
+
+
+def _times(times, y, dtype):
+    if isinstance(times, torch.Tensor):
+        return in_dtype(times, dtype)
+    return torch.full((1,), times, dtype=dtype, device=y.device)
+
+
+def _rows(y, batch):
+    """y (…, D) as (N, D), with a batch shape that its own broadcasts to."""
+    if y.shape[:-1] != batch:
+        y = y.expand(*batch, y.shape[-1])
+    return y if len(batch) == 1 else y.reshape(math.prod(batch), y.shape[-1])
+
+
+def _check_end(end, method, on_failure):
+    """Raises or warns if any sample's state or integral, the tensors of `end`, is not finite."""
+    y, *integrals = end
     finite = y.isfinite().all(-1)
     for integral in integrals:
         finite = finite & integral.isfinite()
     check_finite(finite, method, on_failure)
 
 
-def _solution(start, ends, sums, batch, dtype, wanted):
-    path = torch.cat((start.unsqueeze(0), ends)).to(dtype)
-    sums = torch.cat((sums.new_zeros(1, *sums.shape[1:]), sums))
-    times = path.shape[0]
-    some = (sums[:, i].reshape(times, *batch) if want else None for i, want in enumerate(wanted))
-    return Solution(path.reshape(times, *batch, path.shape[-1]), *some)
+def _solution(y, sums, shape, dtype, wanted):
+    """The `Solution` of states (…, N, D) and sums (…, 3, N), whose leading dimensions become `shape`."""
+    y = in_dtype(y, dtype)
+    some = (sums[..., i, :] if want else None for i, want in enumerate(wanted))
+    if y.dim() == len(shape) + 1:
+        return Solution(y, *some)
+    return Solution(y.reshape(*shape, y.shape[-1]), *(part if part is None else part.reshape(shape) for part in some))
 
 
 def _first_bias(layer, batch, dtype):
     """The first layer's bias (H,) for all samples, and that (N, H) per sample; None for none."""
     if layer.bias is None:
         return None, None
-    bias = layer.bias.to(dtype)
+    bias = in_dtype(layer.bias, dtype)
     if bias.dim() == 1:
         return bias, None
     units = layer.weight.shape[0]
     return None, bias.expand(*batch, units).reshape(-1, units)
 
 
-def _time(time, dtype):
+def _embedding(time, dtype):
     if time is None:
         return None, None
-    return time.weight.to(dtype), None if time.frequencies is None else time.frequencies.to(dtype)
+    return in_dtype(time.weight, dtype), None if time.frequencies is None else in_dtype(time.frequencies, dtype)
 
 
 def _directions(trace, y, batch, weights, jacobian, dtype):
@@ -218,7 +283,7 @@ def _tuple(layers):
     return tuple(layers)
 
 
-def _check(y, layers, t, time, steps, checkpoint, gradient, jacobian_alone, on_failure):
+def _check(y, layers, t, method, time, steps, checkpoint, gradient, jacobian_alone, on_failure):
     _check_tensor("y", y, y, None)
     if y.shape[-1] == 0:
         raise ValueError("y: expected at least one feature")
@@ -227,6 +292,8 @@ def _check(y, layers, t, time, steps, checkpoint, gradient, jacobian_alone, on_f
     if t.device != y.device:
         raise ValueError(f"t: expected device {y.device} as y has, got {t.device}")
     _check_times(t)
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
     for name, value in (("steps", steps), ("checkpoint", checkpoint)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: expected a positive integer, got {value!r}")
@@ -238,7 +305,7 @@ def _check(y, layers, t, time, steps, checkpoint, gradient, jacobian_alone, on_f
         raise ValueError(f"on_failure: expected None, 'raise' or 'warn', got {on_failure!r}")
     if jacobian_alone:
         raise ValueError("jacobian: needs a trace, 'exact' or noise")
-    _check_layers(y, layers, time)
+    check_layers(y, layers, time)
 
 
 def _check_times(t):
@@ -252,7 +319,8 @@ def _check_times(t):
         raise ValueError(f"t: expected times that rise or fall throughout, and finite, got {times}")
 
 
-def _check_layers(y, layers, time):
+def check_layers(y, layers, time):
+    """Raise unless the layers and the `TimeEmbedding` describe a field of y's features."""
     if not layers:
         raise ValueError("layers: expected at least one")
     inputs = y.shape[-1]
@@ -267,7 +335,7 @@ def _check_layers(y, layers, time):
             leading = layer.bias.shape[:-1] if k == 0 else ()
             _check_tensor(f"layers[{k}].bias", layer.bias, y, (*leading, units))
         inputs = units
-    if layers[-1].activation != "identity":
+    if Activation.of(layers[-1].activation).kind != "identity":
         raise ValueError("layers: the last one's activation must be 'identity'")
     if not isinstance(time, TimeEmbedding | None):
         raise TypeError(f"time: expected a TimeEmbedding or None, got {type(time).__name__}")

@@ -20,7 +20,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from flowkern.ops._neural_ode.field import activation, derivative, embedding
+from flowkern.ops._activation import derivative, value
+from flowkern.ops._neural_ode.field import embedding
 
 
 class Spec(NamedTuple):
@@ -121,7 +122,7 @@ def field(y, t, p):
             break
         kind = p.spec.activations[l], p.spec.slopes[l]
         derivatives.append(derivative(z, *kind))
-        u = activation(z, *kind)
+        u = value(z, *kind)
         if tangents is not None:
             tangents = tangents * derivatives[-1]
     return z, _rates(z, tangents, derivatives, p)

@@ -9,13 +9,11 @@ from flowkern import backends
 from flowkern.ops import _arguments
 from flowkern.ops._plain import unmapped
 from flowkern.ops._rational_quadratic_spline.function import apply
-from flowkern.ops._rational_quadratic_spline.knot_map import KnotMap
+from flowkern.ops._rational_quadratic_spline.kinds import TAILS, KnotMap, SoftclipKnots, SoftplusKnots
 from flowkern.ops._rational_quadratic_spline.native import KERNELS
 
-__all__ = ["KnotMap", "TAILS", "rational_quadratic_spline"]
+__all__ = ["TAILS", "KnotMap", "SoftclipKnots", "SoftplusKnots", "rational_quadratic_spline"]
 
-# tails: (code, parameters per feature − 3K)
-TAILS = {"identity": (0, -1), "circular": (1, 0), "none": (2, 1)}
 _FLOAT32, _FLOAT64 = ((info.eps, info.tiny, info.max) for info in map(torch.finfo, (torch.float32, torch.float64)))
 MAX_BINS = 256  # as in csrc, whose loops keep the bins of a tile in the first cache
 
@@ -28,7 +26,7 @@ def rational_quadratic_spline(
     mask: torch.Tensor | None = None,
     tails: str = "identity",
     bound: float | Sequence[float] | torch.Tensor = 1.0,
-    knot_map: KnotMap = KnotMap(),
+    knot_map: SoftplusKnots | SoftclipKnots | str = "softplus",
     inverse: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """y_t = RQS(x_t; params_t) and log|det J| = Σ_t log RQS'(x_t), or the inverse of both.
@@ -49,7 +47,8 @@ def rational_quadratic_spline(
             x outside gives NaN; both end slopes are free.
         bound: B for the interval [−B, B] on both axes, a tensor (T,) of such B, or four numbers
             (left, right, bottom, top). Not differentiable.
-        knot_map: the `KnotMap` from raw parameters to widths, heights and slopes.
+        knot_map: from raw parameters to widths, heights and slopes: "softplus", "softclip", or a
+            `SoftplusKnots` or `SoftclipKnots` with constants of its own.
         inverse: compute x from y instead.
 
     Returns:
@@ -73,14 +72,14 @@ def rational_quadratic_spline(
     """
     _arguments.check_tensors(x, params)
     bins = bins_of(params.shape[-1], tails)
-    if not isinstance(knot_map, KnotMap):
-        raise TypeError(f"knot_map: expected a KnotMap, got {type(knot_map).__name__}")
-    knot_map.check(bins)
+    knots = KnotMap.of(knot_map)
+    knots.check(bins)
     box, bound = _interval(bound, tails, x, params)
     index = _arguments.resolve_index(index, mask, x, params.shape[-2])
     backend = backends.resolve(x.device.type, KERNELS, _arguments.half(x, params))
     flat_x, flat_params, batch = _arguments.flatten(x, params)
-    plain = bool(inverse), TAILS[tails][0], *_arguments.constants(*box, *knot_map.numbers())
+    code, *numbers = knots.numbers()
+    plain = bool(inverse), TAILS[tails].code, *_arguments.constants(*box), code, *_arguments.constants(*numbers)
     y, logabsdet = apply(backend, plain, flat_x, flat_params, index, bound)
     return _arguments.unflatten(y, logabsdet, batch)
 
@@ -89,7 +88,7 @@ def bins_of(per_feature, tails, name="params"):
     """K for so many parameters per feature; `name` is the argument that an error names."""
     if tails not in tuple(TAILS):
         raise ValueError(f"tails: expected one of {', '.join(TAILS)}, got {tails!r}")
-    extra = TAILS[tails][1]
+    extra = TAILS[tails].more
     bins = (per_feature - extra) // 3  # divmod of dynamic sizes does not compile
     if 3 * bins + extra != per_feature or bins < 1:
         raise ValueError(

@@ -8,11 +8,15 @@ import torch
 import torch.nn.functional as F
 
 from flowkern.ops._arguments import compute_dtype, in_dtype, selected
+from flowkern.ops._rational_quadratic_spline.kinds import KNOT_MAPS, TAILS
+
+_IDENTITY, _CIRCULAR, _NONE = (TAILS[name].code for name in ("identity", "circular", "none"))
+_SOFTCLIP = [*KNOT_MAPS].index("softclip")
 
 
 def forward(
     x, params, index, bound, inverse, tails, left, right, bottom, top,
-    min_width, min_height, min_slope, softclip, scale,
+    knots, min_width, min_height, min_slope, softclip, scale,
 ):  # fmt: skip
     """x (N, D), params (N, T, M) -> y (N, D), logabsdet (N,); differentiable to any order."""
     dtype = compute_dtype(x, params)
@@ -22,18 +26,20 @@ def forward(
         valid = (bound > 0) & bound.isfinite()
         right = top = bound.unsqueeze(-1)
         left = bottom = -right
-    widths, heights, slopes = _constrain(params.to(dtype), tails, min_width, min_height, min_slope, softclip, scale)
+    widths, heights, slopes = _constrain(
+        params.to(dtype), tails, knots, min_width, min_height, min_slope, softclip, scale
+    )
     knots_x, knots_y = _knots(widths, left, right), _knots(heights, bottom, top)
-    knots = knots_y if inverse else knots_x
-    inside = (x_t >= knots[..., 0]) & (x_t <= knots[..., -1])
+    edges = knots_y if inverse else knots_x
+    inside = (x_t >= edges[..., 0]) & (x_t <= edges[..., -1])
     # The identity is chosen before the maths, so that the branch not taken has no gradient.
-    x_in = torch.where(inside, x_t, (0.5 * (knots[..., 0] + knots[..., -1])).detach())
-    bin_ = _bin(x_in, knots, knots_x, knots_y, slopes)
+    x_in = torch.where(inside, x_t, (0.5 * (edges[..., 0] + edges[..., -1])).detach())
+    bin_ = _bin(x_in, edges, knots_x, knots_y, slopes)
     y_in, logabsdet = _inverse(x_in, *bin_) if inverse else _forward(x_in, *bin_)
     y_in = _within(y_in, knots_x if inverse else knots_y)
-    outside = x_t if tails != 2 else torch.full_like(x_t, torch.nan)
+    outside = x_t if tails != _NONE else torch.full_like(x_t, torch.nan)
     y_t = in_dtype(torch.where(inside, y_in, outside), x.dtype)
-    logabsdet = torch.where(inside, logabsdet, outside * 0 if tails == 2 else 0.0)
+    logabsdet = torch.where(inside, logabsdet, outside * 0 if tails == _NONE else 0.0)
     if bound is not None:
         y_t, logabsdet = (torch.where(valid, value, torch.nan) for value in (y_t, logabsdet))
     logabsdet = logabsdet.sum(-1)
@@ -41,25 +47,25 @@ def forward(
     return y, logabsdet
 
 
-def _constrain(params, tails, min_width, min_height, min_slope, softclip, scale):
+def _constrain(params, tails, knots, min_width, min_height, min_slope, softclip, scale):
     """Shares of the width and of the height (…, K) and slopes at the knots (…, K + 1)."""
     bins = (params.shape[-1] + 1) // 3
     raw_widths, raw_heights, raw_slopes = params.split((bins, bins, params.shape[-1] - 2 * bins), dim=-1)
-    widths = _shares(scale * raw_widths, min_width, softclip)
-    heights = _shares(scale * raw_heights, min_height, softclip)
-    if softclip:
+    widths = _shares(scale * raw_widths, min_width, knots, softclip)
+    heights = _shares(scale * raw_heights, min_height, knots, softclip)
+    if knots == _SOFTCLIP:
         slopes = torch.exp(raw_slopes / (1 + raw_slopes.abs() / softclip))
     else:
         slopes = min_slope + F.softplus(raw_slopes, threshold=40)
-    if tails == 0:
+    if tails == _IDENTITY:
         slopes = F.pad(slopes, (1, 1), value=1.0)
-    elif tails == 1:
+    elif tails == _CIRCULAR:
         slopes = torch.cat((slopes, slopes[..., :1]), dim=-1)
     return widths, heights, slopes
 
 
-def _shares(raw, minimum, softclip):
-    if softclip:
+def _shares(raw, minimum, knots, softclip):
+    if knots == _SOFTCLIP:
         raw = raw / (1 + 2 * raw.abs() / softclip)
     return minimum + (1 - minimum * raw.shape[-1]) * torch.softmax(raw, dim=-1)
 

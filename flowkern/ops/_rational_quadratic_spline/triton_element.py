@@ -13,6 +13,10 @@ import triton
 import triton.language as tl
 
 from flowkern.ops import _triton
+from flowkern.ops._rational_quadratic_spline.kinds import KNOT_MAPS, TAILS
+
+IDENTITY, CIRCULAR, NONE = (tl.constexpr(TAILS[name].code) for name in ("identity", "circular", "none"))
+SOFTCLIP = tl.constexpr([*KNOT_MAPS].index("softclip"))
 
 # Tiles hold bins along this axis and elements along the other. Triton deals lanes along the axis of
 # longest runs in memory. An element's parameters are one, but the kernels do not let on (p_t, p_k
@@ -40,6 +44,7 @@ class Spec:
     free_width: float  # what the minima of all bins leave
     min_height: float
     free_height: float
+    knots: int
     min_slope: float
     softclip: float
     scale: float
@@ -49,7 +54,7 @@ class Spec:
 
 def spec_of(
     parameters, compute, inverse, tails, left, right, bottom, top,
-    min_width, min_height, min_slope, softclip, scale,
+    knots, min_width, min_height, min_slope, softclip, scale,
 ):  # fmt: skip
     """The Spec for so many raw parameters per element, and arguments as the reference takes them."""
     bins = (parameters + 1) // 3
@@ -58,7 +63,7 @@ def spec_of(
         bins, triton.next_power_of_2(bins), slopes, triton.next_power_of_2(max(slopes, 1)),
         inverse, tails, left, right, bottom, top,
         min_width, 1 - min_width * bins, min_height, 1 - min_height * bins,
-        min_slope, softclip, scale, compute,
+        knots, min_slope, softclip, scale, compute,
     )  # fmt: skip
 
 
@@ -90,7 +95,7 @@ def _powers(raw, used, i, SPEC: tl.constexpr):
     """e_i = exp(v_i − max v), of which softmax is made, and dv/d(raw)."""
     v = SPEC.scale * tl.load(raw, mask=used, other=0.0).to(SPEC.compute)
     slope = tl.full(v.shape, SPEC.scale, SPEC.compute)
-    if SPEC.softclip > 0:
+    if SPEC.knots == SOFTCLIP:
         shrink = 1 / (1 + tl.abs(v) * (2 / SPEC.softclip))
         v, slope = v * shrink, slope * shrink * shrink
     v = tl.where(i < SPEC.bins, v, float("-inf"))
@@ -128,12 +133,12 @@ def _edges(power, shares, i, k, SPEC: tl.constexpr):
 def _slope(of_t, knot, p_k, here, SPEC: tl.constexpr):
     """Slope at a knot, its derivative by its raw parameter, and the latter's place."""
     place, free = knot, here
-    if SPEC.tails == 0:  # the outer knots have slope 1
+    if SPEC.tails == IDENTITY:  # the outer knots have slope 1
         place, free = knot - 1, here & (knot > 0) & (knot < SPEC.bins)
-    elif SPEC.tails == 1:  # and here a common slope
+    elif SPEC.tails == CIRCULAR:  # and here a common slope
         place = tl.where(knot == SPEC.bins, 0, knot)
     u = tl.load(of_t + (2 * SPEC.bins + place) * p_k, mask=free, other=0.0).to(SPEC.compute)
-    if SPEC.softclip > 0:
+    if SPEC.knots == SOFTCLIP:
         shrink = 1 / (1 + tl.abs(u) * (1 / SPEC.softclip))
         slope = tl.exp(u * shrink)
         derivative = slope * shrink * shrink
@@ -228,7 +233,7 @@ def transform(z, of_t, p_k, t, here, bound, SPEC: tl.constexpr):
         value, log_slope = _point(x_k, w, theta, omega, ends[0], ends[1], last), -log_slope
     else:
         value = _point(y_k, h, rise / base, rest / base, ends[2], ends[3], last)
-    if SPEC.tails == 2:
+    if SPEC.tails == NONE:
         value = tl.where(inside, value, float("nan"))
         log_slope = tl.where(inside, log_slope, float("nan"))
     else:
@@ -295,7 +300,7 @@ def transform_vjp(z, gy, gl, of_t, p_k, to_t, gp_k, t, here, bound, SPEC: tl.con
     gp_k = tl.cast(gp_k, tl.int64)
     inside, k, place, _, wide, high, p, r = _locate(z, of_t, p_k, i, t, here, bound, SPEC)
     gz, gx_k, gw, gy_k, gh, gp, gr = _vjp(gy, gl, place, p[0], r[0], SPEC.inverse)
-    if SPEC.tails == 2:
+    if SPEC.tails == NONE:
         gy = tl.zeros_like(gy)  # outside, y does not depend on x
     gz = tl.where(inside, gz, gy)
     to_t = _each(to_t, SPEC)

@@ -1,12 +1,13 @@
 // The affine coupling in the emulation: from what emulated.py passes to the problem that its kernels take.
 #include "affine_coupling/cuda.h"
+#include "common/kinds.h"
 #include "../coupling.h"
 
 namespace {
 
 template <class S> flowkern::AffineProblem<S> affine(const Call& c) {
   const auto* index = c.index.at<std::int64_t>();
-  const bool scale_first = c.integers[1], additive = c.integers[2] == 0;
+  const bool scale_first = c.integers[1], additive = c.integers[2] == flowkern::kAdditive;
   const int shift = scale_first && !additive, raw = 1 - shift;
   flowkern::AffineProblem<S> p{};
   p.rows = c.sizes[0], p.width = c.sizes[1], p.features = c.sizes[2];

@@ -1,12 +1,13 @@
 // What launches all of the op's CUDA kernels, at typical sizes (tests/gpu/compiled).
 #include "../../../csrc/affine_coupling/cuda.h"
+#include "../../../csrc/common/kinds.h"
 
 namespace {
 
 constexpr std::int64_t kRows = 4096, kFeatures = 32;
 
 template <class S> void launches() {
-  for (int kind = 0; kind < 8; ++kind)
+  for (int kind = 0; kind < flowkern::kScaleMaps; ++kind)
     for (bool inverse : {false, true}) {
       flowkern::AffineProblem<S> p{};
       p.rows = kRows, p.width = p.features = kFeatures, p.kind = kind, p.inverse = inverse;

@@ -3,12 +3,11 @@
 import inspect
 import itertools
 
-from flowkern.ops import AffineElement, KnotMap, SplineElement
+from flowkern.ops import AffineElement, SplineElement
+from flowkern.ops._activation import NAMES as ACTIVATIONS
 from flowkern.ops._affine_coupling import SCALE_MAPS
 from flowkern.ops._flow_program import LU, Conditioned, ConditionerLayer, Permutation, Program, Scale, flow_program
-from flowkern.ops._masked_autoregressive.conditioner import _NAMED as ACTIVATIONS
-from flowkern.ops._rational_quadratic_spline import TAILS
-from flowkern.ops._rational_quadratic_spline.knot_map import KINDS as KNOTS
+from flowkern.ops._rational_quadratic_spline.kinds import KNOT_MAPS, TAILS
 from tests.cases.flow_program import Case, autoregressive, coupling
 from tests.cases.space import BOTH, COMMON, Space
 
@@ -27,14 +26,14 @@ _OPTIONS = {
     "context": (0, 1, 5),
     "base": (None, "normal"),
     "step": (autoregressive, coupling),
-    "element": (*SCALE_MAPS, *itertools.product(TAILS, KNOTS)),
+    "element": (*SCALE_MAPS, *itertools.product(TAILS, KNOT_MAPS)),
     "bins": (1, 5, 8, 10),
     "step_inverse": BOTH,
     "before": tuple(_OTHERS),
     "after": tuple(_OTHERS),
     "width": (1, 7, 20),
     "depth": (0, 1, 3),
-    "activation": tuple(ACTIVATIONS),
+    "activation": ACTIVATIONS,
     **dict.fromkeys(("residual", "gated", "joint", "interleaved", "bare"), BOTH),
 }
 
@@ -46,7 +45,7 @@ def _element(choice):
         return AffineElement(element), 1 if element == "additive" else 2
     tails, knots = element
     # Tails of NaN have no values to compare: there all features are inside.
-    return SplineElement(60.0 if tails == "none" else 3.0, tails, KnotMap(knots)), 3 * choice["bins"] + TAILS[tails][1]
+    return SplineElement(60.0 if tails == "none" else 3.0, tails, knots), 3 * choice["bins"] + TAILS[tails].more
 
 
 def _case(choice):

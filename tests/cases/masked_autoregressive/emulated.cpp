@@ -6,7 +6,7 @@ namespace {
 
 // Of the masked autoregressive transform: weight, bias, gate, gain and offset of each layer.
 struct MaskedCall {
-  std::int64_t rows, features, levels, layers, parameters, inverse, element, scale_first, tails;
+  std::int64_t rows, features, levels, layers, parameters, inverse, element, kinds[2];
   double constants[9];
   const Tensor* tensors;
   const std::int64_t *units, *activations, *skips;
@@ -20,8 +20,8 @@ struct MaskedCall {
 template <class S> flowkern::MaskedTransform<S> masked(const MaskedCall& c) {
   flowkern::MaskedTransform<S> t{};
   t.rows = c.rows, t.features = int(c.features), t.levels = int(c.levels), t.parameters = int(c.parameters);
-  t.element = int(c.element), t.tails = int(c.tails), t.inverse = c.inverse, t.scale_first = c.scale_first;
-  for (int i = 0; i < 9; ++i) t.constants[i] = c.constants[i];
+  t.element = {int(c.element), int(c.kinds[0]), int(c.kinds[1]), {}}, t.inverse = c.inverse;
+  for (int i = 0; i < 9; ++i) t.element.constants[i] = c.constants[i];
   t.order = c.order.at<std::int64_t>(), t.ends = c.ends.at<std::int64_t>();
   t.given = c.given.elements<const S>(nullptr), t.known = c.known.elements<const S>(nullptr);
   t.out = c.out.elements<S>(nullptr), t.logabsdet = c.logabsdet.at<S>(), t.tape = c.tape.at<S>();

@@ -17,7 +17,8 @@ _MASKED_TENSORS = (
 class _MaskedCall(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in _MASKED_SIZES),
-        *((name, ctypes.c_int64) for name in ("inverse", "element", "scale_first", "tails")),
+        *((name, ctypes.c_int64) for name in ("inverse", "element")),
+        ("kinds", ctypes.c_int64 * 2),
         ("constants", ctypes.c_double * 9),
         ("tensors", ctypes.POINTER(Tensor)),
         *((name, ctypes.POINTER(ctypes.c_int64)) for name in ("units", "activations", "skips")),
@@ -31,7 +32,7 @@ class _MaskedCall(ctypes.Structure):
 
 def _masked(x, tensors, order, ends, *rest):
     y, logabsdet = x.new_empty(x.shape), x.new_empty(x.shape[0])
-    spec, terms = rest[:8], rest[8:] or ((), (), ())
+    spec, terms = rest[:7], rest[7:] or ((), (), ())
     _run_masked(x, tensors, order, ends, spec, terms, given=x, out=y, logabsdet=logabsdet)
     return y, logabsdet
 
@@ -50,7 +51,7 @@ def _masked_backward(grad_y, grad_logabsdet, x, y, tape, tensors, order, ends, *
 def _run_masked(x, tensors, order, ends, spec, terms, **more):
     if x.shape[0] == 0:  # the torch side does not launch then
         return
-    activations, slopes, skips, inverse, element, scale_first, tails, constants = spec
+    activations, slopes, skips, inverse, element, kinds, constants = spec
     weights = tensors[::5]
     sizes = 3 * len(weights), len(weights), len(weights)
     of_terms, term_activations, term_slopes = (
@@ -61,7 +62,7 @@ def _run_masked(x, tensors, order, ends, spec, terms, **more):
     *lists, inputs, term_activations = [(ctypes.c_int64 * len(v))(*v) for v in whole]
     call = _MaskedCall(
         *x.shape, ends.shape[1] - 1, len(weights), len(weights[-1]) // x.shape[1],
-        inverse, element, scale_first, tails, tuple(constants), _rows_of(tensors),
+        inverse, element, tuple(kinds), tuple(constants), _rows_of(tensors),
         *lists, (ctypes.c_double * len(slopes))(*slopes), _rows_of(of_terms),
         inputs, term_activations, (ctypes.c_double * len(term_slopes))(*term_slopes),
         **{name: Tensor.of(t) for name, t in {**more, "order": order, "ends": ends}.items()},

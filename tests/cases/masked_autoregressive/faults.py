@@ -63,7 +63,7 @@ FAULTS = (
     _masked_on_cpu("CPU: values read of one sample too many", "for (int n = 0; n < samples; ++n) to[n] =", "for (int n = 0; n < samples + FAULT; ++n) to[n] =", "tile.h", **ADDRESS),
     _masked_on_cpu("CPU: backward: a gate's gradient with the wrong sign", "store(of_gate + i, g_z *", "store(of_gate + i, T(S(FAULT ? -1 : 1)) * g_z *", **ADDRESS),
     _masked_on_cpu("CPU: backward: of two skips from one layer, one cotangent", "load(past + i) + g_z", "FAULT ? g_z : load(past + i) + g_z", **ADDRESS),
-    Mutation("CPU: an additive map's parameter looked for one row before", "csrc/masked_autoregressive/element_simd.cpp", "return kind != kAdditive && p.scale_first;", "return (kind != kAdditive || FAULT) && p.scale_first;", ("masked-additive_scale_first",), **ADDRESS),
+    Mutation("CPU: an additive map's parameter looked for one row before", "csrc/masked_autoregressive/element_simd.cpp", "return kind != kAdditive && p.element.scale_first();", "return (kind != kAdditive || FAULT) && p.element.scale_first();", ("masked-additive_scale_first",), **ADDRESS),
     _masked_on_cpu("CPU: one tile for all threads", "return scratch<S, 1>(p.memory * tiles.width);", "if (FAULT) { static S* all = scratch<S, 1>(p.memory * tiles.width); return all; } return scratch<S, 1>(p.memory * tiles.width);", "cpu.cpp", **THREAD),
     _triton("inputs of a product one on", "plane, other), mask=there", "plane, other + FAULT), mask=there"),
     _triton("units of the same rank are not seen", "read &= rank[:, None] >=", "read &= rank[:, None] - FAULT >="),

@@ -4,27 +4,26 @@ import inspect
 import itertools
 
 from flowkern import ops
-from flowkern.ops import AffineElement, ContextTerm, KnotMap, MaskedLayer, SplineElement
+from flowkern.ops import AffineElement, ContextTerm, MaskedLayer, SplineElement
+from flowkern.ops._activation import NAMES as ACTIVATIONS
 from flowkern.ops._affine_coupling import SCALE_MAPS
-from flowkern.ops._masked_autoregressive.conditioner import _NAMED as ACTIVATIONS
-from flowkern.ops._rational_quadratic_spline import TAILS
-from flowkern.ops._rational_quadratic_spline.knot_map import KINDS as KNOTS
+from flowkern.ops._rational_quadratic_spline.kinds import KNOT_MAPS, TAILS
 from tests.cases.masked_autoregressive import Case
 from tests.cases.space import BINS, BOTH, DIRECTED, Space, text
 
 _OPTIONS = {
     **DIRECTED,
-    "element": (*SCALE_MAPS, *itertools.product(TAILS, KNOTS)),
+    "element": (*SCALE_MAPS, *itertools.product(TAILS, KNOT_MAPS)),
     "scale_first": BOTH,
     "bins": BINS[:-1],
     "features": (1, 2, 5, 17),
     "order": ("natural", "reversed", "random", 1, 2, 3),
     "hidden": ((), (1,), (7,), (12, 9), (5, 17, 4)),
-    "activation": tuple(ACTIVATIONS),
+    "activation": ACTIVATIONS,
     "skip": (False, True, ((2, 1), (3, 0), (4, 0))),
     **dict.fromkeys(("bias", "rows", "gate", "norm"), BOTH),
     "inputs": (None, 0, 1, 5),
-    "of_context": tuple(ACTIVATIONS),
+    "of_context": ACTIVATIONS,
 }
 
 
@@ -36,9 +35,9 @@ def _case(choice):
         element = AffineElement(element, choice["scale_first"])
     else:
         tails, knots = element
-        per_feature = 3 * choice["bins"] + TAILS[tails][1]
+        per_feature = 3 * choice["bins"] + TAILS[tails].more
         # Tails of NaN have no values to compare: there all features are inside.
-        element = SplineElement(30.0 if tails == "none" else 3.0, tails, KnotMap(knots))
+        element = SplineElement(30.0 if tails == "none" else 3.0, tails, knots)
     if choice["skip"]:
         arguments["hidden"] = (choice["hidden"] or (6,))[:1] * 5
     order = choice["order"] if isinstance(choice["order"], str) else min(choice["order"], choice["features"])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 import flowkern
-from flowkern.ops import FieldLayer, TimeEmbedding, neural_ode
+from flowkern.ops import Activation, FieldLayer, TimeEmbedding, neural_ode
 from tests.cases.tensors import moved
 from tests.tolerances import NEURAL_ODE
 
@@ -67,7 +67,11 @@ class Case:
 
     def layers(self, tensors):
         kinds = (*self.activations, "identity")
-        return [FieldLayer(tensors[f"weight{l}"], tensors.get(f"bias{l}"), kind, 0.3) for l, kind in enumerate(kinds)]
+        sloped = {kind: Activation(kind, 0.3) for kind in ("leaky_relu", "elu")}
+        return [
+            FieldLayer(tensors[f"weight{l}"], tensors.get(f"bias{l}"), sloped.get(kind, kind))
+            for l, kind in enumerate(kinds)
+        ]
 
     def solve(self, tensors, noise, **changed):
         """The `Solution`."""

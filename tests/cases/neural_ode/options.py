@@ -3,8 +3,8 @@
 import inspect
 
 from flowkern import ops
-from flowkern.ops._neural_ode.field import ACTIVATIONS as FIELD_ACTIVATIONS
-from flowkern.ops._neural_ode.tableau import TABLEAUX
+from flowkern.ops._activation import NAMES
+from flowkern.ops._neural_ode import METHODS
 from tests.cases.neural_ode import Case
 from tests.cases.space import BOTH, COMMON, Space
 
@@ -12,8 +12,8 @@ _OPTIONS = {
     **COMMON,
     "features": (1, 3, 9),
     "hidden": ((), (5,), (4, 9), (3, 17, 4)),
-    "activation": tuple(FIELD_ACTIVATIONS),
-    "method": tuple(TABLEAUX),
+    "activation": NAMES,
+    "method": tuple(METHODS),
     "steps": ((1, 1), (4, 1), (4, 2)),
     "times": ((0.0, 0.4, 1.0), (1.0, 0.3, 0.3), (0.5,)),
     "gradient": ("discrete", "adjoint"),

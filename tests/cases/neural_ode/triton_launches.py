@@ -2,8 +2,8 @@
 
 import torch
 
+from flowkern.ops._neural_ode import METHODS
 from flowkern.ops._neural_ode import triton as solver
-from flowkern.ops._neural_ode.tableau import tableau
 from tests.gpu.compiled.meta import ROWS
 
 # (hidden layers, directions or 0 for a closed trace, numbers in φ(t), row_bias, kinetic, adjoint, dtype);
@@ -21,7 +21,7 @@ def _field(hidden, directions, phi, row_bias, kinetic, dtype, features=8, steps=
     def empty(*shape):
         return torch.empty(*shape, dtype=dtype, device="meta")
 
-    units, table = (features, *hidden, features), tableau("rk4")
+    units, table = (features, *hidden, features), METHODS["rk4"]
     tensors = [empty(o, i) for i, o in zip(units, units[1:])] + [empty(o) for o in units[1:]]
     closed = empty(*hidden[::-1]) if directions == 0 else None
     noise = empty(directions, ROWS, features) if directions else None
@@ -30,7 +30,7 @@ def _field(hidden, directions, phi, row_bias, kinetic, dtype, features=8, steps=
         empty(hidden[0], phi) if phi else None, empty(phi // 2) if phi > 1 else None, closed, noise, tensors,
     )  # fmt: skip
     codes = [2] * len(hidden), [1.0] * len(hidden)
-    return *inputs, *codes, *table.flat(), steps, 1, 1.0, kinetic, bool(directions)
+    return *inputs, *codes, *table, steps, 1, 1.0, kinetic, bool(directions)
 
 
 def launches():

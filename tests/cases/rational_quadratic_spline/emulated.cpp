@@ -11,7 +11,7 @@ template <class S> flowkern::SplineProblem<S> spline(const Call& c) {
   p.params = c.params.at<S>();
   p.params_row = c.params.stride[0], p.params_feature = c.params.stride[1], p.params_one = c.params.stride[2];
   p.index = c.index.at<std::int64_t>(), p.bounds = c.bounds.at<S>();
-  p.inverse = c.integers[0], p.tails = int(c.integers[1]);
+  p.inverse = c.integers[0], p.tails = int(c.integers[1]), p.knots = int(c.integers[2]);
   const double* n = c.numbers;
   p.left = n[0], p.right = n[1], p.bottom = n[2], p.top = n[3];
   p.min_width = n[4], p.min_height = n[5], p.min_slope = n[6], p.softclip = n[7], p.scale = n[8];

@@ -10,7 +10,7 @@ from tests.cases.rational_quadratic_spline import EDGES
 def _spline(direction, count):
     def op(*arguments):
         tensors, (index, bound, inverse, tails, *numbers) = arguments[:count], arguments[count:]
-        integers = (inverse, tails)
+        integers = (inverse, tails, numbers.pop(4))  # the knot map comes after the interval
         name = "rational_quadratic_spline"
         return direction(name, *tensors, index, bound, integers, tuple(numbers))
 

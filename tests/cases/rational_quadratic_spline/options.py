@@ -5,9 +5,7 @@ import inspect
 import torch
 
 from flowkern import ops
-from flowkern.ops import KnotMap
-from flowkern.ops._rational_quadratic_spline import TAILS
-from flowkern.ops._rational_quadratic_spline.knot_map import KINDS as KNOTS
+from flowkern.ops._rational_quadratic_spline.kinds import KNOT_MAPS, TAILS
 from tests.cases import coupling, coupling_options
 from tests.cases.space import BINS, Space
 
@@ -18,7 +16,7 @@ def _case(choice):
         bound = torch.linspace(0.5, 4.0, choice["features"])
     if bound == "box":
         bound = coupling.BOX if choice["tails"] == "none" else (-1.0, 2.0, -1.0, 2.0)
-    options = {"tails": choice["tails"], "bound": bound, "knot_map": KnotMap(choice["knot_map"])}
+    options = {"tails": choice["tails"], "bound": bound, "knot_map": choice["knot_map"]}
     return coupling_options.case("rational_quadratic_spline", choice, bins=choice["bins"], options=options)
 
 
@@ -26,7 +24,7 @@ SPACE = Space(
     {
         **coupling_options.COUPLING,
         "tails": tuple(TAILS),
-        "knot_map": KNOTS,
+        "knot_map": tuple(KNOT_MAPS),
         "bins": BINS,
         "bound": (3.0, "of features", "box"),
     },

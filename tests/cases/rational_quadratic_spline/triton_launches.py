@@ -2,8 +2,7 @@
 
 import torch
 
-from flowkern.ops import KnotMap
-from flowkern.ops._rational_quadratic_spline import TAILS
+from flowkern.ops._rational_quadratic_spline import TAILS, KnotMap
 from flowkern.ops._rational_quadratic_spline import triton as spline
 from tests.gpu.compiled.meta import FEATURES, coupling_tensors, directions
 
@@ -29,6 +28,6 @@ def launches():
         grads, tensors, places = coupling_tensors(3 * bins + extra, index, dtype)
         bound = torch.empty(FEATURES, dtype=grads[1].dtype, device="meta") if index else None
         box = (-3.0, 3.0, -3.0, 3.0)
-        arguments = (places, bound, inverse, code, *box, *KnotMap(kind).numbers())
+        arguments = (places, bound, inverse, code, *box, *KnotMap.of(kind).numbers())
         name = f"K={bins}, {tails}, {kind}, {dtype}" + ", inverse" * inverse + ", index" * index
         yield from directions(name, spline, grads, tensors, arguments)
