@@ -35,6 +35,7 @@ ISAS = {
         "avx2": ["-mavx2", "-mfma"],
         "avx512": ["-mavx2", "-mfma", "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw"],
     },
+    "aarch64": {"neon": ["-DFLOWKERN_NEON"]},
 }
 CUDA_ARCHITECTURES = ("80", "90a")
 GLIBC = os.environ.get("FLOWKERN_GLIBC")

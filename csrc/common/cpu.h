@@ -10,12 +10,15 @@
 
 namespace flowkern {
 
-enum class Isa { portable = 0, avx2 = 1, avx512 = 2 };
+enum class Isa { portable, avx2, avx512, neon };
 
 // The best instruction set of this machine; FLOWKERN_CPU=portable|avx2 asks for a lesser one.
 inline Isa detect_isa() {
-#if defined(__x86_64__) && !defined(FLOWKERN_PORTABLE_ONLY)
-  const char* wish = std::getenv("FLOWKERN_CPU");
+  [[maybe_unused]] const char* wish = std::getenv("FLOWKERN_CPU");
+#if defined(FLOWKERN_PORTABLE_ONLY)
+#elif defined(__aarch64__)
+  if (!(wish && !std::strcmp(wish, "portable"))) return Isa::neon;
+#elif defined(__x86_64__)
   if (wish && !std::strcmp(wish, "portable")) return Isa::portable;
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
@@ -37,6 +40,9 @@ inline Isa isa() {
   (::flowkern::isa() == ::flowkern::Isa::avx512 ? avx512::function(__VA_ARGS__) \
    : ::flowkern::isa() == ::flowkern::Isa::avx2 ? avx2::function(__VA_ARGS__)   \
                                                 : portable::function(__VA_ARGS__))
+#elif defined(__aarch64__) && !defined(FLOWKERN_PORTABLE_ONLY)
+#define FLOWKERN_BY_ISA(function, ...) \
+  (::flowkern::isa() == ::flowkern::Isa::neon ? neon::function(__VA_ARGS__) : portable::function(__VA_ARGS__))
 #else
 #define FLOWKERN_BY_ISA(function, ...) portable::function(__VA_ARGS__)
 #endif

@@ -52,6 +52,15 @@ FLOWKERN_HD void zip(VecD a, VecD b, VecD& low, VecD& high) {
   high = _mm256_permute2f128_pd(even, odd, 0x31);
 }
 
+#elif defined(FLOWKERN_NEON)
+
+#define FLOWKERN_PAIRS(V, type)                                                                             \
+  FLOWKERN_HD void unzip(V low, V high, V& a, V& b) { a = vuzp1q_##type(low.v, high.v), b = vuzp2q_##type(low.v, high.v); } \
+  FLOWKERN_HD void zip(V a, V b, V& low, V& high) { low = vzip1q_##type(a.v, b.v), high = vzip2q_##type(a.v, b.v); }
+FLOWKERN_PAIRS(VecF, f32)
+FLOWKERN_PAIRS(VecD, f64)
+#undef FLOWKERN_PAIRS
+
 #else
 
 template <class S> FLOWKERN_HD void unzip(S low, S high, S& a, S& b) { a = low, b = high; }

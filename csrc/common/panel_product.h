@@ -9,7 +9,7 @@
 FLOWKERN_BEGIN
 
 // With 32 registers a panel of 8 rows by two vectors keeps its 16 sums in them, with 16 one of 4.
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(FLOWKERN_NEON)
 constexpr int kPanelRows = 8, kWideTile = 2, kNarrowTile = 1;
 #elif defined(__AVX2__)
 constexpr int kPanelRows = 4, kWideTile = 2, kNarrowTile = 1;

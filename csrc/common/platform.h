@@ -1,6 +1,6 @@
 // What every kernel source agrees on: one namespace per instruction set, inlining, no torch header.
 //
-// The CPU kernels are compiled once per instruction set (portable, avx2, avx512) and the choice is
+// The CPU kernels are compiled once per instruction set (portable; avx2, avx512; neon) and the choice is
 // made at run time. Each copy lives in a namespace of its own, so that the linker can never keep an
 // inline function of one copy for another: that would run AVX-512 code on a machine without it.
 #pragma once
@@ -16,7 +16,8 @@
 #define FLOWKERN_ON_EACH_ISA(DECLARE)                   \
   namespace portable { DECLARE(float) DECLARE(double) } \
   namespace avx2 { DECLARE(float) DECLARE(double) }     \
-  namespace avx512 { DECLARE(float) DECLARE(double) }
+  namespace avx512 { DECLARE(float) DECLARE(double) }   \
+  namespace neon { DECLARE(float) DECLARE(double) }
 
 // FLOWKERN_INLINE stands behind a lambda's parameters. Sanitizers watch the variables of each function:
 // for them, functions stay small.

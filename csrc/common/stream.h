@@ -15,8 +15,8 @@ FLOWKERN_HD void flush_streams() { _mm_sfence(); }
 FLOWKERN_HD void stream(float* p, VecF a) { _mm256_stream_ps(p, a.v); }
 FLOWKERN_HD void stream(double* p, VecD a) { _mm256_stream_pd(p, a.v); }
 FLOWKERN_HD void flush_streams() { _mm_sfence(); }
-#else
-template <class S> FLOWKERN_HD void stream(S* p, S a) { *p = a; }
+#else  // AArch64 promises no such store: its caches see for themselves that lines are written whole
+template <class S> FLOWKERN_HD void stream(S* p, Vec<S> a) { store(p, a); }
 FLOWKERN_HD void flush_streams() {}
 #endif
 

@@ -8,7 +8,7 @@
 
 FLOWKERN_BEGIN
 
-#if defined(__AVX2__)
+#if defined(FLOWKERN_VECTORS)
 // Calls eight(i) or four(i) for groups of as many consecutive columns that begin at i; a last group
 // overlaps the one before it rather than pass the end. Needs count ≥ 4, where count is K unless K = 0.
 template <int K, class F, class G> FLOWKERN_HD void groups(int count, const F& eight, const G& four) {
@@ -24,7 +24,7 @@ template <int K, class F, class G> FLOWKERN_HD void groups(int count, const F& e
 // i < count, where count is K unless K = 0.
 template <int K, class S> FLOWKERN_HD void load_tile(const S* p, long stride, int count, Vec<S>* columns) {
   constexpr int lanes = Lanes<Vec<S>>::count;
-#if defined(__AVX2__)
+#if defined(FLOWKERN_VECTORS)
   if constexpr (sizeof(S) == 4 && (K == 0 || K >= 4))
     if (K || count >= 4)
       return groups<K>(
@@ -41,7 +41,7 @@ template <int K, class S> FLOWKERN_HD void load_tile(const S* p, long stride, in
 // The inverse of load_tile.
 template <int K, class S> FLOWKERN_HD void store_tile(S* p, long stride, int count, const Vec<S>* columns) {
   constexpr int lanes = Lanes<Vec<S>>::count;
-#if defined(__AVX2__)
+#if defined(FLOWKERN_VECTORS)
   if constexpr (sizeof(S) == 4 && (K == 0 || K >= 4))
     if (K || count >= 4)
       return groups<K>(

@@ -11,7 +11,7 @@ namespace {
 using std::int64_t;
 
 // A weight's gradient is summed for two vectors of rows by as many columns as registers allow.
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(FLOWKERN_NEON)
 constexpr int kColumns = 8;
 #else
 constexpr int kColumns = 4;
