@@ -5,7 +5,7 @@ dictionary, in front of the method of its class. A partial is copied and pickled
 layer that it names, so a deep copy or a loaded model runs on its own parameters. Class, parameters,
 buffers and state_dict stay as they are.
 
-Each peer is a module with `plan(module) -> Plan | None` and `HANDLES`, a line for messages.
+Each library is a module with `plan(module) -> Plan | None` and `HANDLES`, a line for messages.
 """
 
 import functools
@@ -155,7 +155,7 @@ def _explained(module, inside):
 
 
 def _note(module, methods):
-    """The replaced methods, how an equation is solved, and why the peer computes at present, if so."""
+    """The replaced methods, how an equation is solved, and why the library computes at present, if so."""
     arguments = [a for name in methods for a in module.__dict__[name].args]
     known = next((a for a in arguments if hasattr(a, "left")), None)
     note = getattr(known, "note", "")
@@ -164,7 +164,7 @@ def _note(module, methods):
         ", ".join(name for name in methods if name != _REPLICATE),
         note(module) if callable(note) else note,
         getattr(known, "remark", ""),
-        left and f"at present left to its own code: {left}",
+        left and f"at present computed by its own code: {left}",
     )
     return "; ".join(filter(None, parts))
 
@@ -214,7 +214,7 @@ def ode_error(model: torch.nn.Module, x: torch.Tensor, *arguments: Any, **option
 
 
 class Layer(NamedTuple):
-    """One layer of an explained model; note names its replaced methods, or says why it is left."""
+    """One layer of an explained model; note names its replaced methods, or says why it is not accelerated."""
 
     name: str
     kind: str
@@ -223,7 +223,7 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `explain` found: tuples of the layers that are accelerated, could be, and are left."""
+    """What `explain` found: tuples of the layers that are accelerated, could be, and are not."""
 
     model: str
     replaced: tuple
@@ -234,7 +234,7 @@ class Explanation:
         parts = (
             ("Accelerated", self.replaced),
             ("Could be accelerated", self.replaceable),
-            ("Left as they are", self.left),
+            ("Not accelerated", self.left),
         )
         blocks = [_block(title, layers) for title, layers in parts if layers]
         if not self.replaced and not self.replaceable:
@@ -279,7 +279,7 @@ def _check_ode(ode):
 
 
 def _methods(module, ode):
-    """The methods that take the place of the module's own; none if it is left."""
+    """The methods that take the place of the module's own; none if it is not accelerated."""
     plan = _plan(module)
     if plan is None:
         return {}

@@ -36,7 +36,7 @@ from flowkern.ops._masked_autoregressive import evaluate
 
 _FORMULAS = ("_elementwise_forward", "_elementwise_inverse", "_output_dim_multiplier")
 _MASKED = frozenset(("MaskedLinear",))
-_KNOWN = {  # what a submodule of that name may be: classes, and names of the peer's
+_KNOWN = {  # what a submodule of that name may be: classes, and names of the library's
     "": frozenset(("MADE",)),
     "initial_layer": _MASKED,
     "final_layer": _MASKED,
@@ -69,9 +69,9 @@ class Kind(NamedTuple):
     """One kind of autoregressive layer.
 
     element: module -> the element transform of `ops.masked_autoregressive`.
-    relies_on: attributes of the peer's class that `element` reproduces.
+    relies_on: attributes of the library's class that `element` reproduces.
     unsuitable: module -> why this layer cannot be taken, or None.
-    check: check(module, inputs) raises what the peer raises on bad values.
+    check: check(module, inputs) raises what the library raises on bad values.
     """
 
     element: Callable
@@ -84,7 +84,7 @@ class Kind(NamedTuple):
 
 
 def _call(style, kind, inspection, inverse, module, inputs, context=None):
-    """y or x, and the log-det, in one pass; by the peer's own method where the op does not fit."""
+    """y or x, and the log-det, in one pass; by the library's own method where the op does not fit."""
     linears, found = inspection(module)
     net = module._modules["autoregressive_net"]
     if isinstance(found, str) or found.busy() or not _fits(net, linears, inputs, context):
@@ -98,7 +98,7 @@ def _call(style, kind, inspection, inverse, module, inputs, context=None):
 
 
 def _fits(net, linears, inputs, context):
-    """Whether inputs and context are such that the peer would not raise an error."""
+    """Whether inputs and context are such that the library would not raise an error."""
     first = linears[0]
     return (
         inputs.dim() == 2
@@ -210,7 +210,7 @@ def _spline(tails, bound, width, height, slope, scale):
     return SplineElement((0, 1, 0, 1) if tails is None else bound, _TAILS[tails], knot_map)
 
 
-# Which layers are taken.
+# Which layers are accelerated.
 
 
 def plan(style, kind, module):
@@ -286,7 +286,7 @@ def _blindness(masks):
 
 
 def _unfamiliar(style, net):
-    """Why the network is not taken for a MADE of the peer's, or None."""
+    """Why the network is not taken for a MADE of the library's, or None."""
     if style.name(type(net)) != f"{style.module}.MADE":
         return f"its network is no MADE but {type(net).__name__}"
     for path, module in parts(net):
@@ -300,7 +300,7 @@ def _unfamiliar(style, net):
 
 
 def _is_known(style, path, module):
-    """Whether the submodule at that path is what the peer has there."""
+    """Whether the submodule at that path is what the library has there."""
     name = re.sub(r"\.\d+$", "", path).rpartition(".")[2]
     if name == "activation":
         return activation_of(module) is not None
@@ -323,7 +323,7 @@ def _unfit(style, module):
 def _comparisons(style, kind, module):
     """A layer with such a structure against its fused forward, and its inverse against its forward.
 
-    The peer's inverse takes a pass for each feature; that its last pass undoes the forward is
+    The library's inverse takes a pass for each feature; that its last pass undoes the forward is
     enough, because the op's inverse undoes the op's forward.
     """
     copied = stranger(module)

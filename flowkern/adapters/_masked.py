@@ -1,4 +1,4 @@
-"""Masked networks of peers: their degrees, worked out of their masks, and their state at a call."""
+"""Masked networks of libraries: their degrees, worked out of their masks, and their state at a call."""
 
 import itertools
 from typing import NamedTuple
@@ -57,7 +57,7 @@ class Network(NamedTuple):
     remark: str = ""
 
     def busy(self):
-        """Why the peer must compute, as the network's modules are now; None if it need not."""
+        """Why the library must compute, as the network's modules are now; None if it need not."""
         if any(self.hooks):
             return "its network has hooks"
         if _torch.has_global_hooks():
@@ -176,7 +176,7 @@ class Inspection:
 
     Args:
         linears: linears(module) gives the masked linear modules in order.
-        inspect: inspect(module) gives a `Network`, or why the module is left to the peer.
+        inspect: inspect(module) gives a `Network`, or why the module is left to the library.
         unfit: unfit(module) gives why a setting that is read at every call has no kernel, or None.
         formulas: names of the methods of the layer's class whose formulas the kernel has.
     """
@@ -216,7 +216,7 @@ class Inspection:
         return getattr(self.seen.found, "remark", "")
 
     def left(self, module):
-        """Why the peer computes the module as it is now; None if it does not.
+        """Why the library computes the module as it is now; None if it does not.
 
         Its masks are looked at again: a change through `.data` or numpy is not counted as one.
         """

@@ -48,7 +48,7 @@ def _density(module, inputs, context):
     return module._distribution.log_prob(noise, context=context) + logabsdet
 
 
-# Which modules are taken.
+# Which modules are accelerated.
 
 
 def plan(module):

@@ -104,7 +104,7 @@ def _conditional_reverse_kld(fusion, module, num_samples=1, context=None, beta=1
     return torch.mean(log_q) - beta * torch.mean(module.p.log_prob(x, context=context))
 
 
-# Which modules are taken.
+# Which modules are accelerated.
 
 
 def plan(module):

@@ -1,4 +1,4 @@
-"""Velocity fields that peers hand to a solver: the network that computes one, and its fused solve."""
+"""Velocity fields that libraries hand to a solver: the network that computes one, and its fused solve."""
 
 import copy
 import math
@@ -42,7 +42,7 @@ def described(ode):
 
 
 class OdeError(NamedTuple):
-    """The largest errors of the state and of the log-det over the data: of fixed steps, of the peer's own.
+    """The largest errors of the state and of the log-det over the data: of fixed steps, of the library's own.
 
     None where there is no log-det.
     """
@@ -57,7 +57,7 @@ class OdeError(NamedTuple):
 
 
 def left(network, dense):
-    """Why a peer computes a field's network as it is now; None if it does not.
+    """Why a library computes a field's network as it is now; None if it does not.
 
     Args:
         network: the module; it may be wrapped in others, which count too.
@@ -91,7 +91,7 @@ class Field(NamedTuple):
     order: tuple
 
     def left(self, model):
-        """Why the peer computes the model as it is now; None if it does not."""
+        """Why the library computes the model as it is now; None if it does not."""
         if reason := left(model, self._dense):
             return reason
         return None if self._widths(self._dense(model)) else "its network has other inputs than x and t"

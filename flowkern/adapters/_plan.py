@@ -1,4 +1,4 @@
-"""What a peer's module says about one layer, and the check that a fused layer keeps its numbers."""
+"""What a library's module says about one layer, and the check that a fused layer keeps its numbers."""
 
 import contextlib
 import copy
@@ -13,11 +13,11 @@ from flowkern.ops._plain import plainly
 
 
 class Plan(NamedTuple):
-    """How one layer of a peer is treated.
+    """How one layer of a library is treated.
 
     methods: name → function(module, …) that takes the place of the bound method; empty to leave
         the layer as it is.
-    reason: why the layer is left.
+    reason: why the layer is not accelerated.
     by_ode: options of `accelerate`'s `ode` → methods, for a layer whose steps these can name.
     remark: what `explain` says beside that.
     """
@@ -49,9 +49,9 @@ def qualified_name(package, cls):
 
 
 def overridden(module, relies_on, name):
-    """Why the layer is left if its class or instance changes what the fused methods rely on.
+    """Why the layer is not accelerated, if its class or instance changes what the fused methods rely on.
 
-    relies_on: names of attributes; name: class → its name within the peer, or None.
+    relies_on: names of attributes; name: class → its name within the library, or None.
     """
 
     def is_peers_own(attribute):
@@ -63,7 +63,7 @@ def overridden(module, relies_on, name):
 
 
 def changed(module, formulas):
-    """Why a peer computes its layer: methods of these names were put on it after `accelerate`; or None."""
+    """Why a library computes its layer: methods of these names were put on it after `accelerate`; or None."""
     for name in formulas:
         if name in module.__dict__:
             return f"it has {name} of its own"
@@ -84,7 +84,7 @@ def disagreement(comparisons):
             for name, wanted, got in comparisons():
                 if not all(torch.allclose(w, g, 1e-6, 1e-6) for w, g in zip(wanted, got)):
                     return f"its {name} gives other numbers than the fused one"
-    except Exception as error:  # a fork may fail in any way, and its layer is then left to it
+    except Exception as error:  # a fork may fail in any way, and its layer is then not accelerated
         return f"a trial call failed: {type(error).__name__}: {error}"
     return None
 

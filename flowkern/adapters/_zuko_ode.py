@@ -1,6 +1,6 @@
 """The continuous layer of zuko 1.6 (CNF), whose adaptive solve becomes fixed steps in one op.
 
-The numbers are then those of other steps, so a layer is taken only if the caller names them.
+The numbers are then those of other steps, so a layer is accelerated only if the caller names them.
 """
 
 import copy
@@ -106,7 +106,7 @@ def name(cls):
     return qualified_name(_PACKAGE, cls)
 
 
-# Whether a layer is taken.
+# Whether a layer is accelerated.
 
 
 def plan(module):

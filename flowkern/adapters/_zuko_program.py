@@ -85,7 +85,7 @@ def _call(module, inverse, x, c):
     return y, ladj if ladj.dim() == 1 else ladj.sum(-1)
 
 
-# Which modules are taken.
+# Which modules are accelerated.
 
 
 def plan(module):

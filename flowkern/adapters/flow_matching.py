@@ -1,7 +1,7 @@
 """The sampler of flow_matching 1.0 and its likelihood, where the velocity model is a dense network.
 
 A call names its method. One of fixed steps keeps these, and with them its numbers. An adaptive one
-takes the steps that the caller of `accelerate` names, and is left to torchdiffeq if he names none.
+takes the steps that the caller of `accelerate` names, and calls torchdiffeq if none are named.
 """
 
 import functools
@@ -50,7 +50,7 @@ class Sampler:
     def note(self):
         """What explain says of the steps."""
         if self.ode is None:
-            return "adaptive methods are left to torchdiffeq, as no ode=… was given"
+            return "adaptive methods run in torchdiffeq, because no ode=… was given"
         return f"with an adaptive method, {described(self.ode)}"
 
     def left(self, module):
@@ -122,7 +122,7 @@ def _arguments(function, module, args, kwargs):
     return bound.arguments
 
 
-# Whether a solver is taken.
+# Whether a solver is accelerated.
 
 
 def plan(module):

@@ -134,7 +134,7 @@ def _apart(conditions, module, inverse, x, context):
     return y, x.new_zeros(x.shape[0]) + logabsdet
 
 
-# Which modules are taken.
+# Which modules are accelerated.
 
 
 def plan(module):

@@ -196,7 +196,7 @@ def _softmax_scale(net):
 
 
 def _check_domain(module, inputs):
-    """Raise the peer's InputOutsideDomain unless all inputs are in [0, 1].
+    """Raise the library's InputOutsideDomain unless all inputs are in [0, 1].
 
     A compiled or traced graph, and torch.func.vmap, cannot raise on data: there, the op answers an input
     outside with NaN.
@@ -261,7 +261,7 @@ def _check_unit_interval(module, inputs):
         _check_domain(module, inputs)
 
 
-# Which layers are taken.
+# Which layers are accelerated.
 
 
 def plan(module):
@@ -346,7 +346,7 @@ def _comparisons(kind, module):
 
 class _Kind(NamedTuple):
     methods: dict
-    relies_on: tuple  # attributes of the peer's class that the methods replace or reproduce
+    relies_on: tuple  # attributes of the library's class that the methods replace or reproduce
     unsuitable: Callable  # module -> why this layer cannot be taken, or None
     trial: Callable | None  # module -> (x, stand-ins for submodules)
 

@@ -71,7 +71,7 @@ def _forward(solver, module, x, t_span=None, save_at=(), args={}):  # noqa: B006
     return (t.to(x), found) if module.return_t_eval else found
 
 
-# Whether a NeuralODE is taken.
+# Whether a NeuralODE is accelerated.
 
 
 def plan(module):

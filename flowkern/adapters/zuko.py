@@ -143,7 +143,7 @@ def _is_spline(shapes):
     return bins > 0 and shapes == ((bins,), (bins,), (bins - 1,))
 
 
-# Which layers are taken.
+# Which layers are accelerated.
 
 
 def plan(module):

@@ -28,7 +28,7 @@ from flowkern.report.timing import interleaved, quartiles
 _SAMPLE_SECONDS = 1e-3  # a shorter call is repeated
 _MAX_ROUNDS = 200
 _PLAIN, _FAST = _FLOWS = ("plain", "accelerated")
-_LEFT = "at present left to its own code: "  # the words of `explain`
+_LEFT = "at present computed by its own code: "  # the words of `explain`
 
 
 def measure(library, plain, fast, batch, context, end, on_round):

@@ -210,7 +210,7 @@ def test_explanation_of_a_mixed_model():
         "holds it\n"
         "  _transforms.3                          AdditiveCouplingTransform      forward, inverse\n"
         "  _transforms.3.unconditional_transform  PiecewiseRationalQuadraticCDF  forward, inverse\n"
-        "Left as they are (1):\n"
+        "Not accelerated (1):\n"
         f"  _transforms.2  PiecewiseLinearCouplingTransform  {why}"
     )
 

@@ -287,7 +287,7 @@ def test_copies_know_their_own_network(name):
     call(fast, inputs, context)
     for twin in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
         change(twin)
-        assert "at present left to its own code" in note(twin) and "at present" not in note(fast)
+        assert "at present computed by its own code" in note(twin) and "at present" not in note(fast)
 
 
 def masks_of(model):

@@ -171,7 +171,7 @@ def test_a_method_put_on_the_layer_is_called(name, method, where):
         call(model.inverse if name == "lu" else model, inputs, context)
         assert calls
     assert_same(fast, plain, inputs, context)
-    assert f"at present left to its own code: it has {method} of its own" in notes(fast)[0]
+    assert f"at present computed by its own code: it has {method} of its own" in notes(fast)[0]
 
 
 @pytest.mark.parametrize("name", COUPLINGS)

@@ -118,7 +118,7 @@ def test_adaptive_methods_are_left_unless_steps_are_named():
     plain, x = solver(), points(9, 2)
     accelerated = fast(copy.deepcopy(plain))
     assert torch.equal(accelerated.sample(x, None, **TIGHT), plain.sample(x, None, **TIGHT))
-    assert note(accelerated).endswith("adaptive methods are left to torchdiffeq, as no ode=… was given")
+    assert note(accelerated).endswith("adaptive methods run in torchdiffeq, because no ode=… was given")
 
 
 @pytest.mark.parametrize("times", [TIMES[[0, -1]], TIMES, TIMES.flip(0)])
@@ -206,7 +206,7 @@ def test_calls_that_torchdyn_computes():
     assert not torch.allclose(coarse, exact, rtol=1e-3, atol=1e-3)
     handle = model.vf.register_forward_hook(lambda *_: None)
     torch.testing.assert_close(model(x, TIMES[[0, -1]])[1], exact)
-    assert note(model).endswith("at present left to its own code: its network has hooks")
+    assert note(model).endswith("at present computed by its own code: its network has hooks")
     handle.remove()
     assert torch.equal(model(x, TIMES[[0, -1]])[1], coarse)
 

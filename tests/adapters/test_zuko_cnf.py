@@ -228,7 +228,7 @@ def test_hooks_and_other_forwards_are_left_to_zuko_at_the_call():
     fast, calls = fixed(flow, method="midpoint", steps=2), []
     handle = fast.transform.ode[0].register_forward_hook(lambda *_: calls.append(1))
     torch.testing.assert_close(fast(c).log_prob(x), flow(c).log_prob(x))
-    assert calls and note(fast).endswith("left to its own code: its network has hooks")
+    assert calls and note(fast).endswith("computed by its own code: its network has hooks")
     handle.remove()
     assert not torch.allclose(fast(c).log_prob(x), flow(c).log_prob(x), rtol=1e-6, atol=1e-6)
     model = zuko.bayesian.BayesianModel(fast, init_logvar=0.0)
