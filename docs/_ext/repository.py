@@ -19,9 +19,11 @@ def link(app, doctree):
     """Links to files that are no pages lead to the page that includes the file, or to a copy of it beside the site."""
     for node in [*doctree.findall(addnodes.pending_xref), *doctree.findall(addnodes.download_reference)]:
         target, _, fragment = node["reftarget"].partition("#")
-        if node.get("reftype") != "myst" or node.get("refdomain") or not target:
+        outside = node.get("refdomain") == "doc" and target not in app.env.found_docs  # as MyST sees ../CONTRIBUTING.md
+        if node.get("reftype") != "myst" or not target or (node.get("refdomain") and not outside):
             continue
         here = Path(get_source_line(node)[0] or app.env.doc2path(node["refdoc"])).parent
+        target = f"{target}.md" if outside else target
         path = (here / target).resolve()
         if path.is_relative_to(ROOT) and path.exists():
             node.replace_self(_reference(app, node, path, fragment))
