@@ -137,7 +137,7 @@ def test_a_forward_put_inside_the_network_is_called(name, where):
         changed.forward = functools.partial(_doubled, changed)
     assert not torch.allclose(call(fast, inputs, context)[0], before)
     assert_same(fast, plain, inputs, context)
-    assert notes(fast)[0].endswith("with a forward of its own")
+    assert any(note.endswith("with a forward of its own") for note in notes(fast))
 
 
 FORMULAS = [
@@ -171,7 +171,7 @@ def test_a_method_put_on_the_layer_is_called(name, method, where):
         call(model.inverse if name == "lu" else model, inputs, context)
         assert calls
     assert_same(fast, plain, inputs, context)
-    assert f"at present computed by its own code: it has {method} of its own" in notes(fast)[0]
+    assert any(f"at present computed by its own code: it has {method} of its own" in note for note in notes(fast))
 
 
 @pytest.mark.parametrize("name", COUPLINGS)
