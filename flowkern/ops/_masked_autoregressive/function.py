@@ -8,7 +8,13 @@ with the arguments that reference.py explains; needs says for each of tensors wh
 is wanted (else None may come back).
 """
 
-from flowkern.ops._function import MappedRule
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from flowkern.ops._function import MappedRule, Tensors
 from flowkern.ops._masked_autoregressive import native, reference
 
 ROW_WISE = (False, True, True, False, False)  # weight, bias, gate, gain, offset of a layer
@@ -18,19 +24,27 @@ _RANKS = tuple(2 * by_row for by_row in ROW_WISE)
 class _Masked(MappedRule):
     kept = (0,)
 
-    def forward(self, kernels, spec, x, *tensors):
+    def forward(self, kernels: ModuleType, spec: Any, x: torch.Tensor, *tensors: Any) -> tuple[torch.Tensor, ...]:
         return kernels.forward(x, spec, *tensors)
 
-    def backward(self, kernels, spec, needs, cotangents, outputs, tensors):
+    def backward(
+        self,
+        kernels: ModuleType,
+        spec: Any,
+        needs: Sequence[bool],
+        cotangents: Tensors,
+        outputs: Tensors,
+        tensors: Tensors,
+    ) -> Tensors:
         x, *rest = tensors
         grad_x, *grads = kernels.backward(*cotangents, x, *outputs, needs[4:], spec, *rest)
         return grad_x, None, None, None, *grads
 
-    def ranks(self, spec, tensors):
+    def ranks(self, spec: Any, tensors: Tensors) -> Sequence[int] | None:
         return 2, 0, 0, 0, *_RANKS * ((len(tensors) - 4) // 5)
 
 
-def _triton():
+def _triton() -> ModuleType:
     from flowkern.ops._masked_autoregressive import triton
 
     return triton

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from typing import Any
 
 import torch
 
@@ -110,13 +111,13 @@ def _check(x0, x1, t, path, noise):
             raise ValueError("noise: no gradient flows to it; expected a tensor that requires none")
 
 
-def check_sigma(sigma):
+def check_sigma(sigma: Any) -> float:
     """σ as a float; raise unless it is a finite number, 0 or more."""
     if isinstance(sigma, torch.Tensor):
         if sigma.requires_grad:
             raise ValueError("sigma: no gradient flows to it; expected a number")
         sigma = sigma.item() if sigma.numel() == 1 and not sigma.is_complex() else sigma
-    if isinstance(sigma, bool) or not isinstance(sigma, numbers.Real) or not 0 <= sigma < math.inf:
+    if isinstance(sigma, bool) or not isinstance(sigma, numbers.Real) or not 0 <= float(sigma) < math.inf:
         raise ValueError(f"sigma: expected a finite number, 0 or more, got {sigma!r}")
     return float(sigma)
 

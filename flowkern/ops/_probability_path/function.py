@@ -8,7 +8,13 @@ they are drawn then, and forward returns the t drawn, which backward takes for t
 grad_t is wanted.
 """
 
-from flowkern.ops._function import MappedRule, Rule
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from flowkern.ops._function import MappedRule, Rule, Tensors
 from flowkern.ops._probability_path import native, reference
 
 
@@ -16,21 +22,29 @@ class _ProbabilityPath(MappedRule):
     kept = (2,)
     differentiate = Rule.differentiate  # plain PyTorch, which is mapped as it is
 
-    def forward(self, kernels, plain, *tensors):
+    def forward(self, kernels: ModuleType, plain: Any, *tensors: Any) -> tuple[torch.Tensor, ...]:
         return kernels.forward(*_contiguous(*tensors), *plain)
 
-    def backward(self, kernels, plain, needs, cotangents, outputs, tensors):
+    def backward(
+        self,
+        kernels: ModuleType,
+        plain: Any,
+        needs: Sequence[bool],
+        cotangents: Tensors,
+        outputs: Tensors,
+        tensors: Tensors,
+    ) -> Tensors:
         x0, x1, t, *rest = _contiguous(*tensors)
         t = outputs[0] if t is None else t
         return *kernels.backward(*_contiguous(*cotangents), needs[2], x0, x1, t, *rest, *plain), None, None
 
-    def ranks(self, plain, tensors):
+    def ranks(self, plain: Any, tensors: Tensors) -> Sequence[int] | None:
         # Numbers belong to places in a batch: in one that is joined they would be others.
         _, _, t, noise, _ = tensors
         return None if t is None or noise is None and draws_noise(*plain) else (2, 2, 1, 2, 0)
 
 
-def _triton():
+def _triton() -> ModuleType:
     from flowkern.ops._probability_path import triton
 
     return triton
@@ -39,10 +53,10 @@ def _triton():
 apply = _ProbabilityPath(native, reference, _triton).apply
 
 
-def draws_noise(path, sigma):
+def draws_noise(path: int, sigma: float) -> bool:
     """Whether a path of that code has noise: where σ is 0 the target path alone, which starts at it."""
     return sigma != 0 or path == 1
 
 
-def _contiguous(*tensors):
+def _contiguous(*tensors: Any) -> list[Any]:
     return [t if t is None else t.contiguous() for t in tensors]
