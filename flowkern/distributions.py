@@ -1,7 +1,7 @@
 """The distributions that flows return."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.distributions import Distribution, constraints
@@ -27,7 +27,7 @@ class FlowDistribution(Distribution):
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, transform, origin, context=None):
+    def __init__(self, transform: Any, origin: torch.Tensor, context: torch.Tensor | None = None) -> None:
         self.transform, self.origin, self.context = transform, origin, context
         batch_shape = torch.Size() if context is None else context.shape[:-1]
         super().__init__(batch_shape, origin.shape, validate_args=False)
@@ -42,7 +42,7 @@ class FlowDistribution(Distribution):
         Distribution.__init__(new, batch_shape, self.event_shape, validate_args=False)
         return new
 
-    def log_prob(self, value):
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """log p(value) = log N(z; 0, I) + log|det ∂z/∂x| at z = f(value), for value (…, D)."""
         check_features("value", value, self.event_shape[0])
         shape = check_broadcast("value", value.shape[:-1], "the flow", self.batch_shape)
@@ -67,7 +67,7 @@ class FlowDistribution(Distribution):
         shapes = f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)}"
         return f"FlowDistribution({shapes})"
 
-    def _noise(self, sample_shape):
+    def _noise(self, sample_shape: tuple[int, ...]) -> torch.Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
         return torch.randn(shape, dtype=self.origin.dtype, device=self.origin.device)
 
@@ -92,7 +92,7 @@ class ContinuousFlowDistribution(FlowDistribution):
         """x(t_data) for noise x(t_noise), (*sample_shape, *batch_shape, D), differentiable."""
         return self.transform.data(self._noise(sample_shape), self.context)
 
-    def log_prob_and_costs(self, value):
+    def log_prob_and_costs(self, value: torch.Tensor) -> Costs:
         """The `Costs` for value (…, D) in one solve: regularisers, to add to the loss.
 
         Source: Finlay et al., How to Train Your Neural ODE (2020), eqs. 10 and 11.
@@ -104,7 +104,7 @@ class ContinuousFlowDistribution(FlowDistribution):
         return Costs(*(part.expand(shape) for part in (log_prob, *costs)))
 
 
-def _log_normal(z):
+def _log_normal(z: torch.Tensor) -> torch.Tensor:
     """log N(z; 0, I), summed over the features."""
     z = z.to(compute_dtype(z, z))
     # While torch.jit traces, sizes are tensors, and this product would be one in float32.

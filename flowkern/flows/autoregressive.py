@@ -15,7 +15,17 @@ from flowkern.transforms import AffineAutoregressive, Compose, Inverse, SplineAu
 class _AutoregressiveFlow(Flow):
     """Autoregressive layers, every second one in descending order, or all in random orders."""
 
-    def __init__(self, layer, features, context, transforms, passes, randperm, hidden_features, conditioner):
+    def __init__(
+        self,
+        layer: Callable | type,
+        features: int,
+        context: int,
+        transforms: int,
+        passes: int | None,
+        randperm: bool,
+        hidden_features: Sequence[int],
+        conditioner: Callable | type,
+    ) -> None:
         check_count("features", features, 1)
         check_count("context", context, 0)
         check_count("transforms", transforms, 1)

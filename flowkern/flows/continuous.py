@@ -68,7 +68,7 @@ class CNF(Flow):
         super().__init__(transform, velocity.features, velocity.context)
         self.origin: torch.Tensor = self.origin.to(next(velocity.parameters()))
 
-    def forward(self, context=None):
+    def forward(self, context: torch.Tensor | None = None) -> ContinuousFlowDistribution:
         """The `ContinuousFlowDistribution` given context (…, context); its batch_shape is (…,)."""
         check_context(context, self.context)
         return ContinuousFlowDistribution(self.transform, self.origin, context)

@@ -69,7 +69,14 @@ class FlowMatching(nn.Module):
             optimal_transport.require_pot()
         self.field, self.path, self.coupling, self.sigma = field, path, coupling, sigma
 
-    def loss(self, x1, x0=None, context=None, generator=None, t=None):
+    def loss(
+        self,
+        x1: torch.Tensor,
+        x0: torch.Tensor | None = None,
+        context: torch.Tensor | None = None,
+        generator: Any = None,
+        t: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """The mean over samples and features of |v(t, x_t, context) − u_t|².
 
         Args:
@@ -96,7 +103,7 @@ class FlowMatching(nn.Module):
 
     forward = loss  # what torch.nn.parallel.DistributedDataParallel calls
 
-    def _start(self, x1, x0, generator):
+    def _start(self, x1: torch.Tensor, x0: torch.Tensor | None, generator: Any) -> tuple[str, torch.Tensor | None]:
         """The path to take, and where it starts."""
         if self.path == "target":
             if x0 is not None:

@@ -2,11 +2,12 @@
 
 import math
 import warnings
+from collections.abc import Callable
 
 import torch
 
 
-def require_pot():
+def require_pot() -> Callable:
     """`ot.emd`, POT's solver; an error that says what to install where it is missing."""
     try:
         from ot import emd
@@ -119,7 +120,9 @@ def sinkhorn_log_plan(cost, epsilon=None, tolerance=1e-2, iterations=5_000):
     return logits + of_row.unsqueeze(1) + of_column
 
 
-def _round(logits, of_row, of_column):
+def _round(
+    logits: torch.Tensor, of_row: torch.Tensor, of_column: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Some iterations: the first by logarithms, so that nothing is lost, the others by products with the plan so far.
 
     Returns the new logarithms of row and column factors, and how far the row sums are off on average.
@@ -136,7 +139,7 @@ def _round(logits, of_row, of_column):
     return of_row + u.log(), of_column + v.log(), off
 
 
-def _squared_distances(x0, x1):
+def _squared_distances(x0: torch.Tensor, x1: torch.Tensor) -> torch.Tensor:
     if x0.shape[1:] != x1.shape[1:]:
         raise ValueError(f"x0: expected samples of shape {tuple(x1.shape[1:])}, got {tuple(x0.shape[1:])}")
     if len(x0) == 0 < len(x1):

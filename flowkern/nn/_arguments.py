@@ -1,13 +1,15 @@
 """Checks shared by conditioners, transforms and flows; each error names the argument."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from flowkern.ops._rational_quadratic_spline import MAX_BINS, KnotMap
 
 
-def check_count(name, value, minimum):
+def check_count(name: str, value: float, minimum: int) -> None:
     """Raise unless `value` is an integer of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
@@ -15,7 +17,7 @@ def check_count(name, value, minimum):
         raise ValueError(f"{name}: expected an integer >= {minimum}, got {value}")
 
 
-def check_choice(name, value, choices):
+def check_choice(name: str, value: str | None, choices: dict | tuple[str | None, ...]) -> None:
     """Raise unless `value` is one of the names `choices`."""
     if not isinstance(value, str | None) or value not in choices:
         expected = ", ".join(map(repr, choices))
@@ -34,14 +36,14 @@ def check_sizes(features, context, outputs, hidden_features):
     return tuple(hidden_features)
 
 
-def check_one_width(hidden_features):
+def check_one_width(hidden_features: Sequence[int]) -> int:
     """The one width of all residual blocks; raise if there are several, or none."""
     if len(set(hidden_features)) != 1:
         raise ValueError(f"hidden_features: expected one width for all residual blocks, got {hidden_features}")
     return hidden_features[0]
 
 
-def check_features(name, x, features):
+def check_features(name: str, x: torch.Tensor, features: int) -> None:
     """Raise unless x is a floating-point tensor (…, features)."""
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
@@ -51,7 +53,7 @@ def check_features(name, x, features):
         raise ValueError(f"{name}: expected shape (…, {features}), got {tuple(x.shape)}")
 
 
-def check_context(context, width):
+def check_context(context: torch.Tensor | None, width: int) -> None:
     """Raise unless context is a tensor (…, width), or None where width is 0."""
     if context is None and width:
         raise ValueError(f"context: expected a tensor (…, {width}), got None")
@@ -61,7 +63,7 @@ def check_context(context, width):
         check_features("context", context, width)
 
 
-def check_broadcast(name, shape, other_name, other):
+def check_broadcast(name: str, shape: torch.Size, other_name: str, other: torch.Size) -> torch.Size:
     """The shape that two batch shapes broadcast to; the error names the first."""
     try:
         return torch.broadcast_shapes(shape, other)
@@ -71,7 +73,7 @@ def check_broadcast(name, shape, other_name, other):
         ) from None
 
 
-def check_spline(bins, bound, knot_map):
+def check_spline(bins: int, bound: float, knot_map: Any) -> None:
     """Raise unless the three describe a spline on [−bound, bound]."""
     check_count("bins", bins, 1)
     if bins > MAX_BINS:
@@ -81,7 +83,7 @@ def check_spline(bins, bound, knot_map):
         raise ValueError(f"bound: expected a finite number > 0, got {bound!r}")
 
 
-def check_dtype(name, x, parameter):
+def check_dtype(name: str, x: torch.Tensor, parameter: torch.Tensor) -> Any:
     """Raise unless x is where the parameters are and has their dtype, or autocast will bring both to one."""
     if x.device != parameter.device:
         raise ValueError(f"{name}: expected device {parameter.device} as the parameters have, got {x.device}")

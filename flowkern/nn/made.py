@@ -119,7 +119,7 @@ class MADE(nn.Module):
             self._read(order)
         return self._degrees
 
-    def _has_seen(self, order):
+    def _has_seen(self, order: torch.Tensor) -> bool:
         seen, known = self._seen
         return order is seen and known is not None and order._version == known
 
@@ -143,7 +143,7 @@ class MADE(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
         self._read(self.order)  # a graph cannot
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict:
         return self.__dict__ | {"_seen": (None, None)}  # a copy counts versions from zero
 
     def extra_repr(self):
@@ -169,13 +169,13 @@ def _version(order):
     return None if _torch.is_wrapped(order) else version(order)
 
 
-def _common(order):
+def _common(order: torch.Tensor) -> torch.Tensor:
     """A copy on the CPU; ValueError if torch.func.vmap maps over modules of several orders."""
     return common("order", order).to("cpu", copy=True)
 
 
 @_torch.constant_result
-def _check_unchanged(order, known):
+def _check_unchanged(order: torch.Tensor, known: torch.Tensor) -> None:
     """Raise where a graph would be made of another order than the module's at its last call."""
     with plainly():
         if not is_abstract(order) and not torch.equal(_common(order), known):
@@ -185,7 +185,7 @@ def _check_unchanged(order, known):
             )
 
 
-def _spread(low, high, width):
+def _spread(low: float, high: float, width: int) -> torch.Tensor:
     """(width,) degrees, evenly from low up to high − 1: who sees the highest order serves nobody.
 
     Fewer units than degrees leave out the lower ones; no degree at all leaves units that see nothing.

@@ -17,7 +17,7 @@ class InputLayer(nn.Module):
         super().__init__()
         bound = 1 / math.sqrt(max(features + context, 1))
 
-        def uniform(*shape):
+        def uniform(*shape: int) -> torch.Tensor | None:
             return nn.Parameter(torch.empty(shape).uniform_(-bound, bound)) if all(shape) else None
 
         self.weight = uniform(outputs, features)
@@ -25,7 +25,7 @@ class InputLayer(nn.Module):
         self.bias = uniform(outputs)
 
     @property
-    def context_features(self):
+    def context_features(self) -> int:
         """Number of features of the context; 0 for none."""
         return 0 if self.context_weight is None else self.context_weight.shape[1]
 
@@ -77,7 +77,7 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:]))
         zero(self.layers[-1] if self.layers else self.input)
 
-    def forward(self, x, context=None):
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
         """x (…, features) and context (…, context) -> (…, outputs)."""
         hidden = self.input(x, context)
         for layer in self.layers:
@@ -118,7 +118,7 @@ class ResidualNet(nn.Module):
         self.output = nn.Linear(width, outputs)
         zero(self.output)
 
-    def forward(self, x, context=None):
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
         """x (…, features) and context (…, context) -> (…, outputs)."""
         hidden = self.input(x, context)
         for block in self.blocks:
@@ -126,11 +126,11 @@ class ResidualNet(nn.Module):
         return self.output(F.relu(hidden))
 
 
-def _block(width):
+def _block(width: int) -> nn.Module:
     return nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
 
 
-def zero(layer):
+def zero(layer: InputLayer | nn.Module) -> None:
     """Set all parameters of the layer to zero."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)

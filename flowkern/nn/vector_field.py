@@ -105,7 +105,7 @@ class VectorField(nn.Module):
         field._hold(net, features, context, time, tuple(order))
         return field
 
-    def _hold(self, net, features, context, time, order):
+    def _hold(self, net: nn.Module, features: int, context: int, time: str | None, order: tuple[str, str, str]) -> None:
         self.net, self.features, self.context, self.order = net, features, context, order
         widths = {"x": features, "t": _TIMES[time], "context": context}
         self._widths = {part: widths[part] for part in order}
@@ -124,7 +124,7 @@ class VectorField(nn.Module):
         parts = [parts[part] for part, width in self._widths.items() if width]
         return self.net(torch.cat([part.expand(*batch, part.shape[-1]) for part in parts], -1))
 
-    def _embedding(self, t):
+    def _embedding(self, t: torch.Tensor) -> torch.Tensor:
         t, frequencies = t.unsqueeze(-1), self.frequencies
         if frequencies is None:
             return t
@@ -187,7 +187,7 @@ class VectorField(nn.Module):
     def __getstate__(self):
         return self.__dict__ | {"_known": (None, None)}
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"features={self.features}, context={self.context}, order={self.order}"
 
 
@@ -252,12 +252,12 @@ def described(dense, widths, context=None, frequencies=None):
     return tuple(layers), TimeEmbedding(first["t"], frequencies) if widths.get("t") else None
 
 
-def columns(weight, widths):
+def columns(weight: torch.Tensor, widths: dict) -> dict:
     """The columns of the first layer's weight that see each part of the input."""
     return dict(zip(widths, weight.split(list(widths.values()), 1)))
 
 
-def has_hooks(net):
+def has_hooks(net: VectorField) -> bool:
     """Whether a module of the network would call a hook."""
     return _torch.has_global_hooks() or any(_own_hooks(module) for module in net.modules())
 

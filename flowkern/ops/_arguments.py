@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from typing import Any
 
 import torch
 
@@ -12,17 +13,17 @@ _HALVES = (torch.bfloat16, torch.float16)
 _FLOATS = (torch.float64, torch.float32, *_HALVES)
 
 
-def compute_dtype(x, params):
+def compute_dtype(x: torch.Tensor, params: torch.Tensor) -> torch.dtype:
     """float64 if either tensor is, otherwise float32: half precision is only a storage format."""
     return torch.float64 if torch.float64 in (x.dtype, params.dtype) else torch.float32
 
 
-def half(x, params):
+def half(x: torch.Tensor, params: torch.Tensor) -> bool:
     """Whether a kernel that takes one dtype needs a converted copy of either."""
     return x.dtype in _HALVES or params.dtype in _HALVES
 
 
-def check_tensor(name, tensor, like=None, of="x"):
+def check_tensor(name: str, tensor: Any, like: torch.Tensor | None = None, of: str = "x") -> None:
     """Raise an error unless `tensor` is dense, of floats, and on the device of `like`, named `of`."""
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
@@ -34,7 +35,7 @@ def check_tensor(name, tensor, like=None, of="x"):
         raise ValueError(f"{name}: expected device {like.device} as {of} has, got {tensor.device}")
 
 
-def check_tensors(x, params):
+def check_tensors(x: torch.Tensor, params: torch.Tensor) -> None:
     """Raise an error that names the argument unless x (…, D) and params (…, T, P) fit each other."""
     check_tensor("x", x)
     check_tensor("params", params, x)
@@ -44,7 +45,7 @@ def check_tensors(x, params):
         raise ValueError(f"params: expected shape (…, transformed features, parameters), got {tuple(params.shape)}")
 
 
-def flatten(x, params):
+def flatten(x: torch.Tensor, params: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Size]:
     """Views of x as (N, D) and of params as (N, T, P), and the batch shape they broadcast to."""
     if x.dim() == 2 and params.dim() == 3 and x.shape[0] == params.shape[0]:
         return x, params, x.shape[:1]
@@ -54,14 +55,14 @@ def flatten(x, params):
     return x2, params3, batch
 
 
-def unflatten(y, logabsdet, batch):
+def unflatten(y: torch.Tensor, logabsdet: torch.Tensor, batch: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:
     """The results with their batch shape again; a view of itself would cost a node of the graph."""
     if len(batch) == 1:
         return y, logabsdet
     return y.reshape(*batch, y.shape[-1]), logabsdet.reshape(batch)
 
 
-def _broadcast(x_batch, params_batch):
+def _broadcast(x_batch: torch.Size, params_batch: torch.Size) -> torch.Size:
     if x_batch == params_batch:
         return x_batch
     try:
@@ -72,7 +73,7 @@ def _broadcast(x_batch, params_batch):
         ) from None
 
 
-def _flat(tensor, batch, trailing):
+def _flat(tensor: torch.Tensor, batch: torch.Size, trailing: int) -> torch.Tensor:
     if tensor.shape[:-trailing] != batch:
         tensor = tensor.expand(*batch, *tensor.shape[-trailing:])
     if len(batch) == 1:
@@ -114,12 +115,12 @@ def resolve_index(index, mask, x, features):
     return index.contiguous() if on_cpu else _distinct_or_none(index)
 
 
-def _check_count(name, features, x):
+def _check_count(name: str, features: int, x: torch.Tensor) -> None:
     if features > x.shape[-1]:
         raise ValueError(f"{name}: params has {features} transformed features, but x has {x.shape[-1]} in all")
 
 
-def _on_device_of(x, name, values):
+def _on_device_of(x: torch.Tensor, name: str, values: torch.Tensor) -> torch.Tensor:
     if isinstance(values, torch.Tensor) and values.device == x.device:
         return values
     try:
@@ -128,7 +129,7 @@ def _on_device_of(x, name, values):
         raise type(error)(f"{name}: no tensor can be made of it on {x.device}: {error}") from None
 
 
-def _index_of_mask(mask, x, features):
+def _index_of_mask(mask: torch.Tensor, x: torch.Tensor, features: int) -> torch.Tensor:
     width = x.shape[-1]
     if mask.dtype != torch.bool or tuple(mask.shape) != (width,):
         raise ValueError(f"mask: expected a bool tensor of shape ({width},), got {mask.dtype} {tuple(mask.shape)}")
@@ -158,7 +159,7 @@ def _check_index(index, width):
     index._flowkern_checked = state
 
 
-def _check_entries(index, width):
+def _check_entries(index: torch.Tensor, width: int) -> None:
     if int(index.min()) < 0 or int(index.max()) >= width:
         raise ValueError(f"index: expected entries in [0, {width}), got {index.tolist()}")
     if index.unique().numel() != index.numel():
@@ -179,15 +180,15 @@ def _distinct_or_none(index):
     return known[1]
 
 
-def _or_none(index):
+def _or_none(index: torch.Tensor) -> torch.Tensor:
     return torch.where(_distinct(index), index, -1)
 
 
-def _distinct(index):
+def _distinct(index: torch.Tensor) -> torch.Tensor:
     return (index.sort().values.diff() != 0).all()
 
 
-def selected(x, index):
+def selected(x: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
     """The columns of x (N, D) that an index names, of plain PyTorch; all for None. Raises where it names one twice."""
     if index is None:
         return x
@@ -201,7 +202,7 @@ def version(tensor):
     return None if tensor.is_inference() else tensor._version
 
 
-def constants(*numbers):
+def constants(*numbers: float) -> tuple[float, ...]:
     """The numbers as floats. Where sizes may change a compiler makes symbols of floats, which the Functions of
     torch 2.13 do not take: there each becomes a constant, and another value another graph."""
     floats = tuple(map(float, numbers))
@@ -213,7 +214,7 @@ def without_autocast(device_type):
     return contextlib.nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)
 
 
-def in_dtype(tensor, dtype):
+def in_dtype(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """tensor in dtype. Under torch.compile, torch 2.11 drops the gradient of an output of a Function that
     went through a `to` which had nothing to do."""
     return tensor if tensor.dtype == dtype else tensor.to(dtype)

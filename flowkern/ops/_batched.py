@@ -4,17 +4,20 @@
 PyTorch's older vmap, `torch.func.vmap` around `torch.autograd.grad` with those of the newer one.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from flowkern import _torch
 
 
-def batched(*tensors):
+def batched(*tensors: torch.Tensor | None) -> bool:
     """Whether any of the tensors, None among them, stands for a batch."""
     return not torch.compiler.is_compiling() and _torch.any_mapped(tensors)
 
 
-def one_by_one(function, *inputs):
+def one_by_one(function: Callable, *inputs: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
     """function(*inputs), a tuple of tensors or None; of batches, the results for each element as batches."""
     if any(isinstance(x, torch.Tensor) and _torch.is_legacy_mapped(x) for x in inputs):
         return _by_older_vmap(function, inputs, _torch.legacy_level())
@@ -53,6 +56,8 @@ class _OneByOne(torch.autograd.Function):
         raise RuntimeError("batched gradients: cannot be differentiated within torch.func.grad")
 
     @staticmethod
-    def vmap(info, in_dims, function, *inputs):
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], function: Callable, *inputs: torch.Tensor | None
+    ) -> tuple[tuple[torch.Tensor | None, ...], tuple[int | None, ...]]:
         outputs = _stacked(function, info.batch_size, in_dims[1:], inputs)
         return outputs, tuple(None if output is None else 0 for output in outputs)

@@ -1,5 +1,7 @@
 """The C++ and CUDA kernels of the coupling ops as dispatcher ops: schemas, fake kernels, calls."""
 
+from typing import Any
+
 import torch
 
 from flowkern import _library as libraries
@@ -20,7 +22,7 @@ def coupling_kernels(op):
     """(forward, backward, KERNELS) of one op."""
 
     # The ops are looked up in every call: the emulation of CUDA (tests/gpu/emulation) puts others in their place.
-    def forward(x, params, *arguments):
+    def forward(x: torch.Tensor, params: torch.Tensor, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """y (N, D), logabsdet (N,) by the kernel registered for x's device."""
         kernel = getattr(torch.ops.flowkern, op)
         if x.dtype is params.dtype and x.dtype in _WIDE:
@@ -28,7 +30,9 @@ def coupling_kernels(op):
         y, logabsdet = kernel(*_in_one_dtype(x, params), *arguments)
         return in_dtype(y, x.dtype), logabsdet
 
-    def backward(grad_y, grad_logabsdet, x, params, *arguments):
+    def backward(
+        grad_y: torch.Tensor, grad_logabsdet: torch.Tensor, x: torch.Tensor, params: torch.Tensor, *arguments: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """grad_x (N, D) and grad_params (N, T, P), laid out as params is."""
         kernel = getattr(torch.ops.flowkern, f"{op}_backward")
         if x.dtype is params.dtype and x.dtype in _WIDE:
@@ -50,7 +54,7 @@ def _fake_backward(grad_y, grad_logabsdet, x, params, *arguments):
     return torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(params)
 
 
-def _in_one_dtype(x, params, *others):
+def _in_one_dtype(x: torch.Tensor, params: torch.Tensor, *others: torch.Tensor) -> list[torch.Tensor]:
     """x, params and others in the one dtype that the C++ and CUDA kernels take."""
     dtype = compute_dtype(x, params)
     return [t if t.dtype == dtype else t.to(dtype) for t in (x, params, *others)]

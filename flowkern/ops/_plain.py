@@ -1,6 +1,8 @@
 """Values that are kept for later calls, made as if by a plain call, and the plain tensors behind torch.func's."""
 
 import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -8,7 +10,7 @@ from flowkern import _torch
 
 
 @contextlib.contextmanager
-def plainly():
+def plainly() -> Iterator[Any]:
     """A context whose tensors can be kept: no torch.func transform, inference mode or FakeTensorMode is on.
 
     Compiled code is left as it is: a compiler keeps nothing of what it traces.
@@ -20,7 +22,7 @@ def plainly():
         yield
 
 
-def runs_formulas():
+def runs_formulas() -> bool:
     """Whether a call runs the reference's operations as they are, without a Function around them.
 
     PyTorch drops the outer tangent, without a word, when forward mode is nested over a Function, torch.compile
@@ -29,12 +31,12 @@ def runs_formulas():
     return _torch.forward_mode() or (not torch.compiler.is_compiling() and _torch.tracing())
 
 
-def is_abstract(tensor):
+def is_abstract(tensor: torch.Tensor) -> bool:
     """Whether it has no values, as on meta and in `torch.export`."""
     return tensor.is_meta or _torch.is_fake(tensor)
 
 
-def common(name, tensor):
+def common(name: str, tensor: torch.Tensor) -> torch.Tensor:
     """The plain tensor behind those of torch.func; ValueError if torch.func.vmap maps over different ones."""
     *wrappers, tensor = _torch.wrappers(tensor)
     mapped = [dim for dim in map(_torch.mapped_dim, reversed(wrappers)) if dim >= 0]
@@ -52,7 +54,7 @@ def common(name, tensor):
         return tensor[0]
 
 
-def unmapped(name, value):
+def unmapped(name: str, value: Any) -> float | torch.Tensor | tuple[float, float, float, float]:
     """`common` of a tensor that a Function takes for one of all calls, inside a transform of torch.func."""
     if torch.compiler.is_compiling() or not _torch.transforming():
         return value

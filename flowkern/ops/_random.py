@@ -1,5 +1,7 @@
 """Philox4x32-10 in plain PyTorch: the same words as csrc/common/philox.h, in int64 arithmetic."""
 
+from collections.abc import Sequence
+
 import torch
 
 _LOW = 0xFFFFFFFF
@@ -8,7 +10,9 @@ _KEY_STEPS = 0x9E3779B9, 0xBB67AE85
 COUNTERS, WORDS = 32, 128  # of a block of a stream
 
 
-def philox(counter, key):
+def philox(
+    counter: Sequence[torch.Tensor], key: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Four words of 32 random bits for each counter.
 
     Args:
@@ -26,14 +30,14 @@ def philox(counter, key):
     return a, b, c, d
 
 
-def _product(multiplier, word):
+def _product(multiplier: int, word: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The upper and the lower 32 bits of a product, by halves of the word: none reaches 2⁶³."""
     low, high = multiplier * (word & 0xFFFF), multiplier * (word >> 16)
     total = (low >> 16) + high  # of the bits from the 16th on
     return total >> 16, (total << 16 | low & 0xFFFF) & _LOW
 
 
-def words(count, stream, seed):
+def words(count: int, stream: int, seed: torch.Tensor) -> torch.Tensor:
     """The first `count` words of a stream of a seed (int64, no dimension), as int64 (count,).
 
     Word 128b + 32j + i is output j of counter 32b + i.
@@ -46,12 +50,12 @@ def words(count, stream, seed):
     return torch.stack(outputs, dim=1).flatten()[:count]
 
 
-def uniform(words, dtype):
+def uniform(words: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """(2k + 1)/2²⁴ with k the upper 23 bits: in (0, 1), and exact in float32."""
     return (words >> 9).to(dtype) * 2.0**-23 + 2.0**-24
 
 
-def normal(count, stream, seed, dtype):
+def normal(count: int, stream: int, seed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The first `count` normal numbers of a stream: outputs 0, 1 and 2, 3 of a counter are pairs."""
     uniforms = uniform(words(-(-count // WORDS) * WORDS, stream, seed), torch.float64)
     u, v = uniforms.view(-1, 2, 2, COUNTERS).unbind(2)

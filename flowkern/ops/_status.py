@@ -43,13 +43,13 @@ class SolverWarning(_Failure, UserWarning):
 _LIBRARIES = ("flowkern", "torch", "zuko", "torchdiffeq", "flow_matching", "torchdyn")
 
 
-def check_finite(finite, name, on_failure):
+def check_finite(finite: torch.Tensor, name: str, on_failure: str) -> None:
     """`fail` where ends are not finite; finite is (N,), or () for all."""
     if not finite.all():
         fail(name, torch.where(finite, int(Status.OK), int(Status.NON_FINITE)), on_failure)
 
 
-def fail(name, status, on_failure):
+def fail(name: str, status: torch.Tensor, on_failure: str) -> None:
     """Raise or warn that a method failed, with how many samples stopped and why."""
     counts = {reason: int((status == code).sum()) for code, reason in _REASONS.items()}
     total = f" of {status.numel()} samples" if status.dim() else ""
@@ -60,7 +60,7 @@ def fail(name, status, on_failure):
     warnings.warn(SolverWarning(message, status), stacklevel=_callers_level())
 
 
-def _callers_level():
+def _callers_level() -> int:
     """The stack level, seen from the caller here, of the code that called flowkern or a library around it."""
     frame, level = sys._getframe(1), 1
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:

@@ -21,18 +21,18 @@ def noise(kind, shape, seed, like):
     return torch.randn(shape, **options)
 
 
-def _signs(words):
+def _signs(words: torch.Tensor) -> torch.Tensor:
     return 2 * (words & 1) - 1
 
 
-def _normal(words):
+def _normal(words: torch.Tensor) -> torch.Tensor:
     """Box–Muller: of each word, 26 bits for the radius and 26 for the angle."""
     radius = (_shift(words, 38).double() + 0.5) * 2.0**-26
     angle = ((_shift(words, 12) & (2**26 - 1)).double()) * (2 * math.pi * 2.0**-26)
     return torch.sqrt(-2 * torch.log(radius)) * torch.cos(angle)
 
 
-def _words(count, seed, device):
+def _words(count: int, seed: int, device: torch.device) -> torch.Tensor:
     """(count,) words of 64 random bits as int64, whose products wrap around.
 
     Source: Steele, Lea & Flood, Fast splittable pseudorandom number generators (2014), SplitMix64.
@@ -43,10 +43,10 @@ def _words(count, seed, device):
     return z ^ _shift(z, 31)
 
 
-def _shift(words, bits):
+def _shift(words: torch.Tensor, bits: int) -> torch.Tensor:
     """The upper 64 − bits bits; >> would fill up with the sign."""
     return (words >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _signed(word):
+def _signed(word: int) -> int:
     return word - (1 << 64)

@@ -1,5 +1,10 @@
 """`Compose` in as few calls as it can: its transforms as parts of a program of `flowkern.programs`."""
 
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
 from flowkern.nn import MADE, MLP, ResidualNet
 from flowkern.programs import (
     NO_TERM,
@@ -41,7 +46,9 @@ def log_normal(module, x, context):
     return result and result[1]
 
 
-def _found(module, name, inspect, x):
+def _found(
+    module: Any, name: str, inspect: Callable, x: torch.Tensor
+) -> tuple[list[Any] | None, list[Any] | None] | None:
     """What is known of the module for one of the two calls."""
     if not allowed(module, x):
         return None
@@ -52,18 +59,20 @@ def _found(module, name, inspect, x):
     return result if isinstance(result, tuple) else None
 
 
-def _call(module, inverse, x, context):
+def _call(
+    module: Any, inverse: bool, x: torch.Tensor, context: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     return module.inverse(x, context) if inverse else module(x, context)
 
 
 # What was found of the modules.
 
 
-def _transform(module):
+def _transform(module: Any) -> Found:
     return _inspected(module, None, lambda found: any(piece.fused for piece in found))
 
 
-def _density(module):
+def _density(module: Any) -> Found:
     return _inspected(module, "normal", lambda found: len(found) == 1 and found[0].fused)
 
 
@@ -79,7 +88,7 @@ def _inspected(module, base, is_of_use):
     return Found(result if any(result) else why(variants), modules, (*places, *missing(modules)))
 
 
-def _leaves(module, inverted):
+def _leaves(module: Any, inverted: bool) -> Iterator:
     """(transform, whether it is inverted) of all transforms in a container, in order."""
     inner = module.contained() if _is_own(module) and hasattr(module, "contained") else None
     if inner is None:
@@ -92,11 +101,11 @@ def _leaves(module, inverted):
             yield from _leaves(transform, inverted != turned)
 
 
-def _is_own(module):
+def _is_own(module: Any) -> bool:
     return type(module).__module__.startswith("flowkern.transforms.")
 
 
-def _part(module, with_context):
+def _part(module: Any, with_context: bool) -> Any:
     """The `Part` of a transform, or why it has none."""
     if not _is_own(module) or "forward" in module.__dict__ or "inverse" in module.__dict__:
         return "it is none of flowkern's own"
@@ -137,13 +146,13 @@ def made(net, with_context):
     return _in_a_row(layers), context
 
 
-def _in_a_row(layers):
+def _in_a_row(layers: Sequence[tuple]) -> list[tuple]:
     """The layers, the last without an activation."""
     spec, tensors = layers[-1]
     return [*layers[:-1], (spec._replace(activation="identity"), tensors)]
 
 
-def _input(first, with_context, activation):
+def _input(first: Any, with_context: bool, activation: str) -> tuple[tuple[Any, ...] | None, int]:
     """The first `layer`, and how many features of the context it reads; None where these do not fit."""
     context = first.context_features
     if first.weight is None or with_context != bool(context):

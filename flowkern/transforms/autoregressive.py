@@ -57,11 +57,11 @@ class MaskedAutoregressive(Transform):
             )
         self.conditioner, self.element = conditioner, element
 
-    def forward(self, x, context=None):
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """y (…, features) and logabsdet (…,)."""
         return self._map("x", x, context, False)
 
-    def inverse(self, y, context=None):
+    def inverse(self, y: torch.Tensor, context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """x (…, features) and logabsdet (…,)."""
         return self._map("y", y, context, True)
 

@@ -1,5 +1,7 @@
 """What every transform is, and how transforms are put together."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -15,7 +17,7 @@ class Transform(nn.Module):
         raise NotImplementedError
 
     @property
-    def inv(self):
+    def inv(self) -> "Inverse":
         """This transform the other way round, sharing its parameters."""
         return Inverse(self)
 
@@ -51,16 +53,16 @@ class Inverse(Transform):
         """The transform's inverse at x."""
         return self.transform.inverse(x, context)
 
-    def inverse(self, y, context=None):
+    def inverse(self, y: torch.Tensor, context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """The transform's forward at y."""
         return self.transform(y, context)
 
     @property
-    def inv(self):
+    def inv(self) -> Any:
         """The transform itself."""
         return self.transform
 
-    def contained(self):
+    def contained(self) -> list[tuple]:
         """[(the transform, True)]."""
         return [(self.transform, True)]
 
@@ -91,7 +93,7 @@ class Compose(Transform):
             _check_transform("transforms", transform)
         self.transforms = nn.ModuleList(transforms)
 
-    def forward(self, x, context=None):
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """y (…, features) and logabsdet (…,)."""
         return _program.evaluate(self, x, context, False) or _cascade(self.transforms, x, context)
 
@@ -104,7 +106,7 @@ class Compose(Transform):
         """log N(y; 0, I) + logabsdet (…,) in one call, or None where that takes more."""
         return _program.log_normal(self, x, context)
 
-    def contained(self):
+    def contained(self) -> list[tuple]:
         """[(transform, whether it is inverted)] in order."""
         return [(transform, False) for transform in self.transforms]
 
@@ -117,6 +119,6 @@ def _cascade(functions, x, context):
     return x, total
 
 
-def _check_transform(name, transform):
+def _check_transform(name: str, transform: Any) -> None:
     if not isinstance(transform, nn.Module) or not callable(getattr(transform, "inverse", None)):
         raise TypeError(f"{name}: expected modules with forward and inverse, got {type(transform).__name__}")

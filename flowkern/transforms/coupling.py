@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -81,7 +82,7 @@ class Coupling(Transform):
             )
         return raw.view(*raw.shape[:-1], *sizes)
 
-    def _broadcast(self, name, x, context):
+    def _broadcast(self, name: str, x: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """x and context with one batch shape, unless the conditioner broadcasts them itself."""
         batch = check_broadcast("context", context.shape[:-1], name, x.shape[:-1])
         if getattr(self.conditioner, "broadcasts", False):
@@ -155,7 +156,7 @@ class AffineCoupling(Coupling):
     def _op(self, x, params, inverse):
         return ops.affine_coupling(x, params, index=self.index, scale_map=self.scale_map, inverse=inverse)
 
-    def _element(self):
+    def _element(self) -> AffineElement:
         return AffineElement(self.scale_map)
 
 
@@ -207,11 +208,11 @@ class SplineCoupling(Coupling):
             x, params, index=self.index, bound=self.bound, knot_map=self.knot_map, inverse=inverse
         )
 
-    def _element(self):
+    def _element(self) -> SplineElement:
         return SplineElement(self.bound, knot_map=self.knot_map)
 
 
-def _checked_mask(mask, features):
+def _checked_mask(mask: Any, features: int) -> torch.Tensor:
     mask = alternating_mask(features) if mask is None else mask
     mask = mask if isinstance(mask, torch.Tensor) else torch.as_tensor(mask, device=_device())
     if mask.dtype != torch.bool or tuple(mask.shape) != (features,) or mask.is_meta:
@@ -223,7 +224,7 @@ def _checked_mask(mask, features):
     return mask
 
 
-def _device():
+def _device() -> torch.device:
     """The default device, or the CPU where that is meta: a mask needs values."""
     device = torch.get_default_device()
     return torch.device("cpu") if device.type == "meta" else device

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -113,20 +114,20 @@ class LULinear(Transform):
             x = _solve(upper.mT, rows, upper=False).reshape(y.shape)
         return x.to(y.dtype), -self._logabsdet(y, dtype)
 
-    def _factors(self, dtype):
+    def _factors(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         weight, diagonal = self.weight.to(dtype), self.log_diagonal.to(dtype).exp()
         lower = weight.tril(-1) + torch.eye(len(diagonal), dtype=dtype, device=weight.device)
         return lower, weight.triu(1) + diagonal.diag()
 
-    def _logabsdet(self, x, dtype):
+    def _logabsdet(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         return self.log_diagonal.to(dtype).sum().expand(x.shape[:-1])
 
-    def _dtype(self, name, x):
+    def _dtype(self, name: str, x: torch.Tensor) -> torch.dtype:
         check_features(name, x, self.bias.shape[0])
         check_dtype(name, x, self.bias)
         return compute_dtype(x, self.bias)
 
-    def part(self, with_context):
+    def part(self, with_context: bool) -> Part:
         features = self.bias.shape[0]
         places = ((self._parameters, "weight"),)
         below, above = (
@@ -137,21 +138,21 @@ class LULinear(Transform):
         slots = below, above, diagonal, (self._parameters, "bias")
         return Part((program.LU(0.0),), slots, features=features)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"features={self.bias.shape[0]}"
 
 
-def _entries(index, dtype, weight):
+def _entries(index: torch.Tensor, dtype: torch.dtype, weight: torch.Tensor) -> torch.Tensor:
     return weight[index[0], index[1]]
 
 
-def _raw_diagonal(dtype, log_diagonal):
+def _raw_diagonal(dtype: torch.dtype, log_diagonal: torch.Tensor) -> torch.Tensor:
     """u with softplus(u) = exp(log_diagonal)."""
     diagonal = log_diagonal.exp()
     return diagonal + torch.log(-torch.expm1(-diagonal))
 
 
-def _solve(triangle, rows, **options):
+def _solve(triangle: torch.Tensor, rows: torch.Tensor, **options: Any) -> torch.Tensor:
     """The X (N, D) for which X · triangle = rows."""
     return torch.linalg.solve_triangular(triangle, rows, left=False, **options)
 
@@ -194,7 +195,7 @@ class ActNorm(Transform):
         self.register_buffer("initialized", torch.tensor(False))
         self._pending = True
 
-    def forward(self, x, context=None):
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """y (…, D) and logabsdet (…,)."""
         dtype = self._dtype("x", x)
         if self.training and self._pending and x.shape[:-1].numel() > 1:
@@ -203,14 +204,14 @@ class ActNorm(Transform):
         y = torch.addcmul(shift, x.to(dtype), log_scale.exp())
         return y.to(x.dtype), log_scale.sum().expand(x.shape[:-1])
 
-    def inverse(self, y, context=None):
+    def inverse(self, y: torch.Tensor, context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """x (…, D) and logabsdet (…,)."""
         dtype = self._dtype("y", y)
         log_scale, shift = self.log_scale.to(dtype), self.shift.to(dtype)
         x = (y.to(dtype) - shift) * torch.exp(-log_scale)
         return x.to(y.dtype), -log_scale.sum().expand(y.shape[:-1])
 
-    def part(self, with_context):
+    def part(self, with_context: bool) -> Part | str:
         if self.training and self._pending and not self.initialized:
             return "its first batch in training sets its parameters"
         slots = (self._parameters, "log_scale"), (self._parameters, "shift")
@@ -231,10 +232,10 @@ class ActNorm(Transform):
         super()._load_from_state_dict(*args, **kwargs)
         self._pending = self.initialized.is_meta or not bool(self.initialized)
 
-    def _dtype(self, name, x):
+    def _dtype(self, name: str, x: torch.Tensor) -> torch.dtype:
         check_features(name, x, self.shift.shape[0])
         check_dtype(name, x, self.shift)
         return compute_dtype(x, self.shift)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"features={self.shift.shape[0]}"

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -99,19 +100,21 @@ class NeuralODE(Transform):
             "method": method, "gradient": gradient, "checkpoint": checkpoint, "on_failure": on_failure,
         }  # fmt: skip
 
-    def forward(self, x, context=None):
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """y (…, features) and logabsdet (…,), from data to noise."""
         return self._map("x", x, context, *reversed(self.times))
 
-    def inverse(self, y, context=None):
+    def inverse(self, y: torch.Tensor, context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """x (…, features) and logabsdet (…,), from noise to data."""
         return self._map("y", y, context, *self.times)
 
-    def data(self, noise, context=None):
+    def data(self, noise: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
         """What `inverse` makes of noise (…, features), without the log-det."""
         return self._end("noise", noise, context, *self.times).y
 
-    def forward_and_costs(self, x, context=None):
+    def forward_and_costs(
+        self, x: torch.Tensor, context: Any = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """`forward`, and ∫ ‖f‖² |dt| and ∫ ‖∂f/∂x‖² |dt| along the way (Frobenius; by ε its estimate)."""
         y, logabsdet, *costs = self._end(
             "x", x, context, *reversed(self.times), trace=True, kinetic=True, jacobian=True
@@ -134,7 +137,9 @@ class NeuralODE(Transform):
         solve = partial(_path, t)
         return self._solve(solve, "x", x, context, steps, {**self.options, "checkpoint": 1}).y
 
-    def _map(self, name, x, context, start, end):
+    def _map(
+        self, name: str, x: torch.Tensor, context: torch.Tensor | None, start: float, end: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         solution = self._end(name, x, context, start, end, trace=True)
         return solution.y, solution.logabsdet
 
@@ -172,7 +177,7 @@ class NeuralODE(Transform):
             batch = check_broadcast("context", context.shape[:-1], name, batch)
         return hutchinson(self.noise, (1, *batch, x.shape[-1]), self.seed, x)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         options = {"steps": self.steps, "trace": self.trace, **self.options, "times": self.times}
         return ", ".join(f"{name}={value!r}" for name, value in options.items())
 
@@ -181,13 +186,13 @@ def _path(t, x, layers, **options):
     return ops.neural_ode(x, layers, t, **options)
 
 
-def _converted(name, x, parameter):
+def _converted(name: str, x: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """x in the parameters' dtype: under autocast it may come in another."""
     check_dtype(name, x, parameter)
     return in_dtype(x, parameter.dtype)
 
 
-def _checked_times(times):
+def _checked_times(times: tuple[float, float]) -> tuple[float, float]:
     try:
         start, end = map(float, times)
     except (TypeError, ValueError):

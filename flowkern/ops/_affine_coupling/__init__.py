@@ -67,7 +67,7 @@ def affine_coupling(
     return _arguments.unflatten(y, logabsdet, batch)
 
 
-def _check_params(params, scale_map):
+def _check_params(params: torch.Tensor, scale_map: ScaleMap) -> None:
     wanted = 1 if scale_map.kind == "additive" else 2
     if params.shape[-1] != wanted:
         raise ValueError(

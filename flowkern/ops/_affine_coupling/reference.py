@@ -8,7 +8,18 @@ from flowkern.ops._arguments import compute_dtype, in_dtype, selected
 _FORMULAS = tuple(kind.log_scale for kind in KINDS.values())
 
 
-def forward(x, params, index, inverse, scale_first, kind, a, b, prefactor, shift_prefactor):
+def forward(
+    x: torch.Tensor,
+    params: torch.Tensor,
+    index: torch.Tensor | None,
+    inverse: bool,
+    scale_first: bool,
+    kind: int,
+    a: float,
+    b: float,
+    prefactor: float,
+    shift_prefactor: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """x (N, D), params (N, T, P) -> y (N, D), logabsdet (N,); differentiable to any order."""
     dtype = compute_dtype(x, params)
     x_t = selected(x, index).to(dtype)

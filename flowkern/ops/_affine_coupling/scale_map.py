@@ -97,12 +97,12 @@ class ScaleMap:
             return scale_map
         return ScaleMap(scale_map)
 
-    def _a(self):
+    def _a(self) -> float:
         return KINDS[self.kind].a if self.a is None else float(self.a)
 
-    def _b(self):
+    def _b(self) -> float:
         return KINDS[self.kind].b if self.b is None else float(self.b)
 
-    def numbers(self):
+    def numbers(self) -> tuple[float, ...]:
         """(code, a, b, prefactor, shift_prefactor), as the kernels take them."""
         return CODES[self.kind], self._a(), self._b(), self.prefactor, self.shift_prefactor

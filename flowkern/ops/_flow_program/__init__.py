@@ -70,7 +70,7 @@ def evaluate(x, program, tensors, context, inverse):
     return apply(x, backends.resolve(x.device.type, KERNELS), program, inverse, context, tensors)
 
 
-def _broadcast(batch, other):
+def _broadcast(batch: torch.Size, other: torch.Size) -> torch.Size:
     try:
         return torch.broadcast_shapes(batch, other)
     except RuntimeError:
@@ -79,7 +79,7 @@ def _broadcast(batch, other):
         ) from None
 
 
-def _rows(tensor, batch):
+def _rows(tensor: torch.Tensor, batch: torch.Size) -> torch.Tensor:
     if tensor.shape[:-1] != batch:
         tensor = tensor.expand(*batch, tensor.shape[-1])
     return tensor if len(batch) == 1 else tensor.reshape(math.prod(batch), tensor.shape[-1])

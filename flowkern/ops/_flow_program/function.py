@@ -3,6 +3,10 @@
 What a kernel does not do goes through the reference: compilers, forward mode, torch.func.
 """
 
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
 import torch
 
 from flowkern.ops._arguments import version
@@ -15,12 +19,26 @@ class _FlowProgram(Rule):
     kept = (0, 2, 3)  # y, the features between the steps, and the values of few samples
     materialize = False
 
-    def forward(self, kernels, plain, x, context, *tensors):
+    def forward(
+        self,
+        kernels: ModuleType,
+        plain: tuple[Any, bool],
+        x: torch.Tensor,
+        context: torch.Tensor | None,
+        *tensors: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
         if kernels is reference:
             return reference.forward(x, context, *plain, *tensors)
         return native.forward(x, context, *plain, tensors, False)
 
-    def forward_to_differentiate(self, kernels, plain, x, context, *tensors):
+    def forward_to_differentiate(
+        self,
+        kernels: ModuleType,
+        plain: tuple[Any, bool],
+        x: torch.Tensor,
+        context: torch.Tensor | None,
+        *tensors: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         return native.forward(x, context, *plain, tensors, True)
 
     def backward(self, kernels, plain, needs, cotangents, outputs, tensors):
@@ -35,12 +53,12 @@ class _FlowProgram(Rule):
         ctx.versions = _versions(ctx.tensors)
         ctx.save_for_backward(*tensors[:2], outputs[0], *outputs[2:])
 
-    def saved(self, ctx):
+    def saved(self, ctx: Any) -> tuple[tuple[torch.Tensor | None, ...], tuple[torch.Tensor, ...]]:
         x, context, *outputs = ctx.saved_tensors
         return (x, context, *_unchanged(ctx.tensors, ctx.versions)), outputs
 
 
-def _unchanged(tensors, versions):
+def _unchanged(tensors: tuple[torch.Tensor, ...], versions: Sequence[int]) -> tuple[torch.Tensor, ...]:
     """The tensors, unless one was modified in place since the forward: torch's own error."""
     now = _versions(tensors)
     if now != versions:
@@ -52,7 +70,7 @@ def _unchanged(tensors, versions):
     return tensors
 
 
-def _versions(tensors):
+def _versions(tensors: tuple[torch.Tensor, ...]) -> list[int]:
     """How often each was written to; of tensors made in inference mode that is not counted."""
     try:
         return [tensor._version for tensor in tensors]

@@ -1,5 +1,7 @@
 """The kernels as dispatcher ops: schemas, fake kernels, calls."""
 
+from typing import Any
+
 import torch
 
 from flowkern import _library as libraries
@@ -35,7 +37,14 @@ _library = define("flowkern", OPS)
 KERNELS = libraries.compiled("flow_program")
 
 
-def forward(x, context, program, inverse, tensors, keep):
+def forward(
+    x: torch.Tensor,
+    context: torch.Tensor | None,
+    program: Any,
+    inverse: bool,
+    tensors: tuple[torch.Tensor, ...],
+    keep: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """y (N, D), l (N,), and where `keep` the features between steps (steps − 1, D, N) and, for few samples, all
     values of the conditioners, in the kernel's order."""
     return torch.ops.flowkern.flow_program(x, context, tensors, program.code, program.numbers, inverse, keep)

@@ -1,6 +1,8 @@
 """A flow's program in plain PyTorch, step by step: the specification of every kernel."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +28,9 @@ def forward(x, context, program, inverse, *tensors):
     return in_dtype(y, x.dtype), l
 
 
-def _conditioned(step, x, context, tensors, inverse):
+def _conditioned(
+    step: Conditioned, x: torch.Tensor, context: torch.Tensor | None, tensors: Sequence[torch.Tensor], inverse: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     ranks = step.degrees.on(x.device)[2]
     layers = _read(step, tensors, ranks)
     of_features = ranks[: x.shape[1]]
@@ -39,7 +43,7 @@ def _conditioned(step, x, context, tensors, inverse):
     return known, logabsdet
 
 
-def _read(step, tensors, ranks):
+def _read(step: Conditioned, tensors: Sequence[torch.Tensor], ranks: torch.Tensor) -> list[dict]:
     """The tensors of each layer as a dictionary, weights as the degrees have them."""
     features, given = step.degrees.sizes[0], iter(tensors)
     layers = [dict.fromkeys(LAYER_TENSORS) | {name: next(given) for name in layer.tensors} for layer in step.layers]
@@ -59,7 +63,7 @@ def _read(step, tensors, ranks):
     return layers
 
 
-def _masks(step, ranks, features):
+def _masks(step: Conditioned, ranks: torch.Tensor, features: int) -> list[torch.Tensor]:
     """Which entries of each weight are read, outputs feature by feature as they are transformed."""
     before = ranks.split(step.degrees.sizes)
     transformed = list(step.transformed())
@@ -87,7 +91,9 @@ def _network(step, layers, x, context):
     return u if step.interleaved else u.mT
 
 
-def _element(step, x, params, inverse):
+def _element(
+    step: Conditioned, x: torch.Tensor, params: torch.Tensor, inverse: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     """h on the transformed features, the others as they are."""
     index = None if step.outputs is None else torch.tensor(step.outputs, device=x.device)
     part = x if index is None else x[:, index]
@@ -95,7 +101,9 @@ def _element(step, x, params, inverse):
     return (y if index is None else x.index_copy(1, index, y)), logabsdet
 
 
-def _lu(step, x, context, tensors, inverse):
+def _lu(
+    step: LU, x: torch.Tensor, context: torch.Tensor | None, tensors: Sequence[torch.Tensor], inverse: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     below, above, raw = tensors[:3]
     bias = tensors[3] if step.bias else None
     width = x.shape[1]
@@ -112,12 +120,16 @@ def _lu(step, x, context, tensors, inverse):
     return torch.linalg.solve_triangular(upper.mT, y, upper=False, left=False), -logabsdet
 
 
-def _permutation(step, x, context, tensors, inverse):
+def _permutation(
+    step: Permutation, x: torch.Tensor, context: torch.Tensor | None, tensors: Sequence[Any], inverse: bool
+) -> tuple[torch.Tensor, float]:
     order = torch.tensor(step.order, device=x.device)
     return x[:, order.argsort() if inverse else order], 0.0
 
 
-def _scale(step, x, context, tensors, inverse):
+def _scale(
+    step: Scale, x: torch.Tensor, context: torch.Tensor | None, tensors: Sequence[torch.Tensor], inverse: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     scale, shift = tensors[0], tensors[1] if step.shift else None
     log_scale = scale if step.logarithmic else scale.abs().log()
     scale = scale.exp() if step.logarithmic else scale

@@ -5,7 +5,8 @@ never stale. `Program` turns steps into the numbers that kernels read.
 """
 
 import itertools
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -67,23 +68,23 @@ class Conditioned(NamedTuple):
     inverse: bool = False
 
     @property
-    def tensors(self):
+    def tensors(self) -> int:
         """How many tensors the step takes."""
         return sum(len(layer.tensors) for layer in self.layers)
 
-    def transformed(self):
+    def transformed(self) -> tuple[int, ...]:
         """The transformed features in the order of the network's outputs."""
         return tuple(range(self.degrees.sizes[0])) if self.outputs is None else self.outputs
 
-    def read(self):
+    def read(self) -> tuple[int, ...]:
         """The features in the order of the first weight's columns."""
         return tuple(range(self.degrees.sizes[0])) if self.inputs is None else self.inputs
 
-    def widths(self):
+    def widths(self) -> tuple[int, ...]:
         """The widths of the features, of the hidden layers and of the outputs."""
         return (*self.degrees.sizes, self.parameters * len(self.transformed()))
 
-    def number(self, feature, parameter):
+    def number(self, feature: int, parameter: int) -> int:
         """Which output is that parameter of the transformed feature with that number."""
         if self.interleaved:
             return feature * self.parameters + parameter
@@ -102,7 +103,7 @@ class LU(NamedTuple):
     inverse: bool = False
 
     @property
-    def tensors(self):
+    def tensors(self) -> int:
         """How many tensors the step takes."""
         return 3 + self.bias
 
@@ -127,7 +128,7 @@ class Scale(NamedTuple):
     inverse: bool = False
 
     @property
-    def tensors(self):
+    def tensors(self) -> int:
         """How many tensors the step takes."""
         return 1 + self.shift
 
@@ -149,7 +150,13 @@ class Program:
         ValueError: a step does not fit the features, or itself.
     """
 
-    def __init__(self, features, steps, context=0, base=None):
+    def __init__(
+        self,
+        features: int,
+        steps: Sequence[Conditioned | LU | Permutation | Scale],
+        context: int = 0,
+        base: str | None = None,
+    ) -> None:
         self.features, self.steps, self.context, self.base = features, tuple(steps), context, base
         if base not in (None, "normal"):
             raise ValueError(f'base: expected None or "normal", got {base!r}')
@@ -168,13 +175,13 @@ class Program:
         self.code = torch.tensor(whole, dtype=torch.int64, device="cpu")
         self.numbers = torch.tensor(real, dtype=torch.float64, device="cpu")
 
-    def slices(self):
+    def slices(self) -> list[tuple]:
         """(step, where its tensors begin, where they end) for each step."""
         ends = list(itertools.accumulate(step.tensors for step in self.steps))
         return list(zip(self.steps, (0, *ends), ends))
 
 
-def _unfit(step, features, context):
+def _unfit(step: Any, features: int, context: int) -> str | None:
     """Why the step is no step of a program with so many features, or None."""
     if isinstance(step, Permutation):
         if sorted(step.order) != list(range(features)):
@@ -187,7 +194,7 @@ def _unfit(step, features, context):
     return _unfit_network(step, features, context) or _unfit_features(step)
 
 
-def _unfit_network(step, features, context):
+def _unfit_network(step: Conditioned, features: int, context: int) -> str | None:
     sizes = step.degrees.sizes
     if sizes[0] != features:
         return f"degrees: expected {features} features, got {sizes[0]}"
@@ -209,7 +216,7 @@ def _unfit_network(step, features, context):
     return None
 
 
-def _unfit_tensors(layer):
+def _unfit_tensors(layer: ConditionerLayer) -> Any:
     if layer.tensors != tuple(name for name in LAYER_TENSORS if name in layer.tensors):
         return f"expected some of {', '.join(LAYER_TENSORS)}, in this order, got {layer.tensors}"
     needed = {"weight"}
@@ -224,7 +231,7 @@ def _unfit_tensors(layer):
     return None
 
 
-def _unfit_features(step):
+def _unfit_features(step: Conditioned) -> str | None:
     outputs = step.transformed()
     try:
         step.element.parameters(step.parameters * len(outputs), len(outputs))
@@ -264,7 +271,7 @@ def _of_conditioned(step):
     return whole, real
 
 
-def _kind(activation):
+def _kind(activation: Any) -> tuple[int, float]:
     """(code, slope) of an activation, −1 for none."""
     return (-1, 0.0) if activation is None else Activation.of(activation).numbers()
 

@@ -149,7 +149,7 @@ def _flattened(x, tensors, of_terms):
     return _flat(x, batch), batch
 
 
-def _broadcast(batch, others):
+def _broadcast(batch: torch.Size, others: Sequence[torch.Size]) -> torch.Size:
     try:
         return torch.broadcast_shapes(batch, *others)
     except RuntimeError:
@@ -160,19 +160,19 @@ def _broadcast(batch, others):
         ) from None
 
 
-def _flat(tensor, batch):
+def _flat(tensor: torch.Tensor, batch: torch.Size) -> torch.Tensor:
     if tensor.shape[:-1] != batch:
         tensor = tensor.expand(*batch, tensor.shape[-1])
     return tensor if len(batch) == 1 else tensor.reshape(math.prod(batch), tensor.shape[-1])
 
 
-def _check_tensor(name, tensor, x):
+def _check_tensor(name: str, tensor: torch.Tensor, x: torch.Tensor) -> None:
     check_tensor(name, tensor, x)
     if tensor.dim() < 1:
         raise ValueError(f"{name}: expected shape (…, features), got {tuple(tensor.shape)}")
 
 
-def _check_layers(x, layers, degrees):
+def _check_layers(x: torch.Tensor, layers: tuple[MaskedLayer, ...], degrees: Degrees) -> None:
     if not isinstance(degrees, Degrees):
         raise TypeError(f"degrees: expected a Degrees, got {type(degrees).__name__}")
     if len(layers) != len(degrees.sizes):
@@ -208,14 +208,14 @@ def _check_layer(k, layer, layers, degrees, x):
         _check_skip(k, layer.skip, layers, degrees)
 
 
-def _check_vector(name, tensor, units, row, x):
+def _check_vector(name: str, tensor: torch.Tensor, units: int, row: bool, x: torch.Tensor) -> None:
     _check_tensor(name, tensor, x)
     if tensor.shape[-1] != units or tensor.dim() > 1 and not row:
         shape = f"(…, {units})" if row else f"({units},)"
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
 
 
-def _check_term(name, term, units, x):
+def _check_term(name: str, term: ContextTerm, units: int, x: torch.Tensor) -> None:
     if not isinstance(term, ContextTerm):
         raise TypeError(f"{name}: expected a ContextTerm, got {type(term).__name__}")
     _check_tensor(f"{name}.context", term.context, x)
@@ -228,13 +228,13 @@ def _check_term(name, term, units, x):
     Activation.of(term.activation)
 
 
-def _check_last(k, layer):
+def _check_last(k: int, layer: MaskedLayer) -> None:
     plain = layer.skip is None and layer.gate is None and layer.gain is None and layer.offset is None
     if not plain or Activation.of(layer.activation).kind != "identity":
         raise ValueError(f"layers[{k}]: the last has a weight, a bias and a context, and nothing else")
 
 
-def _check_skip(k, skip, layers, degrees):
+def _check_skip(k: int, skip: int, layers: tuple[MaskedLayer, ...], degrees: Degrees) -> None:
     if not 0 <= skip < k or layers[skip].weight.shape[0] != layers[k].weight.shape[0]:
         raise ValueError(f"layers[{k}].skip: expected an earlier layer of the same width, got {skip}")
     if not degrees.may_skip(skip, k):

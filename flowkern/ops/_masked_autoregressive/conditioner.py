@@ -1,7 +1,8 @@
 """The masked conditioner: its layers, and the degrees that make it autoregressive."""
 
 import itertools
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -48,7 +49,7 @@ class MaskedLayer(NamedTuple):
     offset: torch.Tensor | None = None
     context: ContextTerm | None = None
 
-    def tensors(self):
+    def tensors(self) -> tuple[torch.Tensor | None, ...]:
         """(weight, bias, gate, gain, offset)."""
         return self.weight, self.bias, self.gate, self.gain, self.offset
 
@@ -72,7 +73,7 @@ class Degrees:
     Source: Germain et al., MADE (2015), eqs. 13–14.
     """
 
-    def __init__(self, features, hidden=()):
+    def __init__(self, features: Any, hidden: Sequence[int] = ()) -> None:
         with plainly():  # they are kept, also for calls that need gradients
             self._rank(features, hidden)
 
@@ -91,7 +92,7 @@ class Degrees:
         self._skips = _skips(seen)
         self._on = {}
 
-    def on(self, device):
+    def on(self, device: str | torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(order, ends, ranks) on `device`, as the kernels take them.
 
         ranks: of the features, then of each hidden layer's units, 1 being the lowest feature's.
@@ -111,12 +112,12 @@ class Degrees:
         tensors = order, torch.stack(ends), torch.cat(self._ranks)
         return tuple(t.to(device) for t in tensors)
 
-    def may_skip(self, layer, to):
+    def may_skip(self, layer: int, to: int) -> bool:
         """Whether no unit of hidden layer `layer` has a higher degree than the same one of `to`."""
         return (layer, to) in self._skips
 
 
-def masks(features, ranks, weights):
+def masks(features: int, ranks: torch.Tensor, weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """For each weight (units, inputs), which of its entries are read: bool, of the same shape.
 
     features: how many there are; ranks: as from `Degrees.on`. The outputs of the last weight belong
@@ -129,14 +130,14 @@ def masks(features, ranks, weights):
     return [to.unsqueeze(-1) >= seen for to, seen in zip((*before[1:], last), before)]
 
 
-def _skips(ranks):
+def _skips(ranks: Sequence[torch.Tensor]) -> frozenset:
     """The pairs of layers (earlier, later) between which a skip keeps the order of ranks."""
     pairs = itertools.combinations(range(len(ranks)), 2)
     as_wide = ((a, b) for a, b in pairs if len(ranks[a]) == len(ranks[b]))
     return frozenset((a, b) for a, b in as_wide if bool((ranks[a] <= ranks[b]).all()))
 
 
-def _vector(name, values):
+def _vector(name: str, values: Any) -> torch.Tensor:
     values = common(name, values) if isinstance(values, torch.Tensor) else values
     values = torch.as_tensor(values, device="cpu")
     if values.dim() != 1 or values.is_floating_point():

@@ -21,7 +21,7 @@ class AffineElement(NamedTuple):
     scale_map: ScaleMap | str = "exp"
     scale_first: bool = False
 
-    def parameters(self, outputs, features, dtype=torch.float64):
+    def parameters(self, outputs: int, features: int, dtype: torch.dtype = torch.float64) -> int:
         """Parameters per feature of x of that dtype; raises ValueError unless `outputs` is that many for each."""
         wanted = 1 if ScaleMap.of(self.scale_map).kind == "additive" else 2
         if outputs != wanted * features:
@@ -46,7 +46,7 @@ class SplineElement(NamedTuple):
     tails: str = "identity"
     knot_map: SoftplusKnots | SoftclipKnots | str = "softplus"
 
-    def parameters(self, outputs, features, dtype=torch.float64):
+    def parameters(self, outputs: int, features: int, dtype: torch.dtype = torch.float64) -> int:
         """Parameters per feature of x of that dtype; raises ValueError unless `outputs` fits some number of bins."""
         box_of(self.bound, self.tails, dtype)
         per_feature = outputs // features  # divmod of dynamic sizes does not compile

@@ -1,5 +1,8 @@
 """The kernels as dispatcher ops: schemas, fake kernels, calls."""
 
+from types import ModuleType
+from typing import Any
+
 import torch
 
 from flowkern import _library as libraries
@@ -47,7 +50,16 @@ _library = define("flowkern", OPS)
 KERNELS = ("triton", *libraries.compiled("masked_autoregressive"))
 
 
-def forward(x, spec, order, ends, ranks, *tensors, terms=NO_TERMS, ops=torch.ops.flowkern):
+def forward(
+    x: torch.Tensor,
+    spec: Any,
+    order: torch.Tensor,
+    ends: torch.Tensor,
+    ranks: torch.Tensor,
+    *tensors: torch.Tensor | None,
+    terms: Any = NO_TERMS,
+    ops: ModuleType = torch.ops.flowkern,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """y (N, D), logabsdet (N,) by the kernel registered for x's device."""
     count = len(tensors)
     x_k, *every = kernel_tensors(x, *tensors, *terms.tensors)
@@ -69,7 +81,7 @@ def backward(grad_y, grad_logabsdet, x, y, needs, spec, order, ends, ranks, *ten
     return grad_x.to(x.dtype), *(g if g is None else g.to(t.dtype) for g, t in pairs)
 
 
-def leaves_tape(ops, x):
+def leaves_tape(ops: ModuleType, x: torch.Tensor) -> bool:
     """Whether the kernel is one for GPUs, whose backward does not sum the gradients of tensors itself."""
     return x.is_cuda or ops is not torch.ops.flowkern
 

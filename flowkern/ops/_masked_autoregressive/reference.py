@@ -8,7 +8,8 @@ Arguments of all backends, after x (N, D):
 Kernels take the context's terms as they are where no gradient is wanted; what they add is `folded`.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,7 @@ class Terms(NamedTuple):
     slopes: tuple
 
     @staticmethod
-    def of(terms):
+    def of(terms: Sequence[Any]) -> "Terms":
         """From a `ContextTerm`, or None, for each layer."""
         while terms and terms[-1] is None:
             terms = terms[:-1]
@@ -73,7 +74,7 @@ def forward(x, spec, order, ends, ranks, *tensors):
     return in_dtype(y, x.dtype), logabsdet
 
 
-def compute_dtype(x, tensors):
+def compute_dtype(x: torch.Tensor, tensors: Sequence[torch.Tensor | None]) -> torch.dtype:
     """float64 if any tensor is, otherwise float32."""
     wide = any(t is not None and t.dtype == torch.float64 for t in (x, *tensors))
     return torch.float64 if wide else torch.float32
@@ -107,7 +108,7 @@ def network(x, spec, layers):
     return u.view(*u.shape[:-1], features, u.shape[-1] // features)
 
 
-def _element(x, params, spec):
+def _element(x: torch.Tensor, params: torch.Tensor, spec: Spec) -> tuple[torch.Tensor, torch.Tensor]:
     return transformed(x, params, spec.inverse, spec.element, spec.kinds, spec.constants)
 
 
@@ -120,7 +121,9 @@ def transformed(x, params, inverse, element, kinds, constants):
     return affine.forward(x, params, None, inverse, scale_first, scale_map, *constants)
 
 
-def _inverse(y, spec, layers, ranks, levels):
+def _inverse(
+    y: torch.Tensor, spec: Spec, layers: Sequence[tuple], ranks: torch.Tensor, levels: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """One pass of the network for each degree; a feature is set once, when all before it are."""
     x = torch.zeros_like(y)
     for rank in range(1, levels + 1):

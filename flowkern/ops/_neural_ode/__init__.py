@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -187,7 +187,7 @@ def _rows(y, batch):
     return y if len(batch) == 1 else y.reshape(math.prod(batch), y.shape[-1])
 
 
-def _check_end(end, method, on_failure):
+def _check_end(end: Any, method: str, on_failure: str) -> None:
     """Raises or warns if any sample's state or integral, the tensors of `end`, is not finite."""
     y, *integrals = end
     finite = y.isfinite().all(-1)
@@ -196,7 +196,7 @@ def _check_end(end, method, on_failure):
     check_finite(finite, method, on_failure)
 
 
-def _solution(y, sums, shape, dtype, wanted):
+def _solution(y: Any, sums: torch.Tensor, shape: Any, dtype: torch.dtype, wanted: tuple[bool, bool, bool]) -> Solution:
     """The `Solution` of states (…, N, D) and sums (…, 3, N), whose leading dimensions become `shape`."""
     y = in_dtype(y, dtype)
     some = (sums[..., i, :] if want else None for i, want in enumerate(wanted))
@@ -205,7 +205,9 @@ def _solution(y, sums, shape, dtype, wanted):
     return Solution(y.reshape(*shape, y.shape[-1]), *(part if part is None else part.reshape(shape) for part in some))
 
 
-def _first_bias(layer, batch, dtype):
+def _first_bias(
+    layer: FieldLayer, batch: torch.Size, dtype: torch.dtype
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """The first layer's bias (H,) for all samples, and that (N, H) per sample; None for none."""
     if layer.bias is None:
         return None, None
@@ -222,7 +224,9 @@ def _embedding(time, dtype):
     return in_dtype(time.weight, dtype), None if time.frequencies is None else in_dtype(time.frequencies, dtype)
 
 
-def _directions(trace, y, batch, weights, jacobian, dtype):
+def _directions(
+    trace: Any, y: torch.Tensor, batch: torch.Size, weights: Sequence[torch.Tensor], jacobian: bool, dtype: torch.dtype
+) -> torch.Tensor | None:
     """ε (M, N, D): the noise, or for an exact trace without a closed form the unit vectors."""
     rows, features = math.prod(batch), y.shape[-1]
     if trace is None:
@@ -237,7 +241,7 @@ def _directions(trace, y, batch, weights, jacobian, dtype):
     return torch.eye(features, dtype=dtype, device=y.device).unsqueeze(1).expand(-1, rows, -1)
 
 
-def _noise(noise, y, batch, dtype):
+def _noise(noise: torch.Tensor, y: torch.Tensor, batch: torch.Size, dtype: torch.dtype) -> torch.Tensor:
     """ε as (M, …, D) with y's batch shape."""
     _check_tensor("trace", noise, y, None)
     noise = noise.detach().to(dtype)
@@ -253,19 +257,19 @@ def _noise(noise, y, batch, dtype):
         ) from None
 
 
-def _closed(weights):
+def _closed(weights: Sequence[torch.Tensor]) -> torch.Tensor:
     """m_j = (W₂)_ij (W₁)_ji summed over i, or M = W₂ ∘ (W₁W₃)ᵀ: see the README."""
     if len(weights) == 2:
         return (weights[0] * weights[1].mT).sum(1)
     return weights[1] * (weights[0] @ weights[2]).mT
 
 
-def _compute_dtype(y, layers):
+def _compute_dtype(y: torch.Tensor, layers: tuple[FieldLayer, ...]) -> torch.dtype:
     tensors = [y, *(t for layer in layers for t in (layer.weight, layer.bias) if t is not None)]
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
-def _batch(y, bias):
+def _batch(y: torch.Tensor, bias: torch.Tensor | None) -> torch.Size:
     if bias is None or bias.dim() == 1:
         return y.shape[:-1]
     try:
@@ -277,13 +281,24 @@ def _batch(y, bias):
         ) from None
 
 
-def _tuple(layers):
+def _tuple(layers: Sequence[FieldLayer]) -> tuple[FieldLayer, ...]:
     if isinstance(layers, FieldLayer) or not isinstance(layers, Iterable):
         raise TypeError(f"layers: expected a sequence of FieldLayer, got {type(layers).__name__}")
     return tuple(layers)
 
 
-def _check(y, layers, t, method, time, steps, checkpoint, gradient, jacobian_alone, on_failure):
+def _check(
+    y: torch.Tensor,
+    layers: tuple[FieldLayer, ...],
+    t: torch.Tensor,
+    method: Any,
+    time: TimeEmbedding | None,
+    steps: int,
+    checkpoint: int,
+    gradient: str,
+    jacobian_alone: bool,
+    on_failure: Any,
+) -> None:
     _check_tensor("y", y, y, None)
     if y.shape[-1] == 0:
         raise ValueError("y: expected at least one feature")
@@ -308,7 +323,7 @@ def _check(y, layers, t, method, time, steps, checkpoint, gradient, jacobian_alo
     check_layers(y, layers, time)
 
 
-def _check_times(t):
+def _check_times(t: torch.Tensor) -> None:
     """Times on the host rise or fall throughout; on a device none are read."""
     if t.device.type != "cpu" or torch.compiler.is_compiling() or _torch.is_wrapped(t):
         return
@@ -348,7 +363,7 @@ def check_layers(y, layers, time):
         _check_tensor("time.weight", time.weight, y, (layers[0].weight.shape[0], columns))
 
 
-def _check_tensor(name, tensor, y, shape):
+def _check_tensor(name: str, tensor: torch.Tensor, y: torch.Tensor, shape: tuple[int, ...] | None) -> None:
     check_tensor(name, tensor, y, of="y")
     if tensor.dim() < 1 or shape is not None and tuple(tensor.shape) != tuple(shape):
         expected = "(…, D)" if shape is None else tuple(shape)

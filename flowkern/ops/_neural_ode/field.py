@@ -33,7 +33,7 @@ class TimeEmbedding(NamedTuple):
     frequencies: torch.Tensor | None = None
 
 
-def embedding(t, frequencies):
+def embedding(t: torch.Tensor, frequencies: torch.Tensor | None) -> torch.Tensor:
     """φ(t) (P,) of a time t (): t, or (cos ωt, sin ωt)."""
     if frequencies is None:
         return t.reshape(1)

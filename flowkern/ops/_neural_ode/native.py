@@ -1,5 +1,8 @@
 """The kernels as dispatcher ops: schemas, fake kernels, calls."""
 
+from types import ModuleType
+from typing import Any
+
 import torch
 
 from flowkern import _library as libraries
@@ -44,18 +47,30 @@ KERNELS = ("triton", *libraries.compiled("neural_ode"))
 MOST_CUDA_LAYERS = 24  # csrc/neural_ode/cuda.h: what a kernel's arguments hold
 
 
-def kernels(layers):
+def kernels(layers: int) -> tuple[str, str]:
     """The backends that have kernels for a field of so many layers."""
     return KERNELS if layers <= MOST_CUDA_LAYERS else tuple(name for name in KERNELS if name != "cuda")
 
 
-def forward(y, spec, *arguments, ops=torch.ops.flowkern):
+def forward(
+    y: torch.Tensor, spec: Any, *arguments: torch.Tensor | None, ops: ModuleType = torch.ops.flowkern
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """ends (I, N, D), sums (I, 3, N), kept (I, C, N, D) by the kernel registered for y's device."""
     *inputs, directions = arguments[:7]
     return ops.neural_ode(*_contiguous(y, *inputs), directions, _contiguous(*arguments[7:]), *spec)
 
 
-def backward(grad_ends, grad_sums, ends, kept, y, adjoint, spec, *arguments, ops=torch.ops.flowkern):
+def backward(
+    grad_ends: torch.Tensor,
+    grad_sums: torch.Tensor,
+    ends: torch.Tensor,
+    kept: torch.Tensor,
+    y: torch.Tensor,
+    adjoint: bool,
+    spec: Any,
+    *arguments: torch.Tensor | None,
+    ops: ModuleType = torch.ops.flowkern,
+) -> tuple[torch.Tensor | None, ...]:
     """Gradients of y, starts, sizes, row_bias, time, frequencies, closed, directions (None), the tensors."""
     *inputs, directions = arguments[:7]
     inputs, tensors = _contiguous(y, *inputs), _contiguous(*arguments[7:])
@@ -65,5 +80,5 @@ def backward(grad_ends, grad_sums, ends, kept, y, adjoint, spec, *arguments, ops
     return *grads[:7], None, *grads[7:]
 
 
-def _contiguous(*tensors):
+def _contiguous(*tensors: torch.Tensor | None) -> list[torch.Tensor | None]:
     return [t if t is None else t.contiguous() for t in tensors]

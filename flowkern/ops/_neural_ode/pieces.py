@@ -6,6 +6,8 @@ autograd, which keeps the state at the end of each.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -14,7 +16,19 @@ _ROWS = 256  # a row is long if so many of them would be more than a piece
 _ACTIVATION = 20  # multiplications that take as long as one activation
 
 
-def solve(run, y, spec, starts, sizes, row_bias, time, frequencies, closed, directions, *tensors):
+def solve(
+    run: Callable,
+    y: torch.Tensor,
+    spec: Any,
+    starts: torch.Tensor,
+    sizes: torch.Tensor,
+    row_bias: torch.Tensor | None,
+    time: torch.Tensor | None,
+    frequencies: torch.Tensor | None,
+    closed: torch.Tensor | None,
+    directions: torch.Tensor | None,
+    *tensors: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """ends (I, N, D) and sums (I, 3, N) of run(y, spec, starts, …), in pieces if need be."""
     of_step = _work(spec, closed, directions, tensors)
     unit = spec.every if spec.every < spec.steps else 1

@@ -15,6 +15,7 @@ The results are ends (I, N, D), the solution after each interval; sums (I, 3, N)
 C = steps/every − 1, of which no gradient is taken.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -41,10 +42,10 @@ class Spec(NamedTuple):
     jacobian: bool
 
     @property
-    def stages(self):
+    def stages(self) -> int:
         return len(self.b)
 
-    def row(self, i):
+    def row(self, i: int) -> tuple[float, ...]:
         """a_ij for j < i."""
         begin = i * (i - 1) // 2
         return self.a[begin : begin + i]
@@ -64,7 +65,7 @@ class Problem(NamedTuple):
     tensors: tuple
 
     @property
-    def layers(self):
+    def layers(self) -> int:
         return len(self.spec.activations) + 1
 
 
@@ -99,13 +100,15 @@ def step(y, sums, i, n, p):
     return combine(y, h, b, k), combine(sums, h, b, rates)
 
 
-def combine(y, h, coefficients, slopes):
+def combine(
+    y: torch.Tensor, h: torch.Tensor, coefficients: tuple[float, ...], slopes: Sequence[torch.Tensor]
+) -> torch.Tensor:
     """y + h Σ a_j k_j."""
     total = sum((a * k for a, k in zip(coefficients, slopes) if a != 0), torch.zeros_like(y))
     return y + h * total
 
 
-def field(y, t, p):
+def field(y: torch.Tensor, t: torch.Tensor, p: Problem) -> tuple[torch.Tensor, torch.Tensor]:
     """f(t, y) (N, D), and the rates (3, N) at which the integrals grow."""
     u, tangents, derivatives = y, p.directions, []
     for l in range(p.layers):
@@ -175,7 +178,9 @@ def vjp(function, *inputs):
     return outputs, lambda cotangents: spread(pull(cotangents))
 
 
-def _continuous(grad_ends, grad_sums, ends, y, p):
+def _continuous(
+    grad_ends: torch.Tensor, grad_sums: torch.Tensor, ends: torch.Tensor, y: torch.Tensor, p: Problem
+) -> tuple[torch.Tensor | None, ...]:
     """Integrates (y, λ) and the gradients back from the end of each interval, with the same method."""
     inputs = (p.row_bias, p.time, p.frequencies, p.closed, *p.tensors)
     grads = [None if t is None else torch.zeros_like(t) for t in (p.starts, p.sizes, *inputs)]

@@ -91,7 +91,7 @@ def probability_path(
     return drawn if t is None else t, x_t, u_t
 
 
-def _rows(x):
+def _rows(x: torch.Tensor) -> torch.Tensor:
     return x.unsqueeze(1) if x.dim() == 1 else x.flatten(1)
 
 
@@ -122,13 +122,15 @@ def check_sigma(sigma: Any) -> float:
     return float(sigma)
 
 
-def _check_tensor(name, tensor, like=None, shape=None):
+def _check_tensor(
+    name: str, tensor: torch.Tensor, like: torch.Tensor | None = None, shape: torch.Size | None = None
+) -> None:
     check_tensor(name, tensor, like, of="x1")
     if shape is not None and tensor.shape != shape:
         raise ValueError(f"{name}: expected shape {tuple(shape)}, got {tuple(tensor.shape)}")
 
 
-def _seed(seed, device):
+def _seed(seed: Any, device: torch.device) -> torch.Tensor:
     """The seed as an int64 tensor on the device, which does not wait for the device."""
     if seed is None:
         return torch.randint(2**63 - 1, (), dtype=torch.int64, device=device)

@@ -39,12 +39,31 @@ _library = define("flowkern", OPS)
 KERNELS = ("triton", *libraries.compiled("probability_path"))
 
 
-def forward(x0, x1, t, noise, seed, path, sigma):
+def forward(
+    x0: torch.Tensor,
+    x1: torch.Tensor,
+    t: torch.Tensor | None,
+    noise: torch.Tensor | None,
+    seed: torch.Tensor,
+    path: int,
+    sigma: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """x_t and u_t (N, D), and the t (N,) that were drawn."""
     return torch.ops.flowkern.probability_path(x0, x1, t, noise, seed, path, sigma)
 
 
-def backward(grad_x, grad_u, of_t, x0, x1, t, noise, seed, path, sigma):
+def backward(
+    grad_x: torch.Tensor,
+    grad_u: torch.Tensor,
+    of_t: bool,
+    x0: torch.Tensor,
+    x1: torch.Tensor,
+    t: torch.Tensor,
+    noise: torch.Tensor | None,
+    seed: torch.Tensor,
+    path: int,
+    sigma: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """grad_x0 and grad_x1 (N, D), and grad_t (N,) if of_t."""
     grad_x0, grad_x1, parts = torch.ops.flowkern.probability_path_backward(
         grad_x, grad_u, of_t, x0, x1, t, noise, seed, path, sigma

@@ -9,7 +9,15 @@ from flowkern.ops import _random
 NOISE_STREAM, TIME_STREAM = 0, 1
 
 
-def forward(x0, x1, t, noise, seed, path, sigma):
+def forward(
+    x0: torch.Tensor,
+    x1: torch.Tensor,
+    t: torch.Tensor | None,
+    noise: torch.Tensor | None,
+    seed: torch.Tensor,
+    path: int,
+    sigma: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """x0, x1 (N, D), t (N,) or None -> x_t, u_t (N, D), and the t drawn; differentiable in x0, x1, t."""
     drawn = x0.new_empty(0)
     if t is None:
@@ -19,13 +27,15 @@ def forward(x0, x1, t, noise, seed, path, sigma):
     return *_sample(x0, x1, noise, t.unsqueeze(-1), path, sigma), drawn
 
 
-def _noise(x, seed, path, sigma):
+def _noise(x: torch.Tensor, seed: torch.Tensor, path: int, sigma: float) -> torch.Tensor:
     if sigma == 0 and path != 1:
         return torch.zeros_like(x)
     return _random.normal(x.numel(), NOISE_STREAM, seed, x.dtype).view(x.shape)
 
 
-def _sample(x0, x1, noise, t, path, sigma):
+def _sample(
+    x0: torch.Tensor, x1: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, path: int, sigma: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """x_t and its velocity, for each kind of path, in the order of their codes."""
     if path == 1:
         return t * x1 + (1 - (1 - sigma) * t) * noise, x1 - (1 - sigma) * noise

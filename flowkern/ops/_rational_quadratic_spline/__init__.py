@@ -84,7 +84,7 @@ def rational_quadratic_spline(
     return _arguments.unflatten(y, logabsdet, batch)
 
 
-def bins_of(per_feature, tails, name="params"):
+def bins_of(per_feature: int, tails: str, name: str = "params") -> int:
     """K for so many parameters per feature; `name` is the argument that an error names."""
     if tails not in tuple(TAILS):
         raise ValueError(f"tails: expected one of {', '.join(TAILS)}, got {tails!r}")
@@ -110,7 +110,9 @@ def _interval(bound, tails, x, params):
     return box_of(bound, tails, x.dtype), None
 
 
-def box_of(bound, tails, dtype=torch.float64):
+def box_of(
+    bound: float | tuple[float, float, float, float], tails: str, dtype: torch.dtype = torch.float64
+) -> tuple[float, float, float, float]:
     """(left, right, bottom, top) of a scalar bound B or of four numbers, for x of that dtype."""
     try:
         box = tuple(map(float, bound if isinstance(bound, (tuple, list)) else (-bound, bound) * 2))
@@ -126,7 +128,7 @@ def box_of(bound, tails, dtype=torch.float64):
     return box
 
 
-def _holds(low, high, dtype):
+def _holds(low: float, high: float, dtype: torch.dtype) -> bool:
     """Whether an interval has a length in the precision that kernels compute in."""
     least, shortest, longest = _FLOAT64 if dtype is torch.float64 else _FLOAT32
     size = high - low

@@ -4,6 +4,8 @@ Symbols as in the README: θ ∈ [0, 1] is the position within the bin (w wide, 
 p and r the slopes at its left and right knot.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
@@ -47,7 +49,16 @@ def forward(
     return y, logabsdet
 
 
-def _constrain(params, tails, knots, min_width, min_height, min_slope, softclip, scale):
+def _constrain(
+    params: torch.Tensor,
+    tails: int,
+    knots: Any,
+    min_width: float,
+    min_height: float,
+    min_slope: float,
+    softclip: float,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Shares of the width and of the height (…, K) and slopes at the knots (…, K + 1)."""
     bins = (params.shape[-1] + 1) // 3
     raw_widths, raw_heights, raw_slopes = params.split((bins, bins, params.shape[-1] - 2 * bins), dim=-1)
@@ -64,13 +75,13 @@ def _constrain(params, tails, knots, min_width, min_height, min_slope, softclip,
     return widths, heights, slopes
 
 
-def _shares(raw, minimum, knots, softclip):
+def _shares(raw: torch.Tensor, minimum: float, knots: Any, softclip: float) -> torch.Tensor:
     if knots == _SOFTCLIP:
         raw = raw / (1 + 2 * raw.abs() / softclip)
     return minimum + (1 - minimum * raw.shape[-1]) * torch.softmax(raw, dim=-1)
 
 
-def _knots(shares, low, high):
+def _knots(shares: torch.Tensor, low: Any, high: Any) -> torch.Tensor:
     """Knots (…, K + 1) from low to high, both ends exact."""
     inner = low + (high - low) * torch.cumsum(shares[..., :-1], dim=-1)
     low = torch.as_tensor(low, dtype=shares.dtype, device=shares.device).expand(*shares.shape[:-1], 1)
@@ -78,16 +89,18 @@ def _knots(shares, low, high):
     return torch.cat((low, inner, high), dim=-1)
 
 
-def _within(y, knots):
+def _within(y: torch.Tensor, knots: torch.Tensor) -> torch.Tensor:
     """y put back into the interval that rounding may have left; its gradient as it was."""
     return y + (y.clamp(knots[..., 0], knots[..., -1]) - y).detach()
 
 
-def _bin(x, knots, knots_x, knots_y, slopes):
+def _bin(
+    x: torch.Tensor, knots: torch.Tensor, knots_x: torch.Tensor, knots_y: torch.Tensor, slopes: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
     """(x_k, w, y_k, h, p, r) of the bin that holds x; a knot belongs to the bin on its right."""
     k = (x.unsqueeze(-1) >= knots[..., 1:-1]).sum(-1, keepdim=True)
 
-    def at(values, k):
+    def at(values: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         return values.gather(-1, k).squeeze(-1)
 
     x_k, y_k = at(knots_x, k), at(knots_y, k)
@@ -95,7 +108,15 @@ def _bin(x, knots, knots_x, knots_y, slopes):
     return x_k, w, y_k, h, at(slopes, k), at(slopes, k + 1)
 
 
-def _forward(x, x_k, w, y_k, h, p, r):
+def _forward(
+    x: torch.Tensor,
+    x_k: torch.Tensor,
+    w: torch.Tensor,
+    y_k: torch.Tensor,
+    h: torch.Tensor,
+    p: torch.Tensor,
+    r: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
     theta = (x - x_k) / w
     s, beta = h / w, theta * (1 - theta)
     denominator = s + (p + r - 2 * s) * beta
@@ -103,14 +124,24 @@ def _forward(x, x_k, w, y_k, h, p, r):
     return y, _log_slope(theta, 1 - theta, s, p, r)
 
 
-def _log_slope(theta, rest, s, p, r):
+def _log_slope(
+    theta: torch.Tensor, rest: torch.Tensor, s: torch.Tensor, p: torch.Tensor, r: torch.Tensor
+) -> torch.Tensor:
     beta = theta * rest
     numerator = r * theta**2 + 2 * s * beta + p * rest**2
     denominator = s + (p + r - 2 * s) * beta
     return 2 * torch.log(s) + torch.log(numerator) - 2 * torch.log(denominator)
 
 
-def _inverse(y, x_k, w, y_k, h, p, r):
+def _inverse(
+    y: torch.Tensor,
+    x_k: torch.Tensor,
+    w: torch.Tensor,
+    y_k: torch.Tensor,
+    h: torch.Tensor,
+    p: torch.Tensor,
+    r: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Solve the quadratic in θ by the form of the README, in which nothing cancels."""
     s, eta = h / w, (y - y_k) / h
     a = p * (1 - eta) - r * eta
@@ -123,7 +154,7 @@ def _inverse(y, x_k, w, y_k, h, p, r):
     return x_k + theta * w, -_log_slope(theta, rest, s, p, r)
 
 
-def _nonzero(value, used):
+def _nonzero(value: torch.Tensor, used: torch.Tensor) -> torch.Tensor:
     """value where it is used, else 1, so that the branch not taken has a finite gradient."""
     return torch.where(used, value, torch.ones_like(value))
 

@@ -1,5 +1,7 @@
 """The C++ and CUDA kernels as dispatcher ops: schemas, fake kernels, calls."""
 
+from types import ModuleType
+
 import torch
 
 from flowkern import _library as libraries
@@ -25,7 +27,9 @@ _library = define("flowkern", OPS)
 KERNELS = ("triton", *libraries.compiled("runge_kutta_stage"))
 
 
-def forward(y, weights, *k, ops=torch.ops.flowkern):
+def forward(
+    y: torch.Tensor, weights: torch.Tensor, *k: torch.Tensor, ops: ModuleType = torch.ops.flowkern
+) -> torch.Tensor:
     """y + Σ_j w_j k_j by the kernel registered for y's device."""
     return ops.runge_kutta_stage(y.contiguous(), [k_j.contiguous() for k_j in k], weights)
 

@@ -165,7 +165,9 @@ CASES = {
     "everything": Case(3, EVERYTHING, context=2),
     "everything normal": Case(3, EVERYTHING, context=2, base="normal", batch=200),
     # More than are kept from the forward to the backward.
-    "many samples": Case(9, (coupling(9, AFFINE, width=70, depth=3), coupling(9, AFFINE, width=33, first=1)), batch=4000),
+    "many samples": Case(
+        9, (coupling(9, AFFINE, width=70, depth=3), coupling(9, AFFINE, width=33, first=1)), batch=4000
+    ),
     "one sample": Case(3, EVERYTHING, context=2, batch=1),
     "no sample": Case(3, EVERYTHING, context=2, batch=0),
 }  # fmt: skip
