@@ -230,13 +230,15 @@ def check(case, backend, dtype, inverse=False, seed=0):
         assert value.dtype == dtype and value.shape == want[name].shape, name
         if value.numel() == 0:
             continue
+        if not lost[name].isfinite():  # the reference overflows in this precision, where nothing is right to a rounding
+            continue
         units = _units(value, want[name], lost[name])
         assert units <= FLOW_PROGRAM[dtype], f"{name} is wrong by {units:.3g} units, at most {FLOW_PROGRAM[dtype]}"
 
 
 def _units(got, want, lost):
-    """The largest error in units; equal infinities and two NaNs are none."""
-    same = (got.double() == want) | (got.isnan() & want.isnan())
+    """The largest error in units."""
+    same = got.double() == want
     largest, lost = (torch.as_tensor(v).nan_to_num(0, 0, 0).max() for v in (want.abs(), lost))
     unit = torch.finfo(got.dtype).eps * (1 + largest) + lost
     return torch.where(same, 0.0, (got.double() - want).abs() / unit).max().item()
@@ -247,4 +249,8 @@ def _lost(case, tensors, want, inverse, samples=8):
     copies = {name: moved(tensor, samples, seed) for seed, (name, tensor) in enumerate(tensors.items())}
     inputs = [tensors, *({name: copy[i] for name, copy in copies.items()} for i in range(samples))]
     results = [evaluate(case, given, "reference", inverse) for given in inputs]
-    return {k: max((r[k].double() - v).abs().max() for r in results) if v.numel() else 0 for k, v in want.items()}
+    return {
+        k: torch.stack([(r[k].double() - v).abs().max() for r in results]).amax()
+        for k, v in want.items()
+        if v.numel() > 0
+    }
