@@ -9,6 +9,7 @@ from torch.func import grad, vmap
 
 import flowkern
 from flowkern.backends import unavailable
+from flowkern.ops import SoftplusKnots
 from flowkern.ops._affine_coupling import ScaleMap
 from tests.cases.coupling import AFFINES, SPLINES, TYPICAL, cotangents, evaluate
 from tests.cases.tensors import laid_out
@@ -36,8 +37,7 @@ def _arguments(case, dtype=torch.float32, layout="contiguous"):
     if case.op == "affine_coupling":
         return x, params, index, False, False, *ScaleMap("sigmoid").numbers()
     bound = torch.full((params.shape[1],), 3.0, dtype=dtype)
-    numbers = (0.0, 1.0, 0.0, 1.0, 1e-3, 1e-3, 1e-3, 0.0, 1.0)
-    return x, params, index, bound, False, 0, *numbers
+    return x, params, index, bound, False, 0, 0.0, 1.0, 0.0, 1.0, *SoftplusKnots().numbers()
 
 
 def test_opcheck(case):
