@@ -6,13 +6,12 @@ from functools import partial
 import torch.nn.functional as F
 
 from flowkern.adapters import _made, nflows
-from flowkern.adapters._couplings import Library, coupling, element, is_bounded, spline_alone
-from flowkern.adapters._network import made
-from flowkern.adapters._plan import changed, interval, overridden, points, qualified_name, stranger
+from flowkern.adapters._parts import Library, autoregressive, compared, coupling, element, spline_alone
+from flowkern.adapters._plan import changed, overridden, qualified_name, stranger
 from flowkern.adapters._trust import agreed, bare, strip
 from flowkern.ops import AffineElement
-from flowkern.ops._flow_program import LU, Conditioned, Permutation, Program, Scale, evaluate
-from flowkern.programs import Computed, Part, Reader, hooked, missing, stacked
+from flowkern.ops._flow_program import LU, Permutation, Scale
+from flowkern.programs import Computed, Part, hooked, missing
 
 _PACKAGE = re.compile(r"(?:.*\.)?nflows\.(?=(?:transforms|flows|distributions|nn)\.)")
 _WATCHED = frozenset(("mask", "_permutation", "identity_features", "transform_features", "_scale", "_log_z"))
@@ -70,37 +69,8 @@ def _comparisons(module, with_context, features):
     copied.using_cache = False  # of a linear transform
     read, _ = _PARTS[_kind(module)]
     part = read(copied, with_context, features)
-    program = Program(features, part.steps, part.context)
-    x, context = points(features, **interval(copied)), points(part.context) if part.context else None
-    run = partial(evaluate, x, program, Reader(part.slots)(x.dtype), context)
-    wanted = type(copied).forward(copied, x, context)
-    yield "forward", wanted, run(False)
-    if hasattr(copied, "autoregressive_net"):  # its inverse takes many passes, of which the last is enough
-        back, logabsdet = copied._elementwise_inverse(wanted[0], copied.autoregressive_net(x, context))
-        yield "inverse", (back, -logabsdet), (x, wanted[1])
-    else:
-        yield "inverse", type(copied).inverse(copied, x, context), run(True)
-
-
-# Autoregressive transforms.
-
-
-def _autoregressive(kind, module, with_context, features):
-    net, style = module.autoregressive_net, nflows._MADE
-    found = _made._inspect(style, module)
-    if isinstance(found, str):
-        return found
-    reason = (kind.unsuitable and kind.unsuitable(module)) or _made._unfit(style, module) or found.busy()
-    if reason:
-        return reason
-    if with_context and "context_layer" not in net._modules:
-        return "its network takes no context"
-    features, context = found.degrees.sizes[0], net.context_layer.in_features if with_context else 0
-    linears = _made._linears(module)
-    layers, tensors = stacked(made(style, net, linears, found.exact, with_context))
-    parameters = linears[-1].out_features // features
-    step = Conditioned(layers, found.degrees, kind.element(module), parameters)
-    return Part((step,), tensors, context, features, bounded=is_bounded(module))
+    forward, inverse = (partial(method, copied) for method in (type(copied).forward, type(copied).inverse))
+    yield from compared(copied, part, features, forward, inverse)
 
 
 # Linear and elementwise transforms.
@@ -188,7 +158,7 @@ _POINTWISE = _pointwise, ("_batch_logabsdet", "_log_scale")
 _PARTS = {
     "transforms." + name: entry
     for name, entry in (
-        *((n, (partial(_autoregressive, kind), (*_made._FORMULAS, *kind.relies_on)))
+        *((n, (partial(autoregressive, nflows._MADE, kind), (*_made._FORMULAS, *kind.relies_on)))
           for n, kind in nflows._AUTOREGRESSIVE.items()),
         *((n, (read, nflows._KINDS[n].relies_on)) for n, read in _COUPLINGS.items()),
         ("nonlinearities.PiecewiseRationalQuadraticCDF", (_cdf, nflows._CDF[2:])),

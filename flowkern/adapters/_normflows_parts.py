@@ -5,13 +5,12 @@ from functools import partial
 from torch import nn
 
 from flowkern.adapters import _made, _traced, normflows
-from flowkern.adapters._couplings import Library, coupling, element, is_bounded, ranks
-from flowkern.adapters._network import made
-from flowkern.adapters._plan import changed, interval, overridden, points, stranger
+from flowkern.adapters._parts import Library, autoregressive, compared, coupling, element, ranks
+from flowkern.adapters._plan import changed, overridden, stranger
 from flowkern.adapters._trust import agreed, bare, strip
 from flowkern.ops import AffineElement, ScaleMap
-from flowkern.ops._flow_program import LU, Conditioned, Permutation, Program, Scale, evaluate
-from flowkern.programs import Computed, Part, Reader, hooked, missing, outputs, side_by_side, stacked
+from flowkern.ops._flow_program import LU, Conditioned, Permutation, Scale
+from flowkern.programs import Computed, Part, hooked, missing, outputs, side_by_side, stacked
 
 name_of = normflows._name
 
@@ -67,17 +66,11 @@ def _comparisons(module, with_context, features):
     """A flow layer with such a structure, by its own methods and by a program."""
     copied = strip(stranger(module))
     part = _PARTS[kind(module)][0](copied, with_context, features)
-    program = Program(features, part.steps, part.context)
-    x, context = points(features, **interval(copied)), points(part.context) if part.context else None
-    run = partial(evaluate, x, program, Reader(part.slots)(x.dtype), context)
-    given = {} if context is None else {"context": context}
-    wanted = _summed(type(copied).forward(copied, x, **given))
-    yield "forward", wanted, run(False)
-    if hasattr(copied, "autoregressive_net"):  # its inverse takes many passes, of which the last is enough
-        back, logabsdet = copied._elementwise_inverse(wanted[0], copied.autoregressive_net(x, context))
-        yield "inverse", (back, -logabsdet), (x, wanted[1])
-    else:
-        yield "inverse", _summed(type(copied).inverse(copied, x, **given)), run(True)
+
+    def run(method, x, context):
+        return _summed(method(copied, x, **({} if context is None else {"context": context})))
+
+    yield from compared(copied, part, features, partial(run, type(copied).forward), partial(run, type(copied).inverse))
 
 
 def _summed(found):
@@ -85,24 +78,7 @@ def _summed(found):
     return found[0], found[0].new_zeros(found[0].shape[0]) + found[1]
 
 
-# Autoregressive and coupling layers.
-
-
-def _autoregressive(own, module, with_context, features):
-    net, style = module.autoregressive_net, normflows._MADE
-    found = _made._inspect(style, module)
-    if isinstance(found, str):
-        return found
-    reason = (own.unsuitable and own.unsuitable(module)) or _made._unfit(style, module) or found.busy()
-    if reason:
-        return reason
-    if with_context and "context_layer" not in net._modules:
-        return "its network takes no context"
-    features, context = found.degrees.sizes[0], net.context_layer.in_features if with_context else 0
-    linears = _made._linears(module)
-    layers, slots = stacked(made(style, net, linears, found.exact, with_context))
-    step = Conditioned(layers, found.degrees, own.element(module), linears[-1].out_features // features)
-    return Part((step,), slots, context, features, bounded=is_bounded(module))
+# Coupling layers.
 
 
 def _affine(module, with_context, features):
@@ -230,7 +206,7 @@ _METHODS = ("forward", "inverse")
 # class that the part reproduces; [(path of a submodule, its class, attributes that the part reproduces)])
 _PARTS = {
     **{
-        name: (partial(_autoregressive, own), (*_made._FORMULAS, *own.relies_on), ())
+        name: (partial(autoregressive, normflows._MADE, own), (*_made._FORMULAS, *own.relies_on), ())
         for name, own in normflows._KINDS.items()
     },
     _SPLINES + "PiecewiseRationalQuadraticCoupling": (

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from flowkern.adapters import _traced
-from flowkern.adapters._couplings import ranks
+from flowkern.adapters._parts import ranks
 from flowkern.adapters._plan import Plan, changed, overridden, points, qualified_name, stranger
 from flowkern.adapters._trust import agreed, bare, strip
 from flowkern.ops import AffineElement, ScaleMap

@@ -1,6 +1,7 @@
-"""Coupling transforms of nflows and of normflows, which has a copy of it, as steps of a program."""
+"""Transforms of nflows and of normflows, which has a copy of it, as steps of a program."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -8,12 +9,12 @@ from torch import nn
 
 from flowkern.adapters import _made, _traced, nflows
 from flowkern.adapters._masked import activation_of, has_own_forward
-from flowkern.adapters._network import residual
-from flowkern.adapters._plan import overridden
+from flowkern.adapters._network import made, residual
+from flowkern.adapters._plan import interval, overridden, points
 from flowkern.adapters._trust import bare
 from flowkern.ops import Degrees
-from flowkern.ops._flow_program import Conditioned
-from flowkern.programs import NO_TERM, Computed, Part, layer, outputs, slots, stacked
+from flowkern.ops._flow_program import Conditioned, Program, evaluate
+from flowkern.programs import NO_TERM, Computed, Part, Reader, layer, outputs, slots, stacked
 
 
 class Library(NamedTuple):
@@ -28,6 +29,37 @@ class Library(NamedTuple):
     networks: str
     cdf: str
     unsuitable: Callable
+
+
+def compared(module, part, features, forward, inverse):
+    """The results of a transform's own methods, as functions of x and context, beside those of its part."""
+    program = Program(features, part.steps, part.context)
+    x, context = points(features, **interval(module)), points(part.context) if part.context else None
+    run = partial(evaluate, x, program, Reader(part.slots)(x.dtype), context)
+    wanted = forward(x, context)
+    yield "forward", wanted, run(False)
+    if hasattr(module, "autoregressive_net"):  # its inverse takes many passes, of which the last is enough
+        back, logabsdet = module._elementwise_inverse(wanted[0], module.autoregressive_net(x, context))
+        yield "inverse", (back, -logabsdet), (x, wanted[1])
+    else:
+        yield "inverse", inverse(x, context), run(True)
+
+
+def autoregressive(style, kind, module, with_context, features):
+    """The `Part` of a masked autoregressive transform, or why it has none; style, kind: as in _made.py."""
+    net, found = module.autoregressive_net, _made._inspect(style, module)
+    if isinstance(found, str):
+        return found
+    reason = (kind.unsuitable and kind.unsuitable(module)) or _made._unfit(style, module) or found.busy()
+    if reason:
+        return reason
+    if with_context and "context_layer" not in net._modules:
+        return "its network takes no context"
+    features, context = found.degrees.sizes[0], net.context_layer.in_features if with_context else 0
+    linears = _made._linears(module)
+    layers, tensors = stacked(made(style, net, linears, found.exact, with_context))
+    step = Conditioned(layers, found.degrees, kind.element(module), linears[-1].out_features // features)
+    return Part((step,), tensors, context, features, bounded=is_bounded(module))
 
 
 def coupling(library, element, interleaved, module, with_context, features):
