@@ -34,3 +34,16 @@ def moved(tensor, samples, seed=5):
         size = size.amax(-1, keepdim=True)
     sign = torch.randint(0, 2, (samples, *tensor.shape), generator=generator_of(seed)) * 2 - 1
     return tensor + torch.finfo(tensor.dtype).eps / 2 * size * sign.to(tensor.device)
+
+
+def lost(evaluate, tensors, want, samples, still=()):
+    """{name: the largest error of evaluate(tensors)} for what `want` holds, also when tensors move by one rounding:
+    one sum may be right by chance.
+
+    still: names of tensors that do not move.
+    """
+    copies = {k: moved(v, samples, seed) for seed, (k, v) in enumerate(tensors.items()) if k not in still}
+    inputs = [tensors, *(tensors | {k: v[i] for k, v in copies.items()} for i in range(samples))]
+    results = [evaluate(given) for given in inputs]
+    errors = {k: [(r[k].double() - v).abs().max() for r in results] for k, v in want.items() if v.numel() > 0}
+    return {k: torch.stack(of_samples).amax() for k, of_samples in errors.items()}

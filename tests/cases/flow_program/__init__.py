@@ -24,7 +24,7 @@ from flowkern.ops._flow_program import (
     Scale,
     flow_program,
 )
-from tests.cases.tensors import generator_of, moved
+from tests.cases.tensors import generator_of, lost
 from tests.tolerances import FLOW_PROGRAM
 
 LABEL = "flow"
@@ -225,14 +225,15 @@ def check(case, backend, dtype, inverse=False, seed=0):
     """Every result of backend within FLOW_PROGRAM units of the float64 reference."""
     tensors = case.tensors(dtype, seed)
     want = evaluate(case, {name: tensor.double() for name, tensor in tensors.items()}, "reference", inverse)
-    lost = _lost(case, tensors, want, inverse)
+    of_reference = lost(lambda given: evaluate(case, given, "reference", inverse), tensors, want, samples=8)
     for name, value in evaluate(case, tensors, backend, inverse).items():
         assert value.dtype == dtype and value.shape == want[name].shape, name
         if value.numel() == 0:
             continue
-        if not lost[name].isfinite():  # the reference overflows in this precision, where nothing is right to a rounding
+        # Where the reference overflows in this precision, nothing is right to a rounding.
+        if not of_reference[name].isfinite():
             continue
-        units = _units(value, want[name], lost[name])
+        units = _units(value, want[name], of_reference[name])
         assert units <= FLOW_PROGRAM[dtype], f"{name} is wrong by {units:.3g} units, at most {FLOW_PROGRAM[dtype]}"
 
 
@@ -242,15 +243,3 @@ def _units(got, want, lost):
     largest, lost = (torch.as_tensor(v).nan_to_num(0, 0, 0).max() for v in (want.abs(), lost))
     unit = torch.finfo(got.dtype).eps * (1 + largest) + lost
     return torch.where(same, 0.0, (got.double() - want).abs() / unit).max().item()
-
-
-def _lost(case, tensors, want, inverse, samples=8):
-    """The largest error of the reference, also when every tensor moves by one rounding."""
-    copies = {name: moved(tensor, samples, seed) for seed, (name, tensor) in enumerate(tensors.items())}
-    inputs = [tensors, *({name: copy[i] for name, copy in copies.items()} for i in range(samples))]
-    results = [evaluate(case, given, "reference", inverse) for given in inputs]
-    return {
-        k: torch.stack([(r[k].double() - v).abs().max() for r in results]).amax()
-        for k, v in want.items()
-        if v.numel() > 0
-    }

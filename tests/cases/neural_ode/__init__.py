@@ -12,7 +12,7 @@ import torch
 
 import flowkern
 from flowkern.ops import Activation, FieldLayer, TimeEmbedding, neural_ode
-from tests.cases.tensors import moved
+from tests.cases.tensors import lost
 from tests.tolerances import NEURAL_ODE
 
 LABEL = "ode"
@@ -139,16 +139,7 @@ def check(case, backend, dtype, seed=0, device="cpu"):
     most = NEURAL_ODE[dtype]
     if all(errors[k] <= most * rounding for k, rounding in roundings.items()):
         return  # what the reference loses is part of the unit, and need not be known
-    lost = _lost(case, tensors, noise, want)
+    of_reference = lost(lambda given: evaluate(case, given, noise, "reference"), tensors, want, 3, still=("t",))
     for name, rounding in roundings.items():
-        units = (errors[name] / (rounding + lost[name])).item()
+        units = (errors[name] / (rounding + of_reference[name])).item()
         assert units <= most, f"{name} is wrong by {units:.3g} units, at most {most}"
-
-
-def _lost(case, tensors, noise, want, samples=3):
-    """The largest error of the reference, also when each parameter and y move by one rounding: one sum may
-    be right by chance."""
-    copies = {k: moved(v, samples, seed) for seed, (k, v) in enumerate(tensors.items()) if k != "t"}
-    inputs = [tensors, *(tensors | {k: v[i] for k, v in copies.items()} for i in range(samples))]
-    results = [evaluate(case, given, noise, "reference") for given in inputs]
-    return {k: max((r[k].double() - v).abs().max() for r in results) if v.numel() else 0 for k, v in want.items()}
