@@ -8,7 +8,7 @@
 
 namespace flowkern {
 
-enum FlowStepKind { kConditionedStep = 0, kLuStep = 1, kPermutationStep = 2, kScaleStep = 3 };
+enum FlowStepKind { kConditionedStep = 0, kLuStep = 1, kPermutationStep = 2, kScaleStep = 3, kLinearStep = 4 };
 
 template <class S> struct FlowStep {
   int kind;
@@ -18,7 +18,10 @@ template <class S> struct FlowStep {
   const S *lower, *upper, *lower_panels, *upper_panels;
   const std::int64_t* order;  // of a permutation, in the direction of the call
   const S *scale, *shift;     // of a scale; shift also of LU
-  S logabsdet;                // of LU and scale, the same for all samples
+  const S* panels;            // of a linear step: the matrix that it multiplies by
+  bool transposed;            // whether that is the transpose of its tensor
+  bool wants_matrix;          // whether the gradient of the tensor is wanted
+  S logabsdet;                // of LU, scale and linear steps, the same for all samples
   std::int64_t sums;          // where the step's sums begin in a chunk
   int kept;                   // the first of the rows in which a conditioned step's values are kept
 };
@@ -46,9 +49,9 @@ template <class S> FLOWKERN_HD int flow_rows(const FlowProblem<S>& p) { return 4
 
 // Sums of a matrix's gradient: groups of as many rows as there are lanes, and for each a few columns at
 // a time.
-FLOWKERN_HD int lu_columns(int features) { return (features + kColumns - 1) / kColumns * kColumns; }
-FLOWKERN_HD std::int64_t lu_sums(int features, int lanes) {
-  return std::int64_t(features + lanes - 1) / lanes * lanes * lu_columns(features);
+FLOWKERN_HD int matrix_columns(int features) { return (features + kColumns - 1) / kColumns * kColumns; }
+FLOWKERN_HD std::int64_t matrix_sums(int features, int lanes) {
+  return std::int64_t(features + lanes - 1) / lanes * lanes * matrix_columns(features);
 }
 
 // The loops take samples [row, row + samples). A chunk's sums begin with that of the cotangents of l.

@@ -1,8 +1,7 @@
 // y = L U x + b on the samples of a tile, L unit lower and U upper triangular, its inverse, and gradients.
 #pragma once
 
-#include "../masked_autoregressive/transform.h"
-#include "cpu.h"
+#include "matrix.h"
 
 FLOWKERN_BEGIN
 namespace {
@@ -12,19 +11,13 @@ template <class S, int V> struct LuTile {
   using T = Vec<S>;
   static constexpr int lanes = Step::lanes, R = Step::R;
   const FlowStep<S>& step;
-  int features;
-  S *memory, *sums;
+  MatrixTile<S, V> matrix;
+  S* memory;
+  int features = matrix.features;
 
   S* rows(int which) const { return memory + int64_t(which) * features * R; }
   template <class F> void each_vector(const F& body) const {
     each<V>(V, [&](int v) FLOWKERN_INLINE { body(v * lanes); });
-  }
-
-  // to = M from + b by panels.
-  void multiply(const S* panels, const S* from, const S* shift, S* to) const {
-    PanelProduct<S, V>::multiply(
-        panels, features, features, from, [=](int r, int) FLOWKERN_INLINE { return T(shift ? shift[r] : S(0)); },
-        [=](int r, int i, T sum) FLOWKERN_INLINE { store(to + int64_t(r) * R + i, sum); });
   }
 
   // Row i of x loses Σ_j m[i][j]·x_j over [begin, end), and is divided by `by`. M's entries lie `row` and
@@ -53,8 +46,8 @@ template <class S, int V> struct LuTile {
   void apply(const S* x, S* y) const {
     if (!step.inverse) {
       S* t = rows(0);
-      multiply(step.upper_panels, x, nullptr, t);
-      return multiply(step.lower_panels, t, step.shift, y);
+      matrix.multiply(step.upper_panels, x, nullptr, t);
+      return matrix.multiply(step.lower_panels, t, step.shift, y);
     }
     subtract_shift(x, y);
     solve_lower(y);
@@ -75,40 +68,20 @@ template <class S, int V> struct LuTile {
       subtract_shift(y, t);  // not U x, which rounds worse than the solution
       solve_lower(t);
       solve_upper_transposed(grad);
-      move(grad, of_t);
+      matrix.move(grad, of_t);
       solve_lower_transposed(grad);
-      move(grad, of_y);
+      matrix.move(grad, of_y);
     } else {
-      multiply(step.upper_panels, x, nullptr, t);
-      move(grad, of_y);
-      send_back(step.lower_panels, of_y, of_t);
-      send_back(step.upper_panels, of_t, grad);
+      matrix.multiply(step.upper_panels, x, nullptr, t);
+      matrix.move(grad, of_y);
+      matrix.send_back(step.lower_panels, of_y, of_t);
+      matrix.send_back(step.upper_panels, of_t, grad);
     }
-    const int64_t size = lu_sums(features, lanes);
-    const Step tile{{kNothing, 0, 0, {.chunk = sums}}};
-    add_matrix(tile, of_y, t, 0);
-    add_matrix(tile, of_t, x, size);
+    const int64_t size = matrix_sums(features, lanes);
+    matrix.add_matrix(of_y, t, 0);
+    matrix.add_matrix(of_t, x, size);
+    const Step tile = matrix.sum_tile();
     for (int f = 0; f < features; ++f) tile.add_sum(2 * size + f, of_y + int64_t(f) * R);
-  }
-  static constexpr MaskedProblem<S> kNothing{};
-
-  void move(const S* from, S* to) const {
-    for (int64_t i = 0; i < int64_t(features) * R; i += lanes) store(to + i, T(load(from + i)));
-  }
-
-  // to = Mᵀ from.
-  void send_back(const S* panels, const S* from, S* to) const {
-    for (int64_t i = 0; i < int64_t(features) * R; i += lanes) store(to + i, T(S(0)));
-    const Panels<S> all{panels, 0, features, 0, features};
-    Step::each_group(all, 0, features, [&]<int n>(typename Step::template Rows<n>, int row, const auto w) FLOWKERN_INLINE {
-      Step::template multiply_back<n>(w, from + int64_t(row) * R, 0, features, to);
-    });
-  }
-
-  void add_matrix(const Step& tile, const S* rows, const S* columns, int64_t to) const {
-    const int64_t group = int64_t(lu_columns(features)) * lanes;
-    for (int row = 0; row < features; row += lanes, to += group)
-      tile.add_product(rows + int64_t(row) * R, columns, lu_columns(features), sums + to);
   }
 };
 

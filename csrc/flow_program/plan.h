@@ -47,6 +47,7 @@ template <class S> class FlowPlan {
     if (part.code->kind == kConditionedCode) part.conditioned->pack(to);
     if (part.code->kind == kLuCode) pack_lu(*part.code, steps[i], to);
     if (part.code->kind == kScaleCode) pack_scale(*part.code, steps[i], to);
+    if (part.code->kind == kLinearCode) pack_linear(*part.code, steps[i], to);
   }
 
   // All gradients of no samples.
@@ -60,6 +61,7 @@ template <class S> class FlowPlan {
     if (part.code->kind == kConditionedCode) part.conditioned->finish(sums + steps[i].sums);
     if (part.code->kind == kLuCode) finish_lu(*part.code, steps[i], sums);
     if (part.code->kind == kScaleCode) finish_scale(*part.code, steps[i], sums);
+    if (part.code->kind == kLinearCode) finish_linear(*part.code, steps[i], sums);
   }
 
  private:
@@ -98,6 +100,7 @@ template <class S> class FlowPlan {
     if (code.kind == kLuCode) add_lu();
     if (code.kind == kPermutationCode) step.order = order(code, step.inverse);
     if (code.kind == kScaleCode) packed += 2 * features(), chunk_size += call.grads ? 2 * features() : 0;
+    if (code.kind == kLinearCode) add_linear(code, step);
     packed = (packed + 15) / 16 * 16;
     steps.push_back(step);
     parts.push_back(std::move(part));
@@ -114,8 +117,19 @@ template <class S> class FlowPlan {
 
   void add_lu() {
     packed += 2 * features() * features() + 2 * panel_rows() * features() + features();
-    if (call.grads) chunk_size += 2 * lu_sums(features(), shape.lanes) + features();
+    if (call.grads) chunk_size += 2 * matrix_sums(features(), shape.lanes) + features();
     problem.memory = std::max(problem.memory, 3 * features() + std::max(kColumns, shape.lanes));
+  }
+  void add_linear(const FlowStepCode& code, FlowStep<S>& step) {
+    step.transposed = step.inverse && code.orthogonal;
+    step.wants_matrix = grad(applied(code, step)) != nullptr;
+    packed += panel_rows() * features();
+    if (step.wants_matrix) chunk_size += matrix_sums(features(), shape.lanes);
+    problem.memory = std::max(problem.memory, features() + std::max(kColumns, shape.lanes));
+  }
+  // The tensor that is multiplied by, or by whose transpose.
+  static int applied(const FlowStepCode& code, const FlowStep<S>& step) {
+    return code.first_tensor + (step.inverse && !code.orthogonal);
   }
   std::int64_t panel_rows() const { return (features() + shape.panel - 1) / shape.panel * shape.panel; }
 
@@ -215,20 +229,21 @@ template <class S> class FlowPlan {
       log += std::log(upper[i * d + i]);
       shift[i] = bias.base ? bias.base[bias.feature * i] : S(0);
     }
-    pack_panels(lower, lower_panels), pack_panels(upper, upper_panels);
+    const auto whole = [&](const S* m) { return Matrix<const S>{m, d, 1}; };
+    pack_panels(whole(lower), lower_panels), pack_panels(whole(upper), upper_panels);
     step.lower = lower, step.upper = upper, step.lower_panels = lower_panels, step.upper_panels = upper_panels;
     step.shift = shift, step.logabsdet = step.inverse ? -log : log;
   }
-  void pack_panels(const S* from, S* to) const {
+  void pack_panels(const Matrix<const S>& from, S* to) const {
     const int d = features();
     for (int i = 0; i < int(panel_rows()); ++i)
       for (int j = 0; j < d; ++j)
-        to[(std::int64_t(i / shape.panel) * d + j) * shape.panel + i % shape.panel] = i < d ? from[i * d + j] : S(0);
+        to[(std::int64_t(i / shape.panel) * d + j) * shape.panel + i % shape.panel] = i < d ? from.values[i * from.row + j * from.column] : S(0);
   }
 
   void finish_lu(const FlowStepCode& code, const FlowStep<S>& step, const S* sums) const {
     const int d = features();
-    const std::int64_t size = lu_sums(d, shape.lanes);
+    const std::int64_t size = matrix_sums(d, shape.lanes);
     const S sign = step.inverse ? S(-1) : S(1);
     S *below = grad(code.first_tensor), *above = grad(code.first_tensor + 1), *of_raw = grad(code.first_tensor + 2);
     S* bias = grad(last(code, 3));
@@ -241,8 +256,28 @@ template <class S> class FlowPlan {
     }
   }
   S entry(const S* sums, std::int64_t at, int row, int column) const {
-    const std::int64_t group = std::int64_t(row) / shape.lanes * lu_columns(features()) * shape.lanes;
+    const std::int64_t group = std::int64_t(row) / shape.lanes * matrix_columns(features()) * shape.lanes;
     return sums[at + group + std::int64_t(column) * shape.lanes + row % shape.lanes];
+  }
+
+  // Linear.
+
+  void pack_linear(const FlowStepCode& code, FlowStep<S>& step, S* to) const {
+    Matrix<const S> from = matrix(call.tensors[applied(code, step)]);
+    if (step.transposed) std::swap(from.row, from.column);
+    pack_panels(from, to);
+    const S log = code.orthogonal ? S(0) : *values(call.tensors[code.first_tensor + 2]);
+    step.panels = to, step.logabsdet = step.inverse ? -log : log;
+  }
+
+  void finish_linear(const FlowStepCode& code, const FlowStep<S>& step, const S* sums) const {
+    const int d = features();
+    for (int t = 0; t < code.count; ++t) zeros(grad(code.first_tensor + t), call.tensors[code.first_tensor + t].numel());
+    S* of_matrix = grad(applied(code, step));
+    for (int i = 0; of_matrix && i < d; ++i)
+      for (int j = 0; j < d; ++j) *of_matrix++ = entry(sums, step.sums, i, j);
+    S* of_log = grad(last(code, 2));
+    if (of_log) *of_log = step.inverse ? -sums[0] : sums[0];
   }
 
   // Scale.

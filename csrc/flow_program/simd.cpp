@@ -27,7 +27,9 @@ template <class S, int V> struct FlowTile {
     S* sums = chunk ? chunk + step.sums : nullptr;
     return {{*step.conditioned, first, samples, {values, grads, sums, context(), grad_context()}}};
   }
-  LuTile<S, V> lu(const FlowStep<S>& step) const { return {step, p.features, memory(), chunk ? chunk + step.sums : nullptr}; }
+  MatrixTile<S, V> matrix(const FlowStep<S>& step) const { return {p.features, chunk ? chunk + step.sums : nullptr}; }
+  LuTile<S, V> lu(const FlowStep<S>& step) const { return {step, matrix(step), memory()}; }
+  LinearTile<S, V> linear(const FlowStep<S>& step) const { return {step, matrix(step), memory()}; }
   // For reading and writing, which no step's problem matters to.
   MaskedTile<S, V> plain() const { return {kNothing, first, samples, {}}; }
   static constexpr MaskedProblem<S> kNothing{};
@@ -71,6 +73,7 @@ template <class S, int V> struct FlowTile {
       case kConditionedStep: return apply_conditioned(on(step), x, y, log);
       case kLuStep: lu(step).apply(x, y); break;
       case kScaleStep: apply_scale(step, x, y); break;
+      case kLinearStep: linear(step).apply(x, y); break;
       default: for (int f = 0; f < p.features; ++f) copy(x + step.order[f] * R, y + int64_t(f) * R);
     }
     each_vector([&](int i) FLOWKERN_INLINE { store(log + i, load(log + i) + T(step.logabsdet)); });
@@ -133,13 +136,15 @@ template <class S, int V> struct FlowTile {
     const FlowStep<S>& step = p.step[k];
     S *known = rows(1, 0), *given = rows(2, 0);  // what a step's parameters depend on; what it was given
     const bool kept = p.kept && step.kind == kConditionedStep;
-    if (step.kind != kPermutationStep && !kept) read_state(step.inverse ? k + 1 : k, known);
+    const bool by_result = step.inverse && step.kind != kLinearStep;
+    if (step.kind != kPermutationStep && !kept) read_state(by_result ? k + 1 : k, known);
     const bool solves = step.kind == kConditionedStep || step.kind == kLuStep;
     if (solves && step.inverse && !kept) read_state(k, given);
     switch (step.kind) {
       case kConditionedStep: return back_conditioned(on(step), known, given, grad, g_log);
       case kLuStep: return lu(step).back(known, given, grad);
       case kScaleStep: return back_scale(step, known, grad);
+      case kLinearStep: return linear(step).back(known, grad);
       default:
         for (int f = 0; f < p.features; ++f) copy(grad + int64_t(f) * R, given + step.order[f] * R);
         for (int f = 0; f < p.features; ++f) copy(given + int64_t(f) * R, grad + int64_t(f) * R);

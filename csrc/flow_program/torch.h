@@ -14,7 +14,7 @@ using Tensors = std::vector<Tensor>;
 
 // What a layer may take, in order; a bit of its code says whether it does.
 enum FlowTensor { kWeight, kBiasOf, kGainOf, kOffsetOf, kTermWeight, kTermBias, kGateWeight, kGateBias, kFlowTensors };
-enum FlowCode { kConditionedCode = 0, kLuCode = 1, kPermutationCode = 2, kScaleCode = 3 };
+enum FlowCode { kConditionedCode = 0, kLuCode = 1, kPermutationCode = 2, kScaleCode = 3, kLinearCode = 4 };
 
 struct FlowActivation { int kind; double slope; };  // kind −1: none
 
@@ -27,7 +27,7 @@ struct FlowLayer {
 struct FlowStepCode {
   int kind;
   bool inverse;
-  int first_tensor, count;  // which of the call's tensors are LU's or a scale's
+  int first_tensor, count;  // which of the call's tensors are those of LU, a scale or a linear step
   // Conditioned.
   ElementCode element;
   int levels, passive, parameters;
@@ -36,6 +36,7 @@ struct FlowStepCode {
   const std::int64_t *order, *columns, *outputs, *ends;  // order also of a permutation
   double epsilon;    // of LU
   bool logarithmic;  // of a scale
+  bool orthogonal;   // of a linear step
 };
 
 // The numbers in turn; past their end there are none.
@@ -103,12 +104,13 @@ class FlowCodeOf {
 
   FlowStepCode step(FlowReader& from) {
     FlowStepCode to{};
-    to.kind = int(from.integer("step", kConditionedCode, kScaleCode));
+    to.kind = int(from.integer("step", kConditionedCode, kLinearCode));
     to.inverse = from.integer("inverse", 0, 1);
     if (to.kind == kConditionedCode) conditioned(from, to);
     else if (to.kind == kLuCode) lu(from, to);
     else if (to.kind == kPermutationCode) permutation(from, to);
-    else scale(from, to);
+    else if (to.kind == kScaleCode) scale(from, to);
+    else linear(from, to);
     return to;
   }
 
@@ -191,12 +193,12 @@ class FlowCodeOf {
   void lu(FlowReader& from, FlowStepCode& to) {
     const bool bias = from.integer("bias", 0, 1);
     to.epsilon = from.number();
-    take_vectors(to, 3 + bias);
+    take_tensors(to, 3 + bias);
     const std::int64_t triangle = std::int64_t(features) * (features - 1) / 2;
     check_vector(to.first_tensor, triangle), check_vector(to.first_tensor + 1, triangle);
     for (int i = 2; i < to.count; ++i) check_vector(to.first_tensor + i, features);
   }
-  void take_vectors(FlowStepCode& to, int count) {
+  void take_tensors(FlowStepCode& to, int count) {
     to.first_tensor = taken, to.count = count;
     for (int i = 0; i < count; ++i) take_tensor();
   }
@@ -211,9 +213,16 @@ class FlowCodeOf {
     }
   }
 
+  void linear(FlowReader& from, FlowStepCode& to) {
+    to.orthogonal = from.integer("orthogonal", 0, 1);
+    take_tensors(to, to.orthogonal ? 1 : 3);
+    for (int i = 0; i < (to.orthogonal ? 1 : 2); ++i) check_matrix(to.first_tensor + i, features, features);
+    if (!to.orthogonal) check_vector(to.first_tensor + 2, 1);
+  }
+
   void scale(FlowReader& from, FlowStepCode& to) {
     to.logarithmic = from.integer("logarithmic", 0, 1);
-    take_vectors(to, 1 + int(from.integer("shift", 0, 1)));
+    take_tensors(to, 1 + int(from.integer("shift", 0, 1)));
     for (int i = 0; i < to.count; ++i) check_vector(to.first_tensor + i, features);
   }
 };

@@ -3,6 +3,7 @@
 import re
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 
 from flowkern.adapters import _made, nflows
@@ -10,8 +11,8 @@ from flowkern.adapters._parts import Library, autoregressive, compared, coupling
 from flowkern.adapters._plan import changed, overridden, qualified_name, stranger
 from flowkern.adapters._trust import agreed, bare, strip
 from flowkern.ops import AffineElement
-from flowkern.ops._flow_program import LU, Permutation, Scale
-from flowkern.programs import Computed, Part, hooked, missing
+from flowkern.ops._flow_program import LU, Linear, Permutation, Scale
+from flowkern.programs import Computed, Part, hooked, missing, reflections
 
 _PACKAGE = re.compile(r"(?:.*\.)?nflows\.(?=(?:transforms|flows|distributions|nn)\.)")
 _WATCHED = frozenset(("mask", "_permutation", "identity_features", "transform_features", "_scale", "_log_z"))
@@ -95,6 +96,50 @@ def _lu(module, with_context, features):
     return Part((LU(module.eps),), tuple((module._parameters, name) for name in names), features=module.features)
 
 
+def _householder(module, with_context, features):
+    return Part((Linear(orthogonal=True),), (_orthogonal(module),), features=module.features)
+
+
+def _orthogonal(module):
+    """The slot of the matrix of a HouseholderSequence, which multiplies rows."""
+    return Computed(lambda dtype, vectors: reflections(dtype, vectors).mT, ((module._parameters, "q_vectors"),))
+
+
+def _svd(module, with_context, features):
+    if module.using_cache and not module.training:
+        return "it caches its matrices"
+
+    def diagonal(dtype, raw):
+        return module.eps + F.softplus(raw)
+
+    steps = Linear(orthogonal=True), Scale(shift=False), Linear(orthogonal=True), Scale()
+    scale = Computed(diagonal, ((module._parameters, "unconstrained_diagonal"),))
+    orthogonal = [_orthogonal(inner) for inner in (module.orthogonal_2, module.orthogonal_1)]
+    return Part(steps, (orthogonal[0], scale, orthogonal[1], *_shifted(module)), features=module.features)
+
+
+def _shifted(module):
+    """The slots of a scale of 1 and the bias of a linear transform."""
+    one = Computed(lambda dtype: torch.ones(module.features, dtype=dtype), ())
+    return one, (module._parameters, "bias")
+
+
+def _qr(module, with_context, features):
+    if module.using_cache and not module.training:
+        return "it caches its matrices"
+
+    def zero(dtype, entries):
+        return torch.zeros_like(entries)
+
+    def raw(dtype, log):  # whose softplus is exp(log)
+        return log.exp() + (-torch.expm1(-log.exp())).log()
+
+    upper = module._parameters, "upper_entries"
+    triangular = Computed(zero, (upper,)), upper, Computed(raw, ((module._parameters, "log_upper_diag"),))
+    steps = LU(0.0, bias=False), Linear(orthogonal=True), Scale()
+    return Part(steps, (*triangular, _orthogonal(module.orthogonal), *_shifted(module)), features=module.features)
+
+
 def _pointwise(module, with_context, features):
     scale, shift = module._scale, module._shift
     if not bool((scale > 0).all()):
@@ -150,7 +195,7 @@ _COUPLINGS = {
     "coupling.AffineCouplingTransform": partial(coupling, _LIBRARY, lambda module: _AFFINE, False),
     "coupling.PiecewiseRationalQuadraticCouplingTransform": partial(coupling, _LIBRARY, element, True),
 }
-_LU_RELIES_ON = ("forward_no_cache", "inverse_no_cache", "_create_lower_upper", "logabsdet", "upper_diag")
+_NO_CACHE = ("forward_no_cache", "inverse_no_cache", "logabsdet")
 _PERMUTATION = _permutation, ("_permute", "_inverse_permutation")
 _POINTWISE = _pointwise, ("_batch_logabsdet", "_log_scale")
 # name of a class: (module, whether there is a context, features -> its `Part`, or why it has none;
@@ -165,7 +210,10 @@ _PARTS = {
         ("permutations.Permutation", _PERMUTATION),
         ("permutations.RandomPermutation", _PERMUTATION),
         ("permutations.ReversePermutation", _PERMUTATION),
-        ("lu.LULinear", (_lu, _LU_RELIES_ON)),
+        ("lu.LULinear", (_lu, (*_NO_CACHE, "_create_lower_upper", "upper_diag"))),
+        ("orthogonal.HouseholderSequence", (_householder, ("_apply_transforms",))),
+        ("svd.SVDLinear", (_svd, (*_NO_CACHE, "diagonal", "log_diagonal"))),
+        ("qr.QRLinear", (_qr, (*_NO_CACHE, "_create_upper"))),
         ("standard.PointwiseAffineTransform", _POINTWISE),
         ("standard.AffineTransform", _POINTWISE),
         ("standard.IdentityTransform", (_identity, ())),

@@ -17,9 +17,10 @@ from flowkern.adapters._plan import Plan, changed, disagreement, overridden, poi
 from flowkern.adapters._trust import agreed, bare, strip
 from flowkern.adapters._zuko_ode import name as name_of
 from flowkern.ops import Degrees
-from flowkern.ops._flow_program import Conditioned, Permutation, Program, Scale, evaluate
+from flowkern.ops._flow_program import Conditioned, Linear, Permutation, Program, Scale, evaluate
 from flowkern.programs import (
     NO_TERM,
+    Computed,
     Found,
     Fusion,
     Part,
@@ -251,7 +252,7 @@ def _coupling(module, with_context):
 
 
 def _unconditional(module, with_context):
-    """torch's AffineTransform and zuko's PermutationTransform with tensors of the module."""
+    """torch's AffineTransform and zuko's linear transforms with tensors of the module."""
     if module.f is torch.distributions.AffineTransform:
         return _affine(module)
     if name_of(module.f) == "transforms.PermutationTransform":
@@ -259,7 +260,51 @@ def _unconditional(module, with_context):
         if len(values) != 1 or values[0].dim() != 1:
             return "no vector"
         return Part((Permutation(tuple(values[0].tolist())),), features=len(values[0]))
+    if name_of(module.f) in _MATRICES:
+        return _matrix(module, *_MATRICES[name_of(module.f)])
     return f"there is no step for {getattr(module.f, '__name__', module.f)}"
+
+
+def _matrix(module, step, functions):
+    """A transform that multiplies by what the functions make of a matrix."""
+    held = {name: held for held in (module._parameters, module._buffers) for name in held}
+    if len(held) != 1:
+        return "its matrix is no tensor of the module"
+    ((name, place),) = held.items()
+    if place[name].dim() != 2:
+        return "it has several matrices"
+    return Part((step,), tuple(Computed(f, ((place, name),)) for f in functions), features=place[name].shape[0])
+
+
+def _rotation(dtype, A):
+    return torch.linalg.matrix_exp(A - A.mT)
+
+
+def _triangles(LU):
+    return LU.tril(), LU.triu(1) + torch.eye(LU.shape[0], dtype=LU.dtype)
+
+
+def _product(dtype, LU):
+    lower, upper = _triangles(LU)
+    return lower @ upper
+
+
+def _inverse_product(dtype, LU):
+    lower, upper = _triangles(LU)
+    one = torch.eye(LU.shape[0], dtype=dtype)
+    solved = torch.linalg.solve_triangular(lower, one, upper=False)
+    return torch.linalg.solve_triangular(upper, solved, upper=True, unitriangular=True)
+
+
+def _log_determinant(dtype, LU):
+    return LU.diagonal().abs().log().sum().reshape(1)
+
+
+# name of a transform: (its step, what makes the step's tensors out of the transform's own)
+_MATRICES = {
+    "transforms.RotationTransform": (Linear(orthogonal=True), (_rotation,)),
+    "transforms.LULinearTransform": (Linear(), (_product, _inverse_product, _log_determinant)),
+}
 
 
 def _affine(module):

@@ -7,7 +7,6 @@ import functools
 import re
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from flowkern.adapters import _traced
@@ -15,7 +14,7 @@ from flowkern.adapters._parts import ranks
 from flowkern.adapters._plan import Plan, changed, overridden, points, qualified_name, stranger
 from flowkern.adapters._trust import agreed, bare, strip
 from flowkern.ops import AffineElement, ScaleMap
-from flowkern.ops._flow_program import Conditioned, Permutation, Program, Scale, evaluate
+from flowkern.ops._flow_program import Conditioned, Linear, Permutation, Program, Scale, evaluate
 from flowkern.programs import (
     Computed,
     Found,
@@ -27,6 +26,7 @@ from flowkern.programs import (
     missing,
     outputs,
     pieces,
+    reflections,
     run,
     side_by_side,
     stacked,
@@ -71,29 +71,10 @@ def _block(fusion, module, x, c=(), rev=False, jac=True):
     segment = found[bool(takes)][0]
     if segment.program.weights > _HEAVY and x[0].shape[0] < _FEW:
         return type(module).forward(module, x, c=list(c), rev=rev, jac=jac)
-    dense = _kind(module) == _ALL_IN_ONE and not any(isinstance(step, Permutation) for step in segment.program.steps)
-    result = _around(module, functools.partial(segment, context=context), x[0], rev, dense)
+    result = segment(x[0], context, rev)
     if result is None:
         return type(module).forward(module, x, c=list(c), rev=rev, jac=jac)
     return (result[0],), 0.0 if _kind(module) == _NICE else result[1]
-
-
-def _around(module, run, x, rev, dense):
-    """y and the log-det of a block, whose program may stand between products with a dense orthogonal matrix."""
-    both = dense and module.reverse_pre_permute
-    if x.dim() != 2:
-        return None
-    if dense and (rev or both):
-        x = F.linear(x, module.w_perm_inv)
-    result = run(x, inverse=rev)
-    if result is None or not dense or rev and not both:
-        return result
-    return F.linear(result[0], module.w_perm), result[1]
-
-
-def _is_dense(module):
-    """Whether an AllInOneBlock multiplies by a matrix that is no permutation."""
-    return _kind(module) == _ALL_IN_ONE and _order(module.w_perm) is None
 
 
 def _sequence(fusion, module, x_or_z, c=None, rev=False, jac=True):
@@ -154,7 +135,7 @@ def plan(module):
 
 
 def _of_block(module):
-    part = _part(module, dense=True)
+    part = _part(module)
     if isinstance(part, str):
         return Found(part, module.modules(), _places(module))
     takes = bool(_condition(module))
@@ -184,14 +165,13 @@ def _of_sequence(module):
 def _in_sequence(leaf, condition):
     if condition is None and _condition(leaf):
         return "its condition is not given"
-    return _part(leaf, dense=False)
+    return _part(leaf)
 
 
 def _places(*modules):
     """Places of the tensors whose values matter: the permutations, which are parameters without gradient."""
     inner = [m for module in modules for m in module.modules()]
-    names = ("w_perm", "w_perm_inv", "perm", "perm_inv")
-    places = {(id(m), n): (m._parameters, n) for m in inner for n in names if m._parameters.get(n) is not None}
+    places = {(id(m), n): (m._parameters, n) for m in inner for n in _FIXED if m._parameters.get(n) is not None}
     return (*places.values(), *missing({id(m): m for m in inner}.values()))
 
 
@@ -200,8 +180,8 @@ def _condition(module):
     return getattr(module, "condition_channels", getattr(module, "condition_length", 0))
 
 
-def _part(module, dense):
-    """The `Part` of a block, or why it has none; dense: whether products around it are made by others."""
+def _part(module):
+    """The `Part` of a block, or why it has none."""
     read, relies_on = _PARTS.get(_kind(module), (None, ()))
     if read is None:
         return "there is no step for it"
@@ -214,15 +194,13 @@ def _part(module, dense):
     part = read(module)
     if isinstance(part, str):
         return part
-    if not dense and _is_dense(module):
-        return "its permutation is a dense matrix"
     return agreed(module, part, part.features, functools.partial(_comparisons, module)) or part
 
 
 def _comparisons(module):
     """A block with such a structure, by its own forward and by a program."""
     copied = strip(stranger(module))
-    for name in ("w_perm", "w_perm_inv", "perm", "perm_inv"):
+    for name in _FIXED:
         if module._parameters.get(name) is not None:
             copied._parameters[name].data = module._parameters[name].detach().cpu().to(copied._parameters[name].dtype)
     part = _PARTS[_kind(module)][0](copied)
@@ -232,8 +210,7 @@ def _comparisons(module):
     c = {} if context is None else {"c": [context]}
     for rev in (False, True):
         (wanted,), logabsdet = type(copied).forward(copied, (x,), **c, rev=rev)
-        fused = _around(copied, lambda x, inverse: call(x, inverse=inverse), x, rev, _is_dense(copied))
-        yield "forward", (wanted, x.new_zeros(len(x)) + logabsdet), fused
+        yield "forward", (wanted, x.new_zeros(len(x)) + logabsdet), call(x, inverse=rev)
 
 
 # What each block adds to a program.
@@ -268,8 +245,8 @@ def _coupling(module, net, identity, transformed, element, count):
 
 
 def _all_in_one(module):
-    if module.input_rank or module.GIN or module.householder:
-        return _unlike_vectors(module)
+    if module.input_rank or module.GIN:
+        return "it transforms images" if module.input_rank else "it subtracts the mean of its log-scales"
     first, second = module.splits
     identity, transformed = list(range(first)), list(range(first, first + second))
     clamp = AffineElement(ScaleMap("tanh", a=module.clamp, prefactor=0.1, shift_prefactor=0.1), scale_first=True)
@@ -277,20 +254,34 @@ def _all_in_one(module):
     if isinstance(found, str):
         return found
     step, slots = found
-    order = _order(module.w_perm)
-    permuted = () if order is None else (Permutation(order),)
-    before = (Permutation(order, inverse=True),) if permuted and module.reverse_pre_permute else ()
+    if not (module.householder or _is_orthogonal(module)):
+        return "its w_perm is not orthogonal, or w_perm_inv is not its transpose"
+    permuted, of_matrix = _rotation(module)
+    before = (permuted._replace(inverse=True),) if module.reverse_pre_permute else ()
     scale = Computed(
         lambda dtype, raw: module.global_scale_activation(raw).flatten(), ((module._parameters, "global_scale"),)
     )
     shift = Computed(lambda dtype, row: row.flatten(), ((module._parameters, "global_offset"),))
-    return Part((*before, step, Scale(), *permuted), (*slots, scale, shift), _condition(module), module.in_channels)
+    slots = (*of_matrix * len(before), *slots, scale, shift, *of_matrix)
+    return Part((*before, step, Scale(), permuted), slots, _condition(module), module.in_channels)
 
 
-def _unlike_vectors(module):
-    if module.input_rank:
-        return "it transforms images"
-    return "it subtracts the mean of its log-scales" if module.GIN else "its permutation is learned"
+def _is_orthogonal(module):
+    matrix, back = module.w_perm.detach(), module.w_perm_inv.detach()
+    one = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    return torch.equal(matrix.mT, back) and torch.allclose(matrix @ back, one, atol=1e-4)
+
+
+def _rotation(module):
+    """The step of an AllInOneBlock's orthogonal matrix, and its slots."""
+    if module.householder:
+        names = ((module._parameters, name) for name in ("w_0", "vk_householder"))
+        return Linear(orthogonal=True), (
+            Computed(lambda dtype, start, vectors: start @ reflections(dtype, vectors), tuple(names)),
+        )
+    order = _order(module.w_perm)
+    held = module._parameters, "w_perm"
+    return (Linear(orthogonal=True), (held,)) if order is None else (Permutation(order), ())
 
 
 def _order(matrix):
@@ -354,6 +345,7 @@ def _permute_random(module):
 
 
 _ADDITIVE = AffineElement("additive")
+_FIXED = ("w_perm", "w_perm_inv", "w_0", "perm", "perm_inv")  # parameters that are not trained
 _ALL_IN_ONE, _NICE = "all_in_one_block.AllInOneBlock", "coupling_layers.NICECouplingBlock"
 _PERMUTE = "fixed_transforms.PermuteRandom"
 _COUPLINGS = ("_coupling1", "_coupling2")

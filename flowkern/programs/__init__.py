@@ -4,7 +4,7 @@ For the adapters of other libraries and for flowkern's own transforms.
 """
 
 from flowkern.programs.fusion import Found, Fusion, hooked
-from flowkern.programs.network import NO_TERM, layer, missing, outputs, side_by_side, slots, stacked
+from flowkern.programs.network import NO_TERM, layer, missing, outputs, reflections, side_by_side, slots, stacked
 from flowkern.programs.program import Apart, Computed, Part, Reader, Segment, allowed, on_rows, pieces, run, why
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "on_rows",
     "outputs",
     "pieces",
+    "reflections",
     "run",
     "side_by_side",
     "slots",

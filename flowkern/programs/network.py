@@ -67,6 +67,18 @@ def slots(module):
     return _slot(module, "weight"), _slot(module, "bias")
 
 
+def reflections(dtype, vectors):
+    """H_1 H_2 … H_K, the product of the reflections at the planes normal to v_1 … v_K (K, D), as I − Vᵀ T⁻¹ V.
+
+    Source: Schreiber and Van Loan, A Storage-Efficient WY Representation for Products of Householder
+    Transformations (1989); T is upper triangular, T_ij = v_i·v_j and T_ii = v_i·v_i/2.
+    """
+    products = vectors @ vectors.mT
+    halved = products.triu(1) + (products.diagonal() / 2).diag()
+    solved = torch.linalg.solve_triangular(halved, vectors, upper=True)
+    return torch.eye(vectors.shape[1], dtype=dtype, device=vectors.device) - vectors.mT @ solved
+
+
 def missing(modules):
     """Places of the parameters that modules do without, and may be given."""
     return tuple((m._parameters, name) for m in modules for name, value in m._parameters.items() if value is None)

@@ -14,6 +14,7 @@ from nflows.transforms import (
     AffineCouplingTransform,
     BatchNorm,
     CompositeTransform,
+    HouseholderSequence,
     InverseTransform,
     LULinear,
     MaskedAffineAutoregressiveTransform,
@@ -21,8 +22,10 @@ from nflows.transforms import (
     PiecewiseRationalQuadraticCDF,
     PiecewiseRationalQuadraticCouplingTransform,
     PointwiseAffineTransform,
+    QRLinear,
     RandomPermutation,
     ReversePermutation,
+    SVDLinear,
 )
 from torch import nn
 
@@ -145,6 +148,10 @@ def real_nvp():
     ]  # fmt: skip
 
 
+def matrices():
+    return [HouseholderSequence(D, 3), affine(), QRLinear(D, 2), SVDLinear(D, 4), InverseTransform(SVDLinear(D, 2))]
+
+
 # name: (transforms, how many features of the context, whether splines are in it)
 NFLOWS = {
     "maf": (maf, C, False),
@@ -159,6 +166,7 @@ NFLOWS = {
     "own networks": (own_networks, C, True),
     "mlp": (flat, 0, True),
     "unconditional": (unconditional, C, True),
+    "matrices": (matrices, C, False),
 }
 _RQS = {"univariate": zuko.transforms.MonotonicRQSTransform, "shapes": [(4,), (4,), (3,)]}
 _SMALL = {"hidden_features": (HIDDEN, HIDDEN), "transforms": 3}
@@ -174,8 +182,17 @@ ZUKO = {
         lambda: zuko.flows.NICE(D, univariate=zuko.transforms.AdditiveTransform, shapes=[()], **_SMALL), 0,
     ),
     "standardised": (lambda: _standardised(zuko.flows.MAF(D, C, **_SMALL)), C),
+    "matrices": (lambda: _turned(zuko.flows.MAF(D, C, **_SMALL)), C),
     "diagonal base": (lambda: zuko.lazy.Flow(zuko.flows.MAF(D, C, **_SMALL).transform.transforms, _diagonal()), C),
 }  # fmt: skip
+
+
+def _turned(flow):
+    """With linear layers between its transforms."""
+    first, *others = flow.transform.transforms
+    rotation = zuko.lazy.UnconditionalTransform(zuko.transforms.RotationTransform, torch.randn(D, D))
+    triangles = zuko.lazy.UnconditionalTransform(zuko.transforms.LULinearTransform, torch.randn(D, D) + torch.eye(D))
+    return zuko.lazy.Flow((rotation, first, triangles, *others), flow.base)
 
 
 def _diagonal():

@@ -13,12 +13,23 @@ from flowkern.ops._flow_program.steps import (
     LU,
     Conditioned,
     ConditionerLayer,
+    Linear,
     Permutation,
     Program,
     Scale,
 )
 
-__all__ = ["LAYER_TENSORS", "LU", "Conditioned", "ConditionerLayer", "Permutation", "Program", "Scale", "flow_program"]
+__all__ = [
+    "LAYER_TENSORS",
+    "LU",
+    "Conditioned",
+    "ConditionerLayer",
+    "Linear",
+    "Permutation",
+    "Program",
+    "Scale",
+    "flow_program",
+]
 
 
 def flow_program(x, program, tensors, context=None, inverse=False):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from flowkern.ops._activation import Activation
 from flowkern.ops._arguments import in_dtype
-from flowkern.ops._flow_program.steps import LAYER_TENSORS, LU, Conditioned, Permutation, Scale
+from flowkern.ops._flow_program.steps import LAYER_TENSORS, LU, Conditioned, Linear, Permutation, Scale
 from flowkern.ops._masked_autoregressive.reference import compute_dtype, transformed
 
 
@@ -139,4 +139,14 @@ def _scale(
     return (x * scale if shift is None else x * scale + shift), logabsdet
 
 
-_STEPS = {Conditioned: _conditioned, LU: _lu, Permutation: _permutation, Scale: _scale}
+def _linear(
+    step: Linear, x: torch.Tensor, context: torch.Tensor | None, tensors: Sequence[torch.Tensor], inverse: bool
+) -> tuple[torch.Tensor, torch.Tensor | float]:
+    if step.orthogonal:
+        (matrix,) = tensors
+        return F.linear(x, matrix.mT if inverse else matrix), 0.0
+    matrix, back, log = tensors
+    return F.linear(x, back if inverse else matrix), (-log if inverse else log).expand(x.shape[0])
+
+
+_STEPS = {Conditioned: _conditioned, LU: _lu, Permutation: _permutation, Scale: _scale, Linear: _linear}

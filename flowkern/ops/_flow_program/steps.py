@@ -15,7 +15,7 @@ from flowkern.ops._masked_autoregressive.conditioner import Degrees
 from flowkern.ops._masked_autoregressive.element import AffineElement, SplineElement
 
 # Codes of the steps, shared with csrc/flow_program/torch.h
-CONDITIONED, LU_LINEAR, PERMUTATION, SCALE = range(4)
+CONDITIONED, LU_LINEAR, PERMUTATION, SCALE, LINEAR = range(5)
 LAYER_TENSORS = ("weight", "bias", "gain", "offset", "term_weight", "term_bias", "gate_weight", "gate_bias")
 
 
@@ -133,12 +133,27 @@ class Scale(NamedTuple):
         return 1 + self.shift
 
 
+class Linear(NamedTuple):
+    """y = W x. Tensors: W and, unless it is orthogonal, W⁻¹ (D, D) and log|det W| (1,).
+
+    orthogonal: whether W⁻¹ = Wᵀ, and so log|det W| = 0.
+    """
+
+    orthogonal: bool = False
+    inverse: bool = False
+
+    @property
+    def tensors(self) -> int:
+        """How many tensors the step takes."""
+        return 1 if self.orthogonal else 3
+
+
 class Program:
     """Steps in the order in which the forward direction takes them, for D features and a context.
 
     Args:
         features: D.
-        steps: `Conditioned`, `LU`, `Permutation`, `Scale`.
+        steps: `Conditioned`, `LU`, `Permutation`, `Scale`, `Linear`.
         context: the number of context features, 0 for none.
         base: None, or "normal": the forward's second result is then the log-density of x, where y has
             a standard normal one, instead of the log-determinant.
@@ -153,7 +168,7 @@ class Program:
     def __init__(
         self,
         features: int,
-        steps: Sequence[Conditioned | LU | Permutation | Scale],
+        steps: Sequence[Conditioned | LU | Permutation | Scale | Linear],
         context: int = 0,
         base: str | None = None,
     ) -> None:
@@ -187,10 +202,10 @@ def _unfit(step: Any, features: int, context: int) -> str | None:
         if sorted(step.order) != list(range(features)):
             return f"order: expected each of 0 … {features - 1} once, got {step.order}"
         return None
-    if isinstance(step, (LU, Scale)):
+    if isinstance(step, (LU, Scale, Linear)):
         return None
     if not isinstance(step, Conditioned):
-        return f"expected Conditioned, LU, Permutation or Scale, got {type(step).__name__}"
+        return f"expected Conditioned, LU, Permutation, Scale or Linear, got {type(step).__name__}"
     return _unfit_network(step, features, context) or _unfit_features(step)
 
 
@@ -281,4 +296,5 @@ _ENCODE = {
     LU: lambda step: ([LU_LINEAR, int(step.inverse), int(step.bias)], [step.epsilon]),
     Permutation: lambda step: ([PERMUTATION, int(step.inverse), *step.order], []),
     Scale: lambda step: ([SCALE, int(step.inverse), int(step.logarithmic), int(step.shift)], []),
+    Linear: lambda step: ([LINEAR, int(step.inverse), int(step.orthogonal)], []),
 }

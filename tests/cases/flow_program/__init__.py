@@ -19,6 +19,7 @@ from flowkern.ops._flow_program import (
     LU,
     Conditioned,
     ConditionerLayer,
+    Linear,
     Permutation,
     Program,
     Scale,
@@ -99,6 +100,10 @@ class Case:
         if self.context:
             named["context"] = draw(self.batch, self.context)
         for i, step in enumerate(self.steps):
+            if isinstance(step, Linear):
+                linear = zip(("matrix", "back", "log"), _invertible(draw, self.features, step.orthogonal))
+                named |= {f"{i} {name}": value for name, value in linear}
+                continue
             for name, shape in shapes(step, self.features, self.context):
                 size = shape[-1] if len(shape) > 1 else self.features if name in ("lower", "upper") else 4
                 values = draw(*shape) / max(1, size) ** 0.5
@@ -108,6 +113,15 @@ class Case:
                     values = 1 + 0.3 * values
                 named[f"{i} {name} {len(named)}"] = values
         return {name: tensor.to(dtype) for name, tensor in named.items()}
+
+
+def _invertible(draw, features, orthogonal):
+    """An orthogonal matrix, or a matrix, its inverse and its log-determinant."""
+    matrix = torch.linalg.qr(draw(features, features))[0]
+    if orthogonal:
+        return (matrix,)
+    matrix = matrix * draw(features).exp() @ torch.linalg.qr(draw(features, features))[0]
+    return matrix, matrix.inverse(), matrix.det().abs().log().reshape(1)
 
 
 def shapes(step, features, context):
@@ -140,12 +154,15 @@ EVERYTHING = (
     Scale(),
     autoregressive(3, SPLINE, _bins(8), inverse=True, order=(2, 1, 3)),
     Scale(logarithmic=True, inverse=True),
+    Linear(orthogonal=True),
     LU(1e-3, bias=False, inverse=True),
 )
 CASES = {
     "no steps": Case(3, ()),
     "scale": Case(3, (Scale(), Scale(logarithmic=True), Scale(shift=False))),
     "lu": Case(5, (LU(1e-3), LU(1e-2, bias=False))),
+    "linear": Case(5, (Linear(), Linear(inverse=True), Linear(True), Linear(True, inverse=True))),
+    "linear wide": Case(37, (Linear(True), Linear(inverse=True)), batch=33),
     "lu wide": Case(37, (LU(1e-3), LU(1e-3, inverse=True)), batch=33),
     "one feature": Case(1, (Scale(), LU(1e-3), autoregressive(1), Permutation((0,)))),
     "autoregressive": Case(5, (autoregressive(5), Permutation((4, 3, 2, 1, 0)), autoregressive(5)), base="normal"),
@@ -179,17 +196,19 @@ def drawn(seed):
     features, context = draw.randint(2, 9), draw.choice((0, 0, 1, 4))
 
     def step():
-        inverse, kind = draw.random() < 0.3, draw.randrange(6)
+        inverse, kind = draw.random() < 0.3, draw.randrange(7)
         if kind == 0:
             return LU(1e-3, draw.random() < 0.5, inverse)
         if kind == 1:
             return Permutation(tuple(draw.sample(range(features), features)), inverse)
         if kind == 2:
             return Scale(draw.random() < 0.5, draw.random() < 0.5, inverse)
+        if kind == 3:
+            return Linear(draw.random() < 0.5, inverse)
         element, parameters = draw.choice(
             ((AFFINE, 2), (ADDITIVE, 1), (SPLINE, _bins(8)), (SPLINE, _bins(10)), (SPLINE, _bins(3)))
         )
-        make = coupling if kind > 3 else autoregressive
+        make = coupling if kind > 4 else autoregressive
         network = {
             "width": draw.choice((1, 7, 16, 40)), "depth": draw.randint(0, 4),
             "context": context > 0 and draw.random() < 0.7, "gated": draw.random() < 0.5,

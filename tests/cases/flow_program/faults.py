@@ -3,7 +3,7 @@
 from tests.gpu.sanitizers.mutations import ADDRESS, THREAD, Mutation
 
 # The fault is looked for in these cases.
-FLOW = ("flow-everything", "flow-gates", "flow-lu wide", "flow-coupling", "flow-everything normal")
+FLOW = ("flow-everything", "flow-linear", "flow-gates", "flow-lu wide", "flow-coupling", "flow-everything normal")
 
 
 def _flow(fault, old, new, file="plan.h", **more):
@@ -19,6 +19,7 @@ FAULTS = (
     _flow("CPU: backward: L's gradient with the wrong sign", "*below++ = sign * entry", "*below++ = (FAULT ? -sign : sign) * entry", **ADDRESS),
     _flow("CPU: a joint weight's context one column before", "to.weight.values += before * to.weight.column;", "to.weight.values += (before - FAULT) * to.weight.column;", **ADDRESS),
     _flow("CPU: U⁻¹ without its last column", "eliminate(step.upper, features, 1, i, i + 1, features, ", "eliminate(step.upper, features, 1, i, i + 1, features - FAULT, ", "lu.h", **ADDRESS),
+    _flow("CPU: backward: a rotation's gradient of the other direction", "step.transposed ? matrix", "(step.transposed != FAULT) ? matrix", "matrix.h", **ADDRESS),
     _flow("CPU: one tile for all threads", "return scratch<S, 1>((flow_rows(p) + p.memory) * tiles.width);", "if (FAULT) { static S* all = scratch<S, 1>((flow_rows(p) + p.memory) * tiles.width); return all; } return scratch<S, 1>((flow_rows(p) + p.memory) * tiles.width);", "cpu.cpp", **THREAD),
     Mutation("CPU: backward: a gate's term of the first unit", "csrc/masked_autoregressive/transform.h", "term_back(layer.gate_term, r, of_gate)", "term_back(layer.gate_term, FAULT ? 0 : r, of_gate)", FLOW, **ADDRESS),
     Mutation("CPU: backward: a feature that stays is transformed", "csrc/masked_autoregressive/transform.h", "if (f < p.passive) return;", "if (f + FAULT < p.passive) return;", FLOW, **ADDRESS),

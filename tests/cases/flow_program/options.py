@@ -6,7 +6,16 @@ import itertools
 from flowkern.ops import AffineElement, SplineElement
 from flowkern.ops._activation import NAMES as ACTIVATIONS
 from flowkern.ops._affine_coupling import SCALE_MAPS
-from flowkern.ops._flow_program import LU, Conditioned, ConditionerLayer, Permutation, Program, Scale, flow_program
+from flowkern.ops._flow_program import (
+    LU,
+    Conditioned,
+    ConditionerLayer,
+    Linear,
+    Permutation,
+    Program,
+    Scale,
+    flow_program,
+)
 from flowkern.ops._rational_quadratic_spline.kinds import KNOT_MAPS, TAILS
 from tests.cases.flow_program import Case, autoregressive, coupling
 from tests.cases.space import BOTH, COMMON, Space
@@ -17,6 +26,8 @@ _OTHERS = {
     "lu without a bias": lambda features, inverse: (LU(1e-2, bias=False, inverse=inverse),),
     "permutation": lambda features, inverse: (Permutation((*range(1, features), 0), inverse),),
     "scale": lambda features, inverse: (Scale(inverse=inverse),),
+    "linear": lambda features, inverse: (Linear(inverse=inverse),),
+    "rotation": lambda features, inverse: (Linear(orthogonal=True, inverse=inverse),),
     "logarithms of scales": lambda features, inverse: (Scale(logarithmic=True, shift=False, inverse=inverse),),
 }
 _OPTIONS = {
@@ -64,10 +75,10 @@ SPACE = Space(_OPTIONS, _case)
 ARGUMENTS = {
     *inspect.signature(flow_program).parameters,
     *inspect.signature(Program).parameters,
-    *(name for of in (Conditioned, ConditionerLayer, LU, Permutation, Scale) for name in of._fields),
+    *(name for of in (Conditioned, ConditionerLayer, LU, Permutation, Scale, Linear) for name in of._fields),
 }
 DATA = {
     # What has no option of its own, or is fixed by another option.
     *("x", "program", "tensors", "steps", "layers", "degrees", "parameters", "outputs", "inputs"),
-    *("skip", "term", "gate", "order", "epsilon", "bias", "logarithmic", "shift"),
+    *("skip", "term", "gate", "order", "epsilon", "bias", "logarithmic", "orthogonal", "shift"),
 }
