@@ -4,7 +4,8 @@
     python -m tests.gpu.compiled triton gfx942 100     some of them
     python -m tests.gpu.compiled cuda neural_ode       those of one op
 
-The exit code is 1 where a limit is exceeded, a kernel has none, or one fits no kernel.
+The exit code is 1 where a limit is exceeded, a kernel has none, or one fits no kernel; or where a kernel's
+predicted share of the roofline has fallen (roofline.py).
 """
 
 import contextlib
@@ -12,7 +13,7 @@ import io
 import os
 import sys
 
-from tests.gpu.compiled import cuda_kernels, resources, triton_kernels
+from tests.gpu.compiled import cuda_kernels, resources, roofline, triton_kernels
 
 LIBRARIES = {"cuda": (cuda_kernels, cuda_kernels.SOURCES), "triton": (triton_kernels, triton_kernels.LAUNCHES)}
 
@@ -31,6 +32,8 @@ def main(words):
             title = f"{name}, {folder.name.lstrip('_')}, {architecture}"
             print(title, *resources.rows(table), sep="\n", flush=True)
             found = resources.beyond(resources.limits(folder), table)
+            if (name, architecture) == ("cuda", "90a"):
+                found += roofline.fallen(roofline.kept(folder), roofline.counted(folder.name, table))
             problems += [f"{title}: {problem}" for problem in found]
     print(*problems or ["All within their limits."], sep="\n")
     return bool(problems)

@@ -13,6 +13,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.gpu.compiled import sass
 from tests.gpu.compiled.resources import Resources, occupancy
 from tests.gpu.emulation.build import headers
 
@@ -46,6 +47,16 @@ def tables(architectures, ops):
             names = _demangled([kernel["name"] for kernel in of_it])
             table = {n: _resources(k, architecture, launched[n]) for n, k in zip(names, of_it)}
             yield SOURCES[op].parent, architecture, dict(sorted(table.items()))
+
+
+def codes(op, names, architecture="90a"):
+    """{name: its instructions} of kernels of an op, named as in its table."""
+    object_ = _object(SOURCES[op])
+    found = _ENTRY.finditer(object_.with_suffix(".txt").read_text())
+    mangled = sorted({kernel["name"] for kernel in found if kernel["architecture"] == architecture})
+    of_names = {m: n for m, n in zip(mangled, _demangled(mangled)) if n in names}
+    found = sass.kernels(object_, of_names, f"sm_{architecture}") if of_names else {}
+    return {of_names[m]: code for m, code in found.items()}
 
 
 def _resources(kernel, architecture, launch):
