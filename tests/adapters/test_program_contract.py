@@ -16,6 +16,7 @@ from nflows.transforms import CompositeTransform, InverseTransform, LeakyReLU, L
 from torch import nn
 
 import flowkern
+from flowkern.report.memory import peak_memory
 from tests.adapters.program_models import (
     C,
     ContextMap,
@@ -250,3 +251,26 @@ def test_a_fork_after_acceleration_can_compute():
         assert os.wait()[1] == 0
     """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+# Memory
+
+
+def test_a_layer_costs_the_memory_of_the_features_between_its_steps():
+    """And little else: parameters have gradients, and a call has some numbers of its own."""
+    x = torch.randn(4096, D)
+
+    def peak(layers):
+        every = [t for _ in range(layers) for t in (spline_coupling(None), LULinear(D))]
+        flow = flowkern.accelerate(Flow(CompositeTransform(every), StandardNormal([D])))
+
+        def step():
+            flow.zero_grad(set_to_none=True)
+            flow.log_prob(x).mean().backward()
+
+        step()
+        return peak_memory(step), sum(4 * p.numel() for p in flow.parameters())
+
+    (few, few_weights), (many, many_weights) = peak(2), peak(10)
+    between = 8 * 2 * x.numel() * 4
+    assert many - few - (many_weights - few_weights) == pytest.approx(between, rel=0.05)
