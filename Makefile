@@ -5,6 +5,7 @@
 #   make test-oldest   the tests with the oldest supported torch, built for CUDA (an environment of 5 GB)
 #   make test-newest   the tests with the newest torch and Triton, whatever constraints-dev.txt pins
 #   make test-torchdiffeq FOLDER=…  torchdiffeq's own tests, from a checkout of it, with our solvers
+#   make test-libraries  the libraries' own tests, with every model accelerated; ARGS="nflows FrEIA=FOLDER" chooses
 #   make lint          ruff and mypy, as .ci/run and the hooks of pre-commit run them
 #   make sanitize      all kernels under sanitizers, and faults planted in them
 #   make bench         the benchmarks
@@ -19,7 +20,7 @@ ENV_PYTHON = $(VENV)/bin/python
 INSTALL = $(ENV_PYTHON) -m pip install --disable-pip-version-check -c constraints-dev.txt
 SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.cu*' -o -name '*.h')
 
-.PHONY: demo demo-quick lint test test-oldest test-newest test-torchdiffeq sanitize bench docs wheels info clean
+.PHONY: demo demo-quick lint test test-oldest test-newest test-torchdiffeq test-libraries sanitize bench docs wheels info clean
 
 demo: $(VENV)/.demo
 	$(ENV_PYTHON) -m demo $(ARGS)
@@ -70,6 +71,9 @@ test-newest: $(NEWEST_TREE)/.built
 test-torchdiffeq: $(VENV)/.test
 	$(ENV_PYTHON) -m tests.ode.torchdiffeq_suite $(FOLDER)
 
+test-libraries: $(VENV)/.test $(VENV)/.libraries
+	$(ENV_PYTHON) -m tests.suites $(ARGS)
+
 lint: $(VENV)/.lint
 	$(ENV_PYTHON) -m ruff check .
 	$(ENV_PYTHON) -m ruff format --diff .
@@ -115,7 +119,7 @@ $(VENV)/.built: $(SOURCES) $(VENV)/.torch
 	@[ ! -e flowkern/libflowkern_cpu.so ] || touch $@
 
 # The package is installed already, so this adds what its extra group asks for.
-EXTRAS = $(VENV)/.demo $(VENV)/.lint $(VENV)/.test $(VENV)/.bench $(VENV)/.wheels $(VENV)/.docs
+EXTRAS = $(VENV)/.demo $(VENV)/.lint $(VENV)/.test $(VENV)/.libraries $(VENV)/.bench $(VENV)/.wheels $(VENV)/.docs
 $(EXTRAS): $(VENV)/.%: pyproject.toml constraints-dev.txt | $(VENV)/.built
 	$(INSTALL) --quiet "flowkern[$*]"
 	@touch $@
