@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Distribution, constraints
 
 from flowkern.nn._arguments import check_broadcast, check_features
-from flowkern.ops._arguments import compute_dtype
+from flowkern.ops._arguments import compute_dtype, size
 
 
 class FlowDistribution(Distribution):
@@ -107,6 +107,4 @@ class ContinuousFlowDistribution(FlowDistribution):
 def _log_normal(z: torch.Tensor) -> torch.Tensor:
     """log N(z; 0, I), summed over the features."""
     z = z.to(compute_dtype(z, z))
-    # While torch.jit traces, sizes are tensors, and this product would be one in float32.
-    features = int(z.shape[-1]) if torch.jit.is_tracing() else z.shape[-1]
-    return -0.5 * (z.square().sum(-1) + features * math.log(2 * math.pi))
+    return -0.5 * (z.square().sum(-1) + size(z, -1) * math.log(2 * math.pi))

@@ -202,6 +202,12 @@ def version(tensor):
     return None if tensor.is_inference() else tensor._version
 
 
+def size(tensor: torch.Tensor, dim: int) -> int:
+    """A size that numbers are multiplied by. While torch.jit traces, sizes are tensors, and the product would be one
+    in float32."""
+    return int(tensor.shape[dim]) if torch.jit.is_tracing() else tensor.shape[dim]
+
+
 def constants(*numbers: float) -> tuple[float, ...]:
     """The numbers as floats. Where sizes may change a compiler makes symbols of floats, which the Functions of
     torch 2.13 do not take: there each becomes a constant, and another value another graph."""

@@ -99,9 +99,25 @@ def by_hand(y, w1, b1, w2, b2):
     return solved([(w1, b1), (w2, b2)], y, 0.0, 1.0)[0]
 
 
-def call(function):
+NOISE = torch.tensor([[1.0, 1.0, -1.0], [-1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]).view(3, 1, D)
+
+
+def estimated(y, w1, b1, w2, b2):
+    """The log-det by three noises."""
+    layers = FieldLayer(w1, b1, "tanh"), FieldLayer(w2, b2)
+    t = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    solution = neural_ode(y, layers, t, method="euler", trace=NOISE.to(y.dtype))
+    return solution.logabsdet[-1].to(y.dtype)
+
+
+def estimated_by_hand(y, w1, b1, w2, b2):
+    hidden, noise = torch.tanh(y @ w1.mT + b1), NOISE.to(y.dtype)
+    return (((1 - hidden * hidden) * (noise @ w1.mT)) @ w2.mT * noise).sum(-1).mean(0)
+
+
+def call(function, inputs=D + 1):
     generator = torch.Generator().manual_seed(4)
-    shapes = dict(w1=(5, D + 1), b1=(5,), w2=(D, 5), b2=(D,))
+    shapes = dict(w1=(5, inputs), b1=(5,), w2=(D, 5), b2=(D,))
     return Calls(function, **{name: torch.randn(shape, generator=generator) for name, shape in shapes.items()})
 
 
@@ -119,6 +135,7 @@ FIELD = REAL | {"parametrization": (TypeError, "net: expected linear layers and 
 ADJOINT = FIELD | {"second derivatives": (RuntimeError, "gradient: 'adjoint' has no second derivatives")}
 CASES = {
     "neural_ode": Case(lambda: call(by_op), lambda: call(by_hand), inputs, REAL),
+    "neural_ode estimate": Case(lambda: call(estimated, D), lambda: call(estimated_by_hand, D), inputs, REAL),
     "CNF": Case(lambda: LogProb(False), lambda: LogProb(True), inputs, FIELD, rtols={"bfloat16": 0.2}),
     "CNF adjoint": Case(
         lambda: LogProb(False, steps=12, gradient="adjoint"),

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch.nn.utils import parametrize
 
-from tests.surroundings.values import derived, eager, leaves, outputs
+from tests.surroundings.values import derived, eager, leaves, outputs, trained
 
 
 def replica(model, inputs):
@@ -26,7 +26,7 @@ def replica(model, inputs):
 
 def functional_call(model, inputs):
     """With other weights, which are gone before the backward."""
-    weights = {name: w.detach().clone().requires_grad_() for name, w in model.named_parameters()}
+    weights = {name: w.detach().clone().requires_grad_() for name, w in trained(model).items()}
     twice = {name: 1.5 * w for name, w in weights.items()}
     inputs = leaves(inputs(3))
     results = outputs(partial(torch.func.functional_call, model, twice), (inputs,))
@@ -41,7 +41,8 @@ class _Scaled(torch.nn.Module):
 def parametrized(model, inputs):
     for module in list(model.modules()):
         for name in list(module._parameters):
-            if module._parameters[name] is not None:
+            weight = module._parameters[name]
+            if weight is not None and weight.requires_grad:
                 parametrize.register_parametrization(module, name, _Scaled())
     return eager(model, inputs)
 
@@ -84,6 +85,14 @@ def strided(model, inputs):
 
 def empty(model, inputs):
     return eager(model, inputs, rows=0)
+
+
+def none_of_three(model, inputs):
+    """What `empty` is equal to."""
+    given = inputs(3)
+    found = eager(model, lambda rows: given)
+    some = len(found) - len(trained(model))
+    return *(part[:0] for part in found[:some]), *map(torch.zeros_like, found[some:])
 
 
 def copied(model, inputs):

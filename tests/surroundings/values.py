@@ -20,12 +20,20 @@ def loss(results):
 
 
 def leaves(inputs):
-    return tuple(x.detach().clone().requires_grad_() for x in inputs)
+    """The inputs, lying as they lie, with gradients."""
+    return tuple(x.detach().requires_grad_() for x in inputs)
+
+
+def trained(model):
+    """The parameters that have gradients, by name; others stand for orders or settings in some libraries."""
+    return {name: w for name, w in model.named_parameters() if w.requires_grad}
 
 
 def derived(results, inputs, weights):
     """The outputs, and the gradients of a loss of them."""
     wanted = [*inputs, *(w for w in weights if w.requires_grad)]
+    if not wanted:
+        return tuple(r.detach() for r in results)
     grads = torch.autograd.grad(loss(results), wanted, allow_unused=True, materialize_grads=True)
     return *(r.detach() for r in results), *grads
 

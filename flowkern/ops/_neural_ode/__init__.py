@@ -8,7 +8,7 @@ import torch
 
 from flowkern import _torch, backends
 from flowkern.ops._activation import Activation
-from flowkern.ops._arguments import check_tensor, constants, in_dtype
+from flowkern.ops._arguments import check_tensor, constants, in_dtype, size
 from flowkern.ops._function import needs_gradient
 from flowkern.ops._neural_ode.field import FieldLayer, TimeEmbedding
 from flowkern.ops._neural_ode.function import apply
@@ -167,7 +167,7 @@ def _solve(y, layers, starts, sizes, method, steps, time, trace, kinetic, jacobi
     spec = Spec(
         tuple(k for k, _ in kinds), constants(*(s for _, s in kinds)),
         *(constants(*row) for row in METHODS[method]), steps, every,
-        *constants(1.0 if directions is None or isinstance(trace, str) else 1.0 / directions.shape[0]),
+        *constants(1.0 if directions is None or isinstance(trace, str) else 1.0 / size(directions, 0)),
         kinetic, jacobian,
     )  # fmt: skip
     backend = backends.resolve(y.device.type, kernels(len(layers)))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from flowkern.ops._arguments import compute_dtype, in_dtype, selected
+from flowkern.ops._arguments import compute_dtype, in_dtype, selected, size
 from flowkern.ops._rational_quadratic_spline.kinds import KNOT_MAPS, TAILS
 
 _IDENTITY, _CIRCULAR, _NONE = (TAILS[name].code for name in ("identity", "circular", "none"))
@@ -78,7 +78,7 @@ def _constrain(
 def _shares(raw: torch.Tensor, minimum: float, knots: Any, softclip: float) -> torch.Tensor:
     if knots == _SOFTCLIP:
         raw = raw / (1 + 2 * raw.abs() / softclip)
-    return minimum + (1 - minimum * raw.shape[-1]) * torch.softmax(raw, dim=-1)
+    return minimum + (1 - minimum * size(raw, -1)) * torch.softmax(raw, dim=-1)
 
 
 def _knots(shares: torch.Tensor, low: Any, high: Any) -> torch.Tensor:
