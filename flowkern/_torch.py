@@ -68,9 +68,14 @@ def caches_parametrizations() -> bool:
 
 @contextmanager
 def without_transforms() -> Iterator[None]:
-    """A context without torch.func transforms, inference mode and FakeTensorMode: its tensors can be kept."""
+    """A context without torch.func transforms, inference mode and FakeTensorMode: its tensors can be kept.
+
+    Gradients stay on or off, as they are: `inference_mode(False)` turns them on.
+    """
+    recorded = torch.is_grad_enabled()
     with temporarily_clear_interpreter_stack(), torch.inference_mode(False), unset_fake_temporarily():
-        yield
+        with torch.set_grad_enabled(recorded):
+            yield
 
 
 def without_modes() -> AbstractContextManager:
@@ -102,6 +107,11 @@ def mapped_dim(tensor: Tensor) -> int:
 def is_mapped(tensor: Tensor) -> bool:
     """Whether the outermost transform of the tensor is torch.func.vmap."""
     return _functorch.is_batchedtensor(tensor)
+
+
+def maps_over(tensor: Tensor) -> bool:
+    """Whether any of the tensor's transforms is torch.func.vmap, so that it has no values to look at."""
+    return any(map(is_mapped, wrappers(tensor)))
 
 
 def is_legacy_mapped(tensor: Tensor) -> bool:

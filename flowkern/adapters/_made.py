@@ -98,12 +98,13 @@ def _call(style, kind, inspection, inverse, module, inputs, context=None):
 
 
 def _fits(net, linears, inputs, context):
-    """Whether inputs and context are such that the library would not raise an error."""
+    """Whether inputs and context are such that the library would not raise an error, and there is a kernel."""
     first = linears[0]
     return (
         inputs.dim() == 2
         and inputs.shape[1] == first.in_features
         and inputs.dtype == dtype_of(first)
+        and not inputs.is_complex()
         and (context is None or _takes(net._modules.get("context_layer"), context))
     )
 

@@ -266,12 +266,7 @@ def takes(width, dtype, inputs):
 
 
 def _is_mapped(module):
-    return any(map(is_batched, itertools.chain(module.parameters(), module.buffers())))
-
-
-def is_batched(tensor):
-    """Whether any of the transforms that wrap the tensor is a vmap."""
-    return any(map(_torch.is_mapped, _torch.wrappers(tensor)))
+    return any(map(_torch.maps_over, itertools.chain(module.parameters(), module.buffers())))
 
 
 def normalisation(norm):

@@ -102,7 +102,8 @@ class Field(NamedTuple):
             return False
         dense = self._dense(model)
         weight = dense[0].linear.weight
-        return x.dim() == 2 and x.shape[1] == self._widths(dense)["x"] and x.dtype == weight.dtype
+        fits = x.dim() == 2 and x.shape[1] == self._widths(dense)["x"] and x.dtype == weight.dtype
+        return fits and not x.is_complex()
 
     def solve(self, model, x, t, **options):
         """The `Solution` of `ops.neural_ode` from x (N, D) at t[0]."""

@@ -13,7 +13,7 @@ import types
 
 import torch
 
-from flowkern.adapters._masked import is_batched
+from flowkern import _torch
 from flowkern.adapters._plan import disagreement, one_thread
 from flowkern.ops import SoftplusKnots, rational_quadratic_spline
 from flowkern.ops._arguments import in_dtype
@@ -183,7 +183,7 @@ def _fits(inputs, raw, bins, slopes, minima):
 
 def _is_outside(inputs, given):
     """Whether an input is outside the interval; not known of a graph or a mapped tensor, where the op gives NaN."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_batched(inputs) or not inputs.numel():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _torch.maps_over(inputs) or not inputs.numel():
         return False
     low, high = (given["bottom"], given["top"]) if given["inverse"] else (given["left"], given["right"])
     return bool((inputs < low).any() or (inputs > high).any())

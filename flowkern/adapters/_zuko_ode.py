@@ -62,7 +62,7 @@ def _solve(solver, module, c, x, t0, t1, trace):
     """
     dense, widths = _dense(module.ode), _widths(module)
     weight = dense[0].linear.weight
-    if solver.left(module) or x.shape[-1:] != (widths["x"],) or x.dtype != weight.dtype:
+    if solver.left(module) or x.shape[-1:] != (widths["x"],) or x.dtype != weight.dtype or x.is_complex():
         return None
     if not module.training:  # zuko gives its parameters no gradient then
         dense = [layer._replace(linear=_Constant.of(layer.linear)) for layer in dense]

@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import torch
 
+from flowkern import _torch
 from flowkern.adapters import _made
-from flowkern.adapters._masked import is_batched
 from flowkern.adapters._plan import (
     Plan,
     changed,
@@ -75,7 +75,7 @@ _SIGMOID = ScaleMap("sigmoid", a=2.0, b=1e-3)
 
 def _coupling_forward(transform, module, inputs, context=None):
     """y and Σ log|dy/dx| of a coupling layer; `transform` acts on the transformed half."""
-    if left(module):
+    if left(module) or inputs.is_complex():
         return type(module).forward(module, inputs, context)
     identity = _identity_half(module, inputs)
     params = module.transform_net(identity, context)
@@ -89,7 +89,7 @@ def _coupling_forward(transform, module, inputs, context=None):
 
 def _coupling_inverse(transform, module, inputs, context=None):
     """The inverse of `_coupling_forward`: the conditioner sees the identity half already undone."""
-    if left(module):
+    if left(module) or inputs.is_complex():
         return type(module).inverse(module, inputs, context)
     identity = _identity_half(module, inputs)
     if module.unconditional_transform is None:
@@ -165,7 +165,7 @@ def _in_dtype_of(inputs, params, logabsdet):
 
 def _in_format_of(inputs, y):
     """y in the memory format of inputs, as nflows has it: callers may take views of y. vmap cannot tell it."""
-    known = inputs.dim() == 4 and (torch.compiler.is_compiling() or not is_batched(inputs))
+    known = inputs.dim() == 4 and (torch.compiler.is_compiling() or not _torch.maps_over(inputs))
     last = known and inputs.is_contiguous(memory_format=torch.channels_last)
     return y.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
@@ -201,7 +201,7 @@ def _check_domain(module, inputs):
     A compiled or traced graph, and torch.func.vmap, cannot raise on data: there, the op answers an input
     outside with NaN.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_batched(inputs) or inputs.numel() == 0:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _torch.maps_over(inputs) or inputs.numel() == 0:
         return
     if inputs.min() < 0 or inputs.max() > 1:
         raise _input_outside_domain(module)
@@ -209,7 +209,7 @@ def _check_domain(module, inputs):
 
 def _cdf(inverse, module, inputs, context=None):
     """One spline per feature for the whole batch (nflows PiecewiseRationalQuadraticCDF)."""
-    if left(module):
+    if left(module) or inputs.is_complex():
         return (type(module).inverse if inverse else type(module).forward)(module, inputs, context)
     raw = (
         module.unnormalized_widths,

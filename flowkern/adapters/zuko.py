@@ -69,7 +69,7 @@ def _evaluate(inspection, module, c, x, inverse):
         return None
     features = _features(module)
     dtype = dtype_of(linears[0])
-    if x.dim() < 1 or x.shape[-1] != features or x.dtype != dtype:
+    if x.dim() < 1 or x.shape[-1] != features or x.dtype != dtype or x.is_complex():
         return None
     if c is not None and not takes(_context(module), dtype, c):
         return None

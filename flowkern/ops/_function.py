@@ -105,11 +105,11 @@ class Rule:
 
 
 def needs_gradient(tensors: Tensors) -> bool:
-    """Whether a backward may come; any of the tensors may be None."""
+    """Whether a backward may come; in inference mode none does, even within enable_grad. Any tensor may be None."""
     if torch.is_grad_enabled():
         for tensor in tensors:
             if tensor is not None and tensor.requires_grad:
-                return True
+                return not torch.is_inference_mode_enabled()
     return False
 
 
