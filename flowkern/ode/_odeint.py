@@ -16,6 +16,7 @@ from flowkern.ode.problem import (
     check_monotonic,
     flattened,
     number,
+    on_host,
     problem,
     unflattened,
 )  # fmt: skip
@@ -133,7 +134,7 @@ def _adapted(solver):
     for name in ("rtol", "atol"):
         check_tolerance(name, getattr(solver, name))
     if not solver.per_sample and task.times is None:
-        task = task._replace(times=tuple(task.t.tolist()))
+        task = task._replace(times=tuple(on_host(task.t)))
         check_monotonic(task.times)
     solve = per_sample.solve if solver.per_sample else adaptive.solve
     return solve(task, solver.method, solver.rtol, solver.atol, solver.options)

@@ -11,6 +11,7 @@ import torch
 
 from flowkern.ode import control as _control
 from flowkern.ode import stages as _stages
+from flowkern.ode.problem import on_host
 from flowkern.ops import runge_kutta_error, runge_kutta_stage
 from flowkern.ops._status import Status, fail
 
@@ -111,11 +112,11 @@ class _Solve:
         y0, k = self.y, [k[j] for j in self.stages.error]
         if self.control.norm is None and self.problem.shapes is None:
             sums = runge_kutta_error(y0, y1, k, weights, self.rtol, self.atol)
-            return math.sqrt(float(sums.sum()) / max(y0.numel(), 1))
+            return math.sqrt(on_host(sums.sum()) / max(y0.numel(), 1))
         y0, y1, *k = (tensor.reshape(-1) for tensor in (y0, y1, *k))  # rows of one element
         tolerances = map(_flat, (self.rtol, self.atol))
         squares = runge_kutta_error(y0, y1, k, weights, *tolerances)
-        return float(self.norm(squares.sqrt().view_as(self.y)))
+        return on_host(self.norm(squares.sqrt().view_as(self.y)))
 
     def _factor(self):
         """By how much the next step is longer."""
@@ -131,7 +132,7 @@ class _Solve:
         if self.control.first_step is not None:
             return self.control.first_step
         start = self._tensor(self.sign * self.time)
-        h = float(_control.first_step(
+        h = on_host(_control.first_step(
             self.problem.func, start, self.y, self.f, self.method.order, self.rtol, self.atol,
             self.norm, self.sign,
         ))  # fmt: skip

@@ -12,7 +12,7 @@ import torch
 
 from flowkern import _torch
 from flowkern.ode import stages as _stages
-from flowkern.ode.problem import check_rows, number, real_dtype
+from flowkern.ode.problem import check_rows, number, on_host, real_dtype
 from flowkern.ops import runge_kutta_stage
 from flowkern.ops._status import check_finite
 
@@ -99,14 +99,14 @@ def grid_of(problem, step_size, grid_constructor=None):
     t, times = problem.t, problem.times
     if len(t) == 1 or step_size is None and grid_constructor is None:
         return t, [[(j, True)] for j in range(1, len(t))]
-    times = tuple(t.detach().tolist()) if times is None else times
+    times = tuple(on_host(t)) if times is None else times
     if grid_constructor is None:
         step = _step(step_size, times[-1] - times[0])
         steps, outputs = _plan(times, step, t.dtype, t.requires_grad)
         inner = torch.arange(steps, dtype=t.dtype, device=t.device) * step + t[0]
         return torch.cat((inner, t[-1:])), outputs
     grid = grid_constructor(problem.func, problem.y0, t)
-    points = grid.detach().tolist()
+    points = on_host(grid)
     if (points[0], points[-1]) != (times[0], times[-1]):
         raise ValueError(f"options: grid_constructor: expected a grid from {times[0]} to {times[-1]}")
     return grid, _outputs(points, times, t.requires_grad)

@@ -9,7 +9,7 @@ import torch
 
 from flowkern.ode import control as _control
 from flowkern.ode import stages as _stages
-from flowkern.ode.problem import check_rows
+from flowkern.ode.problem import check_rows, on_host
 from flowkern.ops import runge_kutta_error, runge_kutta_stage
 from flowkern.ops._status import Status, fail
 
@@ -68,7 +68,7 @@ class _Solve:
         finite = (self.y + self.f).isfinite().reshape(len(self.y), -1).all(1)
         bad = ~finite & (self.status == _RUNNING)
         self.status = torch.where(bad, int(Status.NON_FINITE), self.status)
-        self.under_way = bool((self.status == _RUNNING).any())
+        self.under_way = on_host((self.status == _RUNNING).any())
         if self.control.first_step is not None:
             self.h = torch.full_like(self.time, self.control.first_step).nan_to_num(0.0)
             return
@@ -127,7 +127,7 @@ class _Solve:
     def _summary(self, rejected, reached):
         """Whether rows are under way still, any step was rejected; the most outputs a row reached."""
         under_way = (self.status == _RUNNING).any()
-        return torch.stack((under_way, rejected.any(), (reached - self.reached).amax())).tolist()
+        return on_host(torch.stack((under_way, rejected.any(), (reached - self.reached).amax())))
 
     def _output(self, number, reached, h, k):
         """An output of each row, of the number (N,) that it has, if the step just made reached it."""

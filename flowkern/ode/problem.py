@@ -191,10 +191,21 @@ def _times(t, y0, per_sample):
     return t.to(y0.device), times
 
 
+def on_host(values):
+    """The numbers of a tensor that the steps depend on; NotImplementedError where torch.func.vmap maps over them."""
+    if _torch.maps_over(values):
+        raise NotImplementedError(
+            "vmap: the steps depend on values that torch.func.vmap maps over; solve for the whole batch, by "
+            "options={'per_sample': True} with steps of each sample, or on a grid that is not mapped, such as "
+            "method='rk4' with a step_size"
+        )
+    return values.detach().tolist()
+
+
 def check_rows(t):
     """`check_monotonic` for the times (T, N) of each sample; it waits for their device."""
     onward = (t[1:] - t[:-1]) * torch.where(t[-1] < t[0], -1.0, 1.0)
-    if not bool((onward >= 0).all() & t.isfinite().all()):
+    if not on_host((onward >= 0).all() & t.isfinite().all()):
         raise ValueError("t: expected times that rise or fall throughout, and finite, for each sample")
 
 

@@ -6,6 +6,8 @@ from enum import IntEnum
 
 import torch
 
+from flowkern import _torch
+
 
 class Status(IntEnum):
     """How the solve of a sample ended."""
@@ -45,6 +47,8 @@ _LIBRARIES = ("flowkern", "torch", "zuko", "torchdiffeq", "flow_matching", "torc
 
 def check_finite(finite: torch.Tensor, name: str, on_failure: str) -> None:
     """`fail` where ends are not finite; finite is (N,), or () for all."""
+    if _torch.maps_over(finite):
+        raise NotImplementedError("on_failure: the ends are values that torch.func.vmap maps over; expected None there")
     if not finite.all():
         fail(name, torch.where(finite, int(Status.OK), int(Status.NON_FINITE)), on_failure)
 
