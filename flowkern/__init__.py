@@ -10,6 +10,7 @@ __all__ = [
     "adapters",
     "backend",
     "backends",
+    "bases",
     "distributions",
     "explain",
     "flows",
@@ -29,6 +30,7 @@ __all__ = [
 _LAZY = {
     "accelerate": ("flowkern.verification", "accelerate"),
     "adapters": ("flowkern.adapters", None),
+    "bases": ("flowkern.bases", None),
     "distributions": ("flowkern.distributions", None),
     "explain": ("flowkern.adapters", "explain"),
     "profile": ("flowkern.profiling", "profile"),

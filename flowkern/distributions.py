@@ -1,17 +1,17 @@
 """The distributions that flows return."""
 
-import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch.distributions import Distribution, constraints
 
+from flowkern.bases import StandardNormal
 from flowkern.nn._arguments import check_broadcast, check_features
-from flowkern.ops._arguments import compute_dtype, size
 
 
 class FlowDistribution(Distribution):
-    """p(x) = N(f(x); 0, I)·|det ∂f/∂x|, for a transform f from data to noise.
+    """p(x) = p_base(f(x))·|det ∂f/∂x|, for a transform f from data to noise.
 
     Compatible with `torch.distributions`: batch_shape is that of the context, event_shape is (D,).
     Shapes are always checked; the support (all reals) is not, so that a NaN stays in its row and
@@ -19,23 +19,27 @@ class FlowDistribution(Distribution):
 
     Args:
         transform: a module as in `flowkern.transforms`.
-        origin: (D,), the mean of the noise, zero; noise is drawn with its dtype and device.
+        base: the distribution of the noise, as in `flowkern.bases`; with batch dimensions, those of the context.
         context: (…, context), or None.
     """
 
     arg_constraints = {}
     support = constraints.real_vector
-    has_rsample = True
 
-    def __init__(self, transform: Any, origin: torch.Tensor, context: torch.Tensor | None = None) -> None:
-        self.transform, self.origin, self.context = transform, origin, context
+    def __init__(self, transform: Any, base: Distribution, context: torch.Tensor | None = None) -> None:
+        self.transform, self.base, self.context = transform, base, context
         batch_shape = torch.Size() if context is None else context.shape[:-1]
-        super().__init__(batch_shape, origin.shape, validate_args=False)
+        super().__init__(batch_shape, base.event_shape, validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        """Whether samples have derivatives: where those of the base have."""
+        return self.base.has_rsample
 
     def expand(self, batch_shape, _instance=None):
         """The same distribution with batch dimensions `batch_shape`; nothing is copied."""
         new = self._get_checked_instance(FlowDistribution, _instance)
-        new.transform, new.origin, new.context = self.transform, self.origin, self.context
+        new.transform, new.base, new.context = self.transform, self.base, self.context
         batch_shape = torch.Size(batch_shape)
         if check_broadcast("batch_shape", batch_shape, "the flow", self.batch_shape) != batch_shape:
             raise ValueError(f"batch_shape: cannot expand {tuple(self.batch_shape)} to {tuple(batch_shape)}")
@@ -43,33 +47,47 @@ class FlowDistribution(Distribution):
         return new
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
-        """log p(value) = log N(z; 0, I) + log|det ∂z/∂x| at z = f(value), for value (…, D)."""
+        """log p(value) = log p_base(z) + log|det ∂z/∂x| at z = f(value), for value (…, D)."""
         check_features("value", value, self.event_shape[0])
         shape = check_broadcast("value", value.shape[:-1], "the flow", self.batch_shape)
-        whole = getattr(self.transform, "log_normal", None)
+        whole = getattr(self.transform, "log_normal", None) if isinstance(self.base, StandardNormal) else None
         density = whole and whole(value, self.context)
         if density is None:
             noise, logabsdet = self.transform(value, self.context)
-            density = _log_normal(noise) + logabsdet
+            density = self.base.log_prob(noise) + logabsdet
         return density.expand(shape)
 
+    @torch.no_grad()
+    def sample(self, sample_shape=torch.Size()):
+        """x = f⁻¹(z) for noise z, (*sample_shape, *batch_shape, D)."""
+        return self._data(self._noise(sample_shape, self.has_rsample))
+
     def rsample(self, sample_shape=torch.Size()):
-        """x = f⁻¹(z) for noise z, (*sample_shape, *batch_shape, D), differentiable."""
-        return self.transform.inverse(self._noise(sample_shape), self.context)[0]
+        """`sample`, differentiable; NotImplementedError where the base's samples are not."""
+        self._check_rsample()
+        return self._data(self._noise(sample_shape))
 
     def rsample_and_log_prob(self, sample_shape=torch.Size()):
         """`rsample` and the log_prob of what it returns, in one pass."""
+        self._check_rsample()
         noise = self._noise(sample_shape)
         x, logabsdet = self.transform.inverse(noise, self.context)
-        return x, _log_normal(noise) - logabsdet
+        return x, self.base.log_prob(noise) - logabsdet
 
     def __repr__(self):
         shapes = f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)}"
         return f"FlowDistribution({shapes})"
 
-    def _noise(self, sample_shape: tuple[int, ...]) -> torch.Tensor:
-        shape = self._extended_shape(torch.Size(sample_shape))
-        return torch.randn(shape, dtype=self.origin.dtype, device=self.origin.device)
+    def _check_rsample(self) -> None:
+        if not self.has_rsample:
+            raise NotImplementedError("rsample: the base distribution has no differentiable samples; call sample")
+
+    def _data(self, noise: torch.Tensor) -> torch.Tensor:
+        return self.transform.inverse(noise, self.context)[0]
+
+    def _noise(self, sample_shape: Sequence[int], with_derivatives: bool = True) -> torch.Tensor:
+        base = self.base if self.base.batch_shape == self.batch_shape else self.base.expand(self.batch_shape)
+        return (base.rsample if with_derivatives else base.sample)(torch.Size(sample_shape))
 
 
 class Costs(NamedTuple):
@@ -85,12 +103,11 @@ class ContinuousFlowDistribution(FlowDistribution):
     """p(x) by a `transforms.NeuralODE`, whose samples need no log-det.
 
     Args:
-        transform, origin, context: as for `FlowDistribution`.
+        transform, base, context: as for `FlowDistribution`.
     """
 
-    def rsample(self, sample_shape=torch.Size()):
-        """x(t_data) for noise x(t_noise), (*sample_shape, *batch_shape, D), differentiable."""
-        return self.transform.data(self._noise(sample_shape), self.context)
+    def _data(self, noise: torch.Tensor) -> torch.Tensor:
+        return self.transform.data(noise, self.context)
 
     def log_prob_and_costs(self, value: torch.Tensor) -> Costs:
         """The `Costs` for value (…, D) in one solve: regularisers, to add to the loss.
@@ -100,11 +117,5 @@ class ContinuousFlowDistribution(FlowDistribution):
         check_features("value", value, self.event_shape[0])
         shape = check_broadcast("value", value.shape[:-1], "the flow", self.batch_shape)
         noise, logabsdet, *costs = self.transform.forward_and_costs(value, self.context)
-        log_prob = _log_normal(noise) + logabsdet
+        log_prob = self.base.log_prob(noise) + logabsdet
         return Costs(*(part.expand(shape) for part in (log_prob, *costs)))
-
-
-def _log_normal(z: torch.Tensor) -> torch.Tensor:
-    """log N(z; 0, I), summed over the features."""
-    z = z.to(compute_dtype(z, z))
-    return -0.5 * (z.square().sum(-1) + size(z, -1) * math.log(2 * math.pi))

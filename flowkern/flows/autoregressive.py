@@ -25,6 +25,7 @@ class _AutoregressiveFlow(Flow):
         randperm: bool,
         hidden_features: Sequence[int],
         conditioner: Callable | type,
+        base: nn.Module | None,
     ) -> None:
         check_count("features", features, 1)
         check_count("context", context, 0)
@@ -37,7 +38,7 @@ class _AutoregressiveFlow(Flow):
             order = order.flip(0) if i % 2 and not randperm else order
             order = order // -(features // -min(passes, features))  # blocks of ⌈features/passes⌉
             layers.append(layer(features, context, order, conditioner=conditioner, hidden_features=hidden_features))
-        super().__init__(Compose(*layers), features, context)
+        super().__init__(Compose(*layers), features, context, base)
 
 
 class MAF(_AutoregressiveFlow):
@@ -57,6 +58,7 @@ class MAF(_AutoregressiveFlow):
         hidden_features: widths of the conditioners' hidden layers.
         conditioner: makes the conditioner of each layer, as for
             `transforms.AffineAutoregressive`, for example `partial(nn.MADE, residual=True)`.
+        base: as for `Flow`.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type or value; the error names it.
@@ -79,10 +81,11 @@ class MAF(_AutoregressiveFlow):
         randperm: bool = False,
         hidden_features: Sequence[int] = (64, 64),
         conditioner: Callable[..., nn.Module] = MADE,
+        base: nn.Module | None = None,
     ) -> None:
         super().__init__(
             AffineAutoregressive, features, context, transforms, passes, randperm, hidden_features,
-            conditioner,
+            conditioner, base,
         )  # fmt: skip
 
 
@@ -93,7 +96,7 @@ class IAF(_AutoregressiveFlow):
     pass unit by unit.
 
     Args:
-        features, context, transforms, passes, randperm, hidden_features, conditioner: as for `MAF`.
+        features, context, transforms, passes, randperm, hidden_features, conditioner, base: as for `MAF`.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type or value; the error names it.
@@ -116,10 +119,11 @@ class IAF(_AutoregressiveFlow):
         randperm: bool = False,
         hidden_features: Sequence[int] = (64, 64),
         conditioner: Callable[..., nn.Module] = MADE,
+        base: nn.Module | None = None,
     ) -> None:
         super().__init__(
             AffineAutoregressive, features, context, transforms, passes, randperm, hidden_features,
-            conditioner,
+            conditioner, base,
         )  # fmt: skip
         self.transform = Inverse(self.transform)
 
@@ -128,7 +132,7 @@ class AutoregressiveNSF(_AutoregressiveFlow):
     """Autoregressive neural spline flow: z_i = RQS(x_i; params_i) on [−bound, bound].
 
     Args:
-        features, context, transforms, passes, randperm, hidden_features, conditioner: as for `MAF`.
+        features, context, transforms, passes, randperm, hidden_features, conditioner, base: as for `MAF`.
         bins, bound: as for `NSF`.
 
     Raises:
@@ -154,8 +158,9 @@ class AutoregressiveNSF(_AutoregressiveFlow):
         randperm: bool = False,
         hidden_features: Sequence[int] = (64, 64),
         conditioner: Callable[..., nn.Module] = MADE,
+        base: nn.Module | None = None,
     ) -> None:
         super().__init__(
             partial(SplineAutoregressive, bins=bins, bound=bound), features, context, transforms,
-            passes, randperm, hidden_features, conditioner,
+            passes, randperm, hidden_features, conditioner, base,
         )  # fmt: skip

@@ -30,6 +30,7 @@ class CNF(Flow):
         field: an `nn.VectorField`, in place of all arguments before.
         method, steps, trace, noise, seed, gradient, checkpoint, times, on_failure: as for
             `transforms.NeuralODE`.
+        base: as for `Flow`.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type or value; the error names it.
@@ -60,18 +61,19 @@ class CNF(Flow):
         checkpoint: int = 1,
         times: tuple[float, float] = (0.0, 1.0),
         on_failure: str | None = None,
+        base: nn.Module | None = None,
     ) -> None:
         velocity: Any = field
         if field is None:
             velocity = VectorField(features, context, hidden_features, activation, time)  # type: ignore[arg-type]
         transform = NeuralODE(velocity, method, steps, trace, noise, seed, gradient, checkpoint, times, on_failure)
-        super().__init__(transform, velocity.features, velocity.context)
+        super().__init__(transform, velocity.features, velocity.context, base)
         self.origin: torch.Tensor = self.origin.to(next(velocity.parameters()))
 
     def forward(self, context: torch.Tensor | None = None) -> ContinuousFlowDistribution:
         """The `ContinuousFlowDistribution` given context (…, context); its batch_shape is (…,)."""
         check_context(context, self.context)
-        return ContinuousFlowDistribution(self.transform, self.origin, context)
+        return ContinuousFlowDistribution(self.transform, self._noise(context), context)
 
     def trajectory(self, x, t, context=None):
         """The states (T, …, D) at times t, a sequence of numbers in order, of x (…, D) at t[0].

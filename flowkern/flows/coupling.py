@@ -27,7 +27,7 @@ class _CouplingFlow(Flow):
 
     def __init__(
         self, coupling, per_feature, features, context, transforms, hidden_features, conditioner,
-        mixing, actnorm,
+        mixing, actnorm, base,
     ):  # fmt: skip
         check_count("features", features, 1)
         check_count("context", context, 0)
@@ -42,7 +42,7 @@ class _CouplingFlow(Flow):
             layers += [ActNorm(features)] if actnorm else []
             layers += [_MIXING[mixing](features)] if mixing and i else []
             layers += [coupling(features, context, mask=mask, conditioner=net)]
-        super().__init__(Compose(*layers), features, context)
+        super().__init__(Compose(*layers), features, context, base)
 
 
 class RealNVP(_CouplingFlow):
@@ -62,6 +62,7 @@ class RealNVP(_CouplingFlow):
             See `transforms.AffineCoupling` for what the conditioner returns.
         mixing: what stands between coupling layers: None, "permutation" (random, fixed) or "lu".
         actnorm: whether an `ActNorm` stands before each coupling layer.
+        base: as for `Flow`.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type or value; the error names it.
@@ -84,10 +85,11 @@ class RealNVP(_CouplingFlow):
         conditioner: Callable[..., nn.Module] = MLP,
         mixing: Callable[[int], nn.Module] | None = None,
         actnorm: bool = False,
+        base: nn.Module | None = None,
     ) -> None:
         super().__init__(
             AffineCoupling, 2, features, context, transforms, hidden_features, conditioner, mixing,
-            actnorm,
+            actnorm, base,
         )  # fmt: skip
 
 
@@ -98,7 +100,7 @@ class NICE(_CouplingFlow):
     not change volumes.
 
     Args:
-        features, context, transforms, hidden_features, conditioner, mixing, actnorm: as for
+        features, context, transforms, hidden_features, conditioner, mixing, actnorm, base: as for
             `RealNVP`.
 
     Raises:
@@ -122,10 +124,11 @@ class NICE(_CouplingFlow):
         conditioner: Callable[..., nn.Module] = MLP,
         mixing: Callable[[int], nn.Module] | None = None,
         actnorm: bool = False,
+        base: nn.Module | None = None,
     ) -> None:
         super().__init__(
             partial(AffineCoupling, scale_map="additive"), 1, features, context, transforms,
-            hidden_features, conditioner, mixing, actnorm,
+            hidden_features, conditioner, mixing, actnorm, base,
         )  # fmt: skip
         every = [True] * features
         scaling = AffineCoupling(features, context, every, "exp", hidden_features=hidden_features)
@@ -136,7 +139,7 @@ class NSF(_CouplingFlow):
     """Neural spline flow: y_t = RQS(x_t; params) on [−bound, bound], with alternating halves.
 
     Args:
-        features, context, transforms, hidden_features, conditioner, mixing, actnorm: as for
+        features, context, transforms, hidden_features, conditioner, mixing, actnorm, base: as for
             `RealNVP`.
         bins: number of bins of each spline.
         bound: the splines act on [−bound, bound], and leave what is outside as it is. Scale the
@@ -165,9 +168,10 @@ class NSF(_CouplingFlow):
         conditioner: Callable[..., nn.Module] = MLP,
         mixing: Callable[[int], nn.Module] | None = None,
         actnorm: bool = False,
+        base: nn.Module | None = None,
     ) -> None:
         check_count("bins", bins, 1)
         super().__init__(
             partial(SplineCoupling, bins=bins, bound=bound), 3 * bins - 1, features, context,
-            transforms, hidden_features, conditioner, mixing, actnorm,
+            transforms, hidden_features, conditioner, mixing, actnorm, base,
         )  # fmt: skip

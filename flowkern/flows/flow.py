@@ -1,19 +1,23 @@
-"""A flow: a transform from data to standard normal noise, read as a distribution."""
+"""A flow: a transform from data to noise, read as a distribution."""
 
 import torch
 from torch import nn
+from torch.distributions import Distribution
 
+from flowkern.bases import StandardNormal
 from flowkern.distributions import FlowDistribution
 from flowkern.nn._arguments import check_context, check_count
 
 
 class Flow(nn.Module):
-    """`flow(context)` is p(x | context) = N(f(x; context); 0, I)·|det ∂f/∂x|.
+    """`flow(context)` is p(x | context) = p_base(f(x; context) | context)·|det ∂f/∂x|.
 
     Args:
         transform: f, a module as in `flowkern.transforms`, from data to noise.
         features: number of features D of x.
         context: number of context features; 0 for none.
+        base: a module of `flowkern.bases`, or any other whose call with the context gives the distribution of the
+            noise; None for the standard normal distribution.
 
     Raises:
         TypeError, ValueError: a count is not an integer in range; at the call, the context is
@@ -29,15 +33,26 @@ class Flow(nn.Module):
         torch.Size([4, 3])
     """
 
-    def __init__(self, transform: nn.Module, features: int, context: int = 0) -> None:
+    def __init__(self, transform: nn.Module, features: int, context: int = 0, base: nn.Module | None = None) -> None:
         super().__init__()
         check_count("features", features, 1)
         check_count("context", context, 0)
-        self.transform, self.context = transform, context
-        # The mean of the noise; it also says which dtype and device to draw noise with.
+        if not isinstance(base, nn.Module | None):
+            raise TypeError(f"base: expected a torch.nn.Module, got {type(base).__name__}")
+        self.transform, self.context, self.base = transform, context, base
+        self.origin: torch.Tensor
+        # The mean of standard normal noise; it also says which dtype and device to draw that with.
         self.register_buffer("origin", torch.zeros(features), persistent=False)
 
     def forward(self, context=None):
         """The `FlowDistribution` given context (…, context); its batch_shape is (…,)."""
         check_context(context, self.context)
-        return FlowDistribution(self.transform, self.origin, context)
+        return FlowDistribution(self.transform, self._noise(context), context)
+
+    def _noise(self, context: torch.Tensor | None) -> Distribution:
+        if self.base is None:
+            return StandardNormal(self.origin)
+        base = self.base(context) if self.context else self.base()
+        if base.event_shape != self.origin.shape:
+            raise ValueError(f"base: expected event_shape {tuple(self.origin.shape)}, got {tuple(base.event_shape)}")
+        return base
