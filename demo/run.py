@@ -19,6 +19,8 @@ from demo import (
     memory,
     moons,
     page,
+    posterior,
+    posterior_chart,
     speed,
     spline_flow,
     tables,
@@ -51,6 +53,9 @@ class Results:
     ode_gap: float
     accuracies: list
     memories: list
+    posterior_runs: list
+    posterior_best: float
+    posterior_profile: dict
     machine: dict
     versions: dict
 
@@ -67,8 +72,9 @@ def run(settings, folder, console=None):
     mafs = _autoregressive(data, settings, console)
     costs = _cost(settings, console)
     flows, *odes = _continuous(settings, console)
+    posteriors = _posterior(settings, console)
     results = Results(
-        backend, *curves, rows, works, *mafs, costs, *odes, machine(),
+        backend, *curves, rows, works, *mafs, costs, *odes, *posteriors, machine(),
         versions("nflows", "zuko", "torchdiffeq", "scikit-learn"),
     )  # fmt: skip
     pictures = _pictures(accelerated, data, results, settings, console, folder)
@@ -175,6 +181,13 @@ def _continuous(settings, console):
     return flows, nats, works, gap, continuous.accuracies(), memories
 
 
+def _posterior(settings, console):
+    """Three training runs of sbi's MAF, the loss of the exact posterior, and the profile of a step."""
+    with bar(console, "Training, posterior", settings.posterior_steps * len(posterior.RUNS)) as advance:
+        runs, best = posterior.train(settings.posterior_steps, advance)
+    return runs, best, posterior.profile(settings.profile_seconds)
+
+
 def _pictures(flow, data, results, settings, console, folder):
     with bar(console, "Two moons, Real NVP", settings.moons_steps) as advance:
         two_moons = moons.train(settings, lambda loss: advance(f"{loss:.3f} nats"))
@@ -187,6 +200,9 @@ def _pictures(flow, data, results, settings, console, folder):
         "speed": figures.throughput(results.works, folder / "speed.png"),
         "autoregressive": figures.autoregressive(results.maf_works, folder / "autoregressive.png"),
         "cost": cost_chart(results.costs, folder / "cost.png"),
+        "posterior": posterior_chart.chart(
+            results.posterior_runs, results.posterior_best, results.posterior_profile, folder / "posterior.png"
+        ),
         "moons": figures.two_moons(two_moons, folder / "moons.png"),
     }
 
@@ -199,6 +215,7 @@ def _print_tables(results, console):
         tables.agreement(results.maf_agreement),
         tables.autoregressive(results),
         tables.cost(results.costs),
+        tables.posterior(results),
         tables.continuous(results),
         tables.memory(results.memories),
     ):

@@ -10,7 +10,8 @@ class Settings:
     maf_…: the autoregressive flows. cost_features: the D of the curve of cost against D, on which
     the peer is timed as far as cost_peer_features. cnf_steps, matching_steps: the continuous flows of
     the two moons, by likelihood and by flow matching. memory_steps: the steps of the solves whose
-    gradient's memory is measured, torchdiffeq's as far as memory_peer_steps.
+    gradient's memory is measured, torchdiffeq's as far as memory_peer_steps. posterior_steps: the training of
+    sbi's MAF; profile_seconds: of the profile of one of its steps.
     """
 
     layers: int
@@ -34,6 +35,8 @@ class Settings:
     matching_steps: int
     memory_steps: tuple
     memory_peer_steps: int
+    posterior_steps: int
+    profile_seconds: float
 
     def warm_up(self):
         """The same work, but only a few steps of it."""
@@ -66,6 +69,8 @@ FULL = Settings(
     matching_steps=4000,
     memory_steps=(16, 32, 64, 128, 256, 512, 1024),
     memory_peer_steps=256,
+    posterior_steps=2000,
+    profile_seconds=5.0,
 )
 QUICK = replace(
     FULL,
@@ -83,4 +88,6 @@ QUICK = replace(
     matching_steps=2000,
     memory_steps=(16, 32, 64, 256),
     memory_peer_steps=32,
+    posterior_steps=300,
+    profile_seconds=1.5,
 )

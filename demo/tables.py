@@ -30,6 +30,17 @@ def training(results):
     )
 
 
+def posterior(results):
+    """Where each run of posterior training ended, and how long it took."""
+    plain = results.posterior_runs[0]
+    rows = [
+        [run.name, f"{run.nats[-1]:.4f}", f"{run.seconds[-1]:.2f} s", f"{plain.seconds[-1] / run.seconds[-1]:.1f} ×"]
+        for run in results.posterior_runs
+    ]
+    note = f"The exact posterior has {results.posterior_best:.4f} nats."
+    return Table("Posterior estimation", ("run", "held-out nats", "training time", "vs plain"), rows, (note,))
+
+
 def _gap(plain, other):
     if other is plain:
         return "–"

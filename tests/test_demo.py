@@ -23,6 +23,7 @@ from demo import (
     cost,
     digits,
     memory,
+    posterior,
     run,
     speed,
     spline_flow,
@@ -37,7 +38,7 @@ TINY = dataclasses.replace(
     QUICK, layers=2, hidden_features=16, batch=32, steps=4, evaluate_every=2, rounds=2,
     sample_seconds=0.0, maf_layers=2, maf_hidden=80, maf_steps=2, cost_features=(4, 8),
     cost_peer_features=4, cost_rounds=2, moons_steps=3, moons_batch=32, cnf_steps=2,
-    matching_steps=2, memory_steps=(4, 64), memory_peer_steps=4,
+    matching_steps=2, memory_steps=(4, 64), memory_peer_steps=4, posterior_steps=30, profile_seconds=0.2,
 )  # fmt: skip
 
 
@@ -190,16 +191,40 @@ def test_memory_of_the_gradient(demo):
     assert last["adjoint"] == first["adjoint"]
 
 
+def test_posterior_runs_learn_the_same_and_stay_above_the_exact_posterior(demo):
+    plain, *others = demo[2]["posterior_runs"]
+    assert len(plain["nats"]) == 2 and plain["nats"][-1] < plain["nats"][0]
+    for other in others:
+        assert other["nats"] == pytest.approx(plain["nats"], rel=1e-3)
+    assert demo[2]["posterior_best"] < min(plain["nats"])
+    assert demo[2]["posterior_profile"]["accelerated"]
+
+
+def test_best_nats_are_those_of_the_joint_density():
+    """log p(θ | x) = log p(θ) + log p(x | θ) − log p(x), each a normal density."""
+    theta, x = posterior.simulations(500, seed=4)
+    mixing, noise = posterior._mixing(), posterior.NOISE
+    normal = torch.distributions.MultivariateNormal
+    one, unit = torch.eye(posterior.OBSERVATIONS), torch.eye(posterior.PARAMETERS)
+    wanted = (
+        normal(torch.zeros(posterior.PARAMETERS), unit).log_prob(theta)
+        + normal(theta @ mixing.T, noise**2 * one).log_prob(x)
+        - normal(torch.zeros(posterior.OBSERVATIONS), mixing @ mixing.T + noise**2 * one).log_prob(x)
+    )
+    assert posterior.best_nats(theta, x) == pytest.approx(-wanted.mean().item(), rel=1e-4)
+
+
 def test_page_is_self_contained_and_complete(demo):
     folder, _, results = demo
     text = (folder / "index.html").read_text(encoding="utf-8")
     assert "{{" not in text
     assert re.findall(r'(?:src|href)="(?!data:)', text) == []
-    assert text.count("data:image/png;base64,") == 10
+    assert text.count("data:image/png;base64,") == 11
     assert text.count("data:image/gif;base64,") == 1
     for title in (
         "Digits", "Training", "The same numbers", "Speed", "Autoregressive flows",
-        "The same samples", "Cost against the number of features", "Two moons", "Continuous flows",
+        "The same samples", "Cost against the number of features", "Posterior estimation", "Two moons",
+        "Continuous flows",
         "From noise to data",
         "torchdiffeq and flowkern", "Memory of the gradient", "How accurate the solvers are", "Machine",
     ):  # fmt: skip
@@ -218,6 +243,7 @@ def test_terminal_shows_the_tables_and_what_was_left_out(demo):
         "Cost against the number of features",
         "A continuous flow, by torchdiffeq and by flowkern",
         "Memory of the gradient",
+        "The exact posterior has",
     ):
         assert words in printed
     assert "index.html" in printed
