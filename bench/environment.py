@@ -32,10 +32,17 @@ def describe(quick):
             for name in ("torch", "nflows", "zuko", "normflows", "torchdiffeq", "jax", "diffrax")
         ),
         "flowkern": f"{flowkern.__version__}, {_revision()}",
-        "backends": ", ".join(f"{op} on {backends.resolve('cpu', kernels)}" for op, kernels in _kernels()),
+        "backends": _backends(),
         "threads": f"{torch.get_num_threads()} ({_thread_settings()})",
         "allocator": memory.keep_pages(),
     }
+
+
+def _backends():
+    """Which backend runs each op on the CPU: its name alone where it is the same for all."""
+    chosen = {op: backends.resolve("cpu", kernels) for op, kernels in _kernels()}
+    names = set(chosen.values())
+    return f"{names.pop()} for all ops" if len(names) == 1 else ", ".join(f"{op} on {b}" for op, b in chosen.items())
 
 
 def _kernels():

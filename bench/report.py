@@ -1,10 +1,9 @@
-"""Turn measured tables into JSON and Markdown, with all ratios."""
+"""Turn measured tables into CSV and Markdown, with all ratios."""
 
-import json
 import statistics
 from pathlib import Path
 
-from bench import peers
+from bench import peers, records
 from bench.harness import paired_ratio
 from flowkern.report.table import grid
 from flowkern.report.timing import Timing, duration
@@ -16,47 +15,79 @@ _HAND = ("dense", "eager", "hand", "closed form")
 
 
 def write(results, quick):
-    """Save bench/results/latest.json and .md (quick: quick.*); return the Markdown."""
-    name = "quick" if quick else "latest"
+    """Save the results in this machine's file (quick: quick.csv) and a page beside it; return the whole report."""
     RESULTS.mkdir(exist_ok=True)
+    rows = records.rows(results)
+    path = RESULTS / ("quick.csv" if quick else records.file_name(results["environment"]["machine"]))
+    records.write(path, rows)
+    summarise(path)
+    return markdown(rows)
+
+
+def summarise(path):
+    """Write the comparison of all tables of a file into a page beside it; return the page."""
+    rows = records.read(path)
     try:
-        picture = _cost_chart(results["tables"], RESULTS / f"{name}-cost.png")
+        picture = _cost_chart(records.tables(rows), path.with_name(f"{path.stem}-cost.png"))
     except ModuleNotFoundError:
         picture = []
-    text = markdown(results, picture)
-    (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
-    (RESULTS / f"{name}.md").write_text(text)
-    return text
+    page = path.with_suffix(".md")
+    page.write_text("\n".join([*_heading(rows), *picture]))
+    return page
 
 
-def markdown(results, picture=()):
-    """The whole report: environment, comparison table, `picture`, then every table in full."""
-    lines = ["# Benchmark results", ""]
-    lines += [f"- {key}: {value}" for key, value in results["environment"].items()]
-    lines += ["", "## Comparison", "", *comparison(results["tables"]), "", *picture]
-    for table in results["tables"]:
+def markdown(rows):
+    """The whole report: what it was measured on, the comparison, then every table in full."""
+    lines = _heading(rows)
+    for table in records.tables(rows):
         lines += [f"## {table['title']}", "", *_details(table), ""]
     return "\n".join(lines)
 
 
+def _heading(rows):
+    runs = [f"- {'; '.join(run)}" for run in records.runs(rows)]
+    legend = (
+        "Times of one call are flowkern's; the other columns say how many times as long the same work takes elsewhere."
+    )
+    return [
+        "# Benchmark results",
+        "",
+        *runs,
+        "",
+        "## Comparison",
+        "",
+        legend,
+        "",
+        *comparison(records.tables(rows)),
+        "",
+    ]
+
+
 def comparison(tables):
     """One line for each table: flowkern's time, and how many times longer the others take."""
-    header = ["work", "flowkern", *_PEERS, "by hand", "best compiled", "flowkern ÷ limit"]
+    header = ["work", "flowkern", *_PEERS, "plain model", "flowjax", "by hand", "best compiled", "flowkern ÷ limit"]
     rows = []
     for table in tables:
         measured = _measured(table)
         row_of = {row["name"]: row for row in table["candidates"]}
         ours = table["candidates"][0]
         hand = next((name for name in _HAND if name in row_of), None)
+        plain = next((name for name in row_of if f"accelerate({name})" in row_of and name not in _PEERS), None)
         rows.append([
             table["title"],
             duration(statistics.median(ours["seconds"])) if ours["name"] in measured else "refused",
-            *(versus(row_of.get(name), measured) for name in (*_PEERS, hand)),
+            *(versus(row_of.get(name), measured) for name in (*_PEERS, plain, "flowjax", hand)),
             _best_compiled(measured),
             limit_ratio(ours, measured),
         ])  # fmt: skip
     refused = [line for table in tables for line in _refused(table)]
-    return [*grid(header, rows), "", *refused]
+    return [*_with_entries(header, rows), "", *refused]
+
+
+def _with_entries(header, rows):
+    """The Markdown table without columns that are empty in all rows."""
+    used = [i for i in range(len(header)) if i < 2 or any(row[i] for row in rows)]
+    return grid([header[i] for i in used], [[row[i] for i in used] for row in rows])
 
 
 # Of the tables "masked_autoregressive-cost-D": what the chart calls a way, and the candidate.

@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
 project = "flowkern"
 copyright = "the flowkern authors, MIT licence"  # noqa: A001  (Sphinx's name)

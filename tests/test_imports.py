@@ -38,7 +38,7 @@ ROOMS = {
     "profiling": {"adapters", "report"},
     "verification": {"adapters", "profiling", "report"},
     "check": {"backends", "ops", "report"},
-    "__main__": {"", "backends", "check", "report"},
+    "__main__": {"", "backends", "check", "ops", "report"},
 }
 # module of an op's folder: what it may import of flowkern beside _torch, written without "flowkern." and "ops."
 OP_MODULES = {
@@ -79,7 +79,7 @@ OP_MODULES_OF = {
             *("_triton", "triton_layers", f"{_AFFINE}.triton", f"{_SPLINE}.triton_element"),
         },
         "triton_layers": {"_triton_activation"},
-        "function": {"_function", "native", "reference", "triton"},
+        "function": {"_function", "_trace", "native", "reference", "triton"},
         "__init__": {
             *("backends", "_activation", "_arguments", "_function", "conditioner", "element", "function", "native"),
             "reference",

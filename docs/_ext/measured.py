@@ -1,6 +1,6 @@
 """The directives `measured` and `bars`: measurements of bench/results as tables and as bars.
 
-    ```{measured} whole-flows
+    ```{measured} amd-epyc-family-26
     :against: sbi maf = nflows, flowjax
     whole_flows-sbi-maf-log-prob-1 | `log_prob`, N = 1
     ```
@@ -10,15 +10,14 @@ flowkern's; `against` names the candidates that it is compared with, and what th
 """
 
 import html
-import json
 import statistics
-from pathlib import Path
 
 from docutils import nodes
 from docutils.parsers.rst import directives
+from repository import ROOT
 from sphinx.util.docutils import SphinxDirective
 
-RESULTS = Path(__file__).parents[2] / "bench" / "results"
+from bench import records
 
 
 def ratio(other, ours):
@@ -38,9 +37,9 @@ class _Measurements(SphinxDirective):
 
     def tables(self):
         """(label, candidates by name) of each line of the body."""
-        path = RESULTS / f"{self.arguments[0]}.json"
+        path = ROOT / "bench" / "results" / f"{self.arguments[0]}.csv"
         self.env.note_dependency(str(path))
-        named = {table["name"]: table for table in json.loads(path.read_text())["tables"]}
+        named = {table["name"]: table for table in records.tables(records.read(path))}
         for line in self.content:
             name, _, label = (part.strip() for part in line.partition("|"))
             if name not in named:

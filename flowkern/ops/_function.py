@@ -14,6 +14,7 @@ import torch
 from flowkern import _torch
 from flowkern.ops._batched import one_by_one
 from flowkern.ops._plain import runs_formulas
+from flowkern.ops._trace import traced
 
 Tensors = Sequence[Any]  # tensors, any of which may be None
 
@@ -29,6 +30,7 @@ class Rule:
     differentiable = 2  # how many of the outputs, the first ones, have derivatives
     kept: tuple[int, ...] = ()  # places of the outputs that a backward takes
     materialize = True  # whether a backward gets zeros for an output that is not used, instead of None
+    settings: tuple[int, ...] = ()  # places of the tensors whose numbers belong to the description of a call
 
     def __init__(
         self, native: ModuleType, reference: ModuleType, triton: Callable[[], ModuleType] | None = None
@@ -36,6 +38,7 @@ class Rule:
         self._modules = {"reference": reference, "cpu": native, "cuda": native}
         self._triton: Any = triton
         self.reference = reference
+        self.name = reference.__name__.split(".")[-2].removeprefix("_")
 
     def kernels(self, backend: str) -> ModuleType:
         """The module that holds the kernels of a backend."""
@@ -89,6 +92,7 @@ class Rule:
         count = len(values) - len(self.kept)
         return values[:count], values[count:]
 
+    @traced
     def apply(self, backend: str, plain: Any, *tensors: Any) -> tuple[torch.Tensor, ...]:
         """The outputs on a backend, differentiable in the tensors."""
         compiling = torch.compiler.is_compiling()
@@ -233,6 +237,8 @@ class MappedRule(Rule):
 
 class Coupling(MappedRule):
     """Of backends with forward(x, params, *shared, *plain), where only x (N, D) and params (N, T, P) have gradients."""
+
+    settings = (3,)  # the spline's bound, one for each feature
 
     def forward(self, kernels: ModuleType, plain: Any, *tensors: Any) -> tuple[torch.Tensor, ...]:
         return kernels.forward(*tensors, *plain)

@@ -84,11 +84,11 @@ def in_one_dtype(*tensors):
     return [t if t is None else t.to(dtype) for t in tensors]
 
 
-_rule = _FlowProgram(native, reference)
+rule = _FlowProgram(native, reference)
 
 
 def apply(x, backend, program, inverse, context, tensors):
     """(y, l) for x (N, D), context and tensors of one dtype on `backend`; differentiable in all of them."""
     if backend == "reference" or torch.compiler.is_compiling():
         return reference.forward(x, context, program, inverse, *tensors)
-    return _rule.apply(backend, (program, inverse), x, context, *tensors)[:2]
+    return rule.apply(backend, (program, inverse), x, context, *tensors)[:2]

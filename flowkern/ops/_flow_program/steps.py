@@ -190,6 +190,10 @@ class Program:
         self.code = torch.tensor(whole, dtype=torch.int64, device="cpu")
         self.numbers = torch.tensor(real, dtype=torch.float64, device="cpu")
 
+    def made_of(self) -> tuple:
+        """The arguments that make a program like it."""
+        return self.features, self.steps, self.context, self.base
+
     def slices(self) -> list[tuple]:
         """(step, where its tensors begin, where they end) for each step."""
         ends = list(itertools.accumulate(step.tensors for step in self.steps))

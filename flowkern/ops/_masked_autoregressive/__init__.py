@@ -97,7 +97,8 @@ def evaluate(x, layers, degrees, element, inverse):
     flat, batch = _flattened(x, tensors, terms.tensors)
     spec, tensors = _spec(layers, element, inverse), (*degrees.on(x.device), *tensors)
     if terms.tensors:
-        y, logabsdet = rule.kernels(backend).forward(flat, spec, *tensors, terms=terms)
+        plain = spec, terms.activations, terms.slopes
+        y, logabsdet = rule.with_terms(backend, plain, flat, *tensors, *terms.tensors)
     else:
         y, logabsdet = rule.apply(backend, spec, flat, *tensors)
     if len(batch) == 1:

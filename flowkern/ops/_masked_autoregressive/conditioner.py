@@ -92,6 +92,11 @@ class Degrees:
         self._skips = _skips(seen)
         self._on = {}
 
+    def made_of(self) -> tuple:
+        """The arguments that make degrees like these."""
+        features, *hidden = (ranks.tolist() for ranks in self._ranks)
+        return features, hidden
+
     def on(self, device: str | torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(order, ends, ranks) on `device`, as the kernels take them.
 

@@ -18,6 +18,7 @@ from flowkern.ops._neural_ode import native, pieces, reference
 
 class _NeuralOde(Rule):
     kept = (0, 2)
+    settings = (1, 2)  # where the intervals start, and their sizes
     materialize = False  # zeros for the states would be one for each step
 
     def forward(self, kernels: ModuleType, plain: Any, y: torch.Tensor, *tensors: Any) -> tuple[torch.Tensor, ...]:
@@ -50,14 +51,14 @@ def _triton() -> ModuleType:
     return triton
 
 
-_rule = _NeuralOde(native, reference, _triton)
+rule = _NeuralOde(native, reference, _triton)
 
 
 def apply(y: torch.Tensor, backend: str, adjoint: bool, *arguments: Any) -> tuple[torch.Tensor, ...]:
     """(ends, sums) for y (N, D) on `backend`; adjoint: the gradient is to be the continuous adjoint."""
 
     def solve(y: torch.Tensor, spec: Any, *tensors: Any) -> tuple[torch.Tensor, ...]:
-        return _rule.apply(backend, (adjoint, spec), y, *tensors)[:2]
+        return rule.apply(backend, (adjoint, spec), y, *tensors)[:2]
 
     in_pieces = backend == "cpu" and not torch.compiler.is_compiling()
     return pieces.solve(solve, y, *arguments) if in_pieces else solve(y, *arguments)

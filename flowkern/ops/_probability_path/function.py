@@ -50,7 +50,8 @@ def _triton() -> ModuleType:
     return triton
 
 
-apply = _ProbabilityPath(native, reference, _triton).apply
+rule = _ProbabilityPath(native, reference, _triton)
+apply = rule.apply
 
 
 def draws_noise(path: int, sigma: float) -> bool:

@@ -12,4 +12,5 @@ def _triton() -> ModuleType:
     return triton
 
 
-apply = Coupling(native, reference, _triton).apply
+rule = Coupling(native, reference, _triton)
+apply = rule.apply

@@ -41,13 +41,25 @@ class _Stage(Rule):
     differentiate = gradients
 
 
+class _Error(Rule):
+    """The scaled error of a step, which is not differentiable."""
+
+    differentiable = 0
+
+    def forward(self, kernels: ModuleType, plain: Any, *tensors: Any) -> tuple[torch.Tensor, ...]:
+        y0, y1, weights, *k = tensors
+        return (kernels.error(y0, y1, weights, *plain, *k),)
+
+
 def _triton() -> ModuleType:
     from flowkern.ops._runge_kutta_stage import triton
 
     return triton
 
 
-_rule = _Stage(native, reference, _triton)
+rule = _Stage(native, reference, _triton)
+error_rule = _Error(native, reference, _triton)
+error_rule.name = "runge_kutta_error"
 
 
 def _weights_grad(grad: torch.Tensor, weights: torch.Tensor, k: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -63,7 +75,7 @@ def apply(y: torch.Tensor, k: Sequence[torch.Tensor], weights: torch.Tensor, bac
         return reference.forward(y, weights, *k)
     if len(k) > _MOST:
         weights, *k = _few(weights, *k)
-    return _rule.apply(backend, (), y, weights, *k)[0]
+    return rule.apply(backend, (), y, weights, *k)[0]
 
 
 @torch.no_grad()
@@ -78,10 +90,11 @@ def error(
 ) -> torch.Tensor:
     """Squares of the scaled error, summed over each row, on the named backend."""
     plain = _plain(y0) or isinstance(rtol, torch.Tensor) or isinstance(atol, torch.Tensor)
-    chosen = reference if plain else _rule.kernels(backend)
     if len(k) > _MOST:
         weights, *k = _few(weights, *k)
-    return chosen.error(y0, y1, weights, rtol, atol, *k)
+    if plain:
+        return reference.error(y0, y1, weights, rtol, atol, *k)
+    return error_rule.apply(backend, (rtol, atol), y0, y1, weights, *k)[0]
 
 
 def _few(weights: torch.Tensor, *k: Any) -> Sequence[torch.Tensor]:
