@@ -1,4 +1,5 @@
-"""`python -m flowkern info` tells what runs here, `python -m flowkern check` whether it computes the right numbers."""
+"""`python -m flowkern info` tells what runs here, `python -m flowkern check` whether it computes the right numbers, and
+`python -m flowkern schemas` prints what a C++ program needs."""
 
 import argparse
 import os
@@ -6,6 +7,7 @@ import sys
 import warnings
 
 from flowkern import backends
+from flowkern.ops._dispatcher import as_cpp
 from flowkern.report.machine import machine, versions
 
 
@@ -14,8 +16,10 @@ def main(arguments=None):
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="print versions, devices, and which backends run here")
     commands.add_parser("check", help="compare every op on every device with the float64 reference, in seconds")
-    if parser.parse_args(arguments).command == "info":
-        print(info())
+    commands.add_parser("schemas", help="print the schemas of all ops as C++, for a program that runs exported models")
+    command = parser.parse_args(arguments).command
+    if command != "check":
+        print(info() if command == "info" else as_cpp(), end="\n" if command == "info" else "")
         return True
     from flowkern.check import check
 

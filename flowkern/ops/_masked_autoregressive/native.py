@@ -8,7 +8,7 @@ import torch
 from flowkern import _library as libraries
 from flowkern.ops._dispatcher import Ops, define
 from flowkern.ops._masked_autoregressive import gradients
-from flowkern.ops._masked_autoregressive.reference import NO_TERMS, compute_dtype
+from flowkern.ops._masked_autoregressive.reference import NO_TERMS, Terms, compute_dtype
 
 _ARGUMENTS = (
     "Tensor?[] tensors, Tensor order, Tensor ends, int[] activations, float[] slopes, int[] skips, "
@@ -48,6 +48,8 @@ OPS: Ops = {
 }
 _library = define("flowkern", OPS)
 KERNELS = ("triton", *libraries.compiled("masked_autoregressive"))
+# No context in the first layer: the same as no terms, for AOTInductor, which loses an empty list of optional tensors.
+_ABSENT = Terms([None] * 3, (0,), (0.0,))
 
 
 def forward(
@@ -61,6 +63,8 @@ def forward(
     ops: ModuleType = torch.ops.flowkern,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """y (N, D), logabsdet (N,) by the kernel registered for x's device."""
+    if not terms.tensors and ops is torch.ops.flowkern and torch.compiler.is_compiling():
+        terms = _ABSENT
     count = len(tensors)
     x_k, *every = kernel_tensors(x, *tensors, *terms.tensors)
     y, logabsdet = ops.masked_autoregressive(
