@@ -8,7 +8,7 @@ sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
 project = "flowkern"
 copyright = "the flowkern authors, MIT licence"  # noqa: A001  (Sphinx's name)
-extensions = ["myst_parser", "sphinx_design", "mathml", "measured", "repository", "layout", "excerpts"]
+extensions = ["myst_parser", "sphinx_design", "mathml", "measured", "repository", "layout", "excerpts", "api"]
 exclude_patterns = ["_ext", "pictures"]
 templates_path = []
 

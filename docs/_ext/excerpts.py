@@ -1,4 +1,6 @@
-"""The directives `excerpts` and `limits`: functions of the sources in tabs, and what the compiled kernels use.
+"""The directives `excerpts`, `limits` and `predictions`.
+
+Functions of the sources in tabs, what the compiled kernels use, and how fast they should run.
 
     ```{excerpts}
     Reference | flowkern/ops/_affine_coupling/reference.py | forward
@@ -79,7 +81,22 @@ class Limits(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(lines))
 
 
+class Predictions(SphinxDirective):
+    """The shares of the roofline that the tests count from the compiled CUDA kernels."""
+
+    required_arguments = 1
+
+    def run(self):
+        path = ROOT / "csrc" / self.arguments[0] / "predictions.json"
+        self.env.note_dependency(str(path))
+        lines = ["| CUDA kernel | share | limited by | instructions of a thread per element |", "|---|---:|---|---:|"]
+        for name, found in json.loads(path.read_text()).items():
+            lines.append(f"| {name} | {found['share']:.0%} | {found['limit']} | {found['instructions']:g} |")
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
 def setup(app):
     app.add_directive("excerpts", Excerpts)
     app.add_directive("limits", Limits)
+    app.add_directive("predictions", Predictions)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -313,4 +313,4 @@ def _replaced(module):
 def _is_ours(value):
     if not isinstance(value, functools.partial):
         return False
-    return getattr(value.func, "__module__", "").startswith(__name__)
+    return (getattr(value.func, "__module__", None) or "").startswith(__name__)

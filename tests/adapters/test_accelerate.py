@@ -1,6 +1,7 @@
 """accelerate, restore and explain: what they change in a model, and what survives copies."""
 
 import copy
+import functools
 import importlib
 import io
 import re
@@ -319,3 +320,13 @@ def test_fork_with_another_formula_is_left(fork):
         "(of all scale_activations, only sigmoid(u + 2) + 1e-3 is fused)"
     )
     assert reasons(model)["_transforms.2"].startswith("a trial call failed: AttributeError:")
+
+
+def test_a_method_that_belongs_to_no_module_is_the_users():
+    """As those of code that was run by exec: a partial in a layer's dictionary is not taken for one of accelerate's."""
+    layer = AffineCouplingTransform(MASK, vector_net)
+    names = {}
+    exec("def forward(layer, inputs, context=None): return inputs, 0.0", names)
+    names["forward"].__module__ = None
+    layer.forward = functools.partial(names["forward"], layer)
+    assert flowkern.restore(layer).forward is layer.__dict__["forward"]
