@@ -8,7 +8,7 @@ class Settings:
     """Sizes of the digits flows, of their training, of the timing, and of the two-moons flows.
 
     maf_…: the autoregressive flows. cost_features: the D of the curve of cost against D, on which
-    the peer is timed as far as cost_peer_features. cnf_steps, matching_steps: the continuous flows of
+    the library is timed as far as cost_peer_features. cnf_steps, matching_steps: the continuous flows of
     the two moons, by likelihood and by flow matching. memory_steps: the steps of the solves whose
     gradient's memory is measured, torchdiffeq's as far as memory_peer_steps. posterior_steps: the training of
     sbi's MAF; profile_seconds: of the profile of one of its steps.

@@ -91,7 +91,7 @@ class FlowDistribution(Distribution):
 
 
 class Costs(NamedTuple):
-    """log_prob (…,), and what the way between data and noise costs: kinetic = ∫ ‖f‖² |dt| (…,) and
+    """log_prob (…,), and the cost of the path between data and noise: kinetic = ∫ ‖f‖² |dt| (…,) and
     jacobian = ∫ ‖∂f/∂x‖² |dt| (…,), Frobenius, or its estimate."""
 
     log_prob: torch.Tensor

@@ -18,7 +18,7 @@ LAYERS, SAMPLES, FEATURES, HIDDEN = (1, 2, 4, 8, 16, 32), 4096, 10, 50
 
 
 def flow(layers):
-    """nflows' spline flow of so many coupling layers, each with a linear layer behind it."""
+    """nflows' spline flow of `layers` coupling layers, each with a linear layer behind it."""
     from nflows.distributions import StandardNormal
     from nflows.flows import Flow
     from nflows.nn.nets import ResidualNet

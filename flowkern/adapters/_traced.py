@@ -31,7 +31,7 @@ def chain(net, width, context, call=lambda net, x, c: net(x, c)):
 
 
 def _followed(net, width, context, call):
-    """As `chain` for so many features of the context; None if the network raises an error."""
+    """As `chain` for this number of context features; None if the network raises an error."""
     name, copied = type(net).__name__, _copy(net)
     before = [dict(module.__dict__) for module in copied.modules()]
     x = torch.randn(4, width, dtype=torch.float64, device="cpu", generator=torch.Generator("cpu").manual_seed(0))

@@ -52,8 +52,8 @@ class MAF(_AutoregressiveFlow):
         features: number of features D.
         context: number of context features; 0 for none.
         transforms: number of autoregressive layers.
-        passes: in how many blocks of features the order is divided; features of one block do not
-            depend on each other. Default: D, fully autoregressive; 2 makes coupling layers.
+        passes: number of feature blocks in the ordering; features of one block do not depend on each
+            other. Default: D, fully autoregressive; 2 makes coupling layers.
         randperm: whether each layer's order is random instead. It is saved in the state_dict.
         hidden_features: widths of the conditioners' hidden layers.
         conditioner: makes the conditioner of each layer, as for

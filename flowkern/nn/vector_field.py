@@ -73,7 +73,7 @@ class VectorField(nn.Module):
 
     @classmethod
     def of(cls, net, time="concatenate", order=_ORDER):
-        """The field that a network computes which is there already; its parameters are shared.
+        """Wrap an existing network as a vector field; parameters are shared.
 
         Args:
             net: an `nn.Sequential` of `nn.Linear` and activations in turn. Its outputs are the features,

@@ -113,7 +113,7 @@ def grid_of(problem, step_size, grid_constructor=None):
 
 
 def _own_grids(problem, step_size):
-    """The grids (G, N) of rows with times of their own: between two outputs equal steps, of all rows as many."""
+    """The grids (G, N) of rows with times of their own: each output interval has equal steps, as many for every row."""
     t, rows = problem.t, problem.y0.shape[0]
     t = t if t.dim() == 2 else t.unsqueeze(1).expand(-1, rows)
     counts = [1] * (len(t) - 1)

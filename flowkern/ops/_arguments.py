@@ -203,20 +203,19 @@ def version(tensor):
 
 
 def size(tensor: torch.Tensor, dim: int) -> int:
-    """A size that numbers are multiplied by. While torch.jit traces, sizes are tensors, and the product would be one
-    in float32."""
+    """A size, as an integer: while torch.jit traces, sizes are tensors, and a product with one would be in float32."""
     return int(tensor.shape[dim]) if torch.jit.is_tracing() else tensor.shape[dim]
 
 
 def constants(*numbers: float) -> tuple[float, ...]:
-    """The numbers as floats. Where sizes may change a compiler makes symbols of floats, which the Functions of
-    torch 2.13 do not take: there each becomes a constant, and another value another graph."""
+    """The numbers as floats. With dynamic shapes torch.compile turns floats into symbols, which torch 2.13's
+    autograd.Function rejects, so each becomes a constant here: another value compiles another graph."""
     floats = tuple(map(float, numbers))
     return tuple(float.fromhex(x.hex()) for x in floats) if torch.compiler.is_compiling() else floats
 
 
 def without_autocast(device_type):
-    """A context in which autocast is off. Meta has none; torch 2.11 cannot compile the question who has."""
+    """A context in which autocast is off. The meta device has no autocast, and torch 2.11 cannot trace the query."""
     return contextlib.nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)
 
 

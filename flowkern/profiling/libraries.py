@@ -14,7 +14,7 @@ class Library(NamedTuple):
     """How to call a flow.
 
     log_prob: (flow, x, context) → (N,).
-    sample: (flow, rows, context) → as many samples; context is None or has as many rows.
+    sample: (flow, rows, context) → `rows` samples; context is None or has `rows` rows.
     layers: (flow, x, context) → generator of (module, call, arguments) in the order in which log_prob passes
         through them; call(module, *arguments) computes what the layer does there.
     """

@@ -133,7 +133,7 @@ class Fusion:
         return {id(inner) for piece in pieces for leaf, _ in piece.transforms for inner in leaf.modules()}
 
     def _pieces(self, module):
-        """Of the two variants, the one in fewer pieces; with a context, if they have as many."""
+        """The variant that has fewer pieces; the one with a context if both have the same number."""
         result = self(module)
         return [] if isinstance(result, str) else min(filter(None, reversed(result)), key=len)
 

@@ -82,7 +82,7 @@ _SHARE = 1 << 15  # weights for each row from which on a call gains
 
 
 def worth(program, rows):
-    """Whether one call is faster than one for each layer, for so many rows.
+    """Whether one call is faster than one for each layer, for this number of rows.
 
     A call passes over all weights to pack them, and over their gradients to add them up: many weights need
     many rows.

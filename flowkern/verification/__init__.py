@@ -18,7 +18,7 @@ from flowkern.verification.result import Check, Verification
 __all__ = ["Check", "Verification", "accelerate", "verify"]
 
 _WORSE = 4  # how many times as far from float64 as the original
-_UNITS = 32  # and so many roundings
+_UNITS = 32  # roundings that are allowed too
 _EXACT = 1e-8  # of two computations in float64
 _SMALL = 1e-3  # smaller gradients count as that large
 

@@ -201,7 +201,7 @@ class Program:
 
 
 def _unfit(step: Any, features: int, context: int) -> str | None:
-    """Why the step is no step of a program with so many features, or None."""
+    """Why the step does not fit a program with this number of features, or None."""
     if isinstance(step, Permutation):
         if sorted(step.order) != list(range(features)):
             return f"order: expected each of 0 … {features - 1} once, got {step.order}"

@@ -120,7 +120,7 @@ def _on_device(values, dtype, device):
 
 
 def _table(sizes, columns, spec, tensors, terms):
-    """The table of layers; sizes are those of all layers, and ends has so many columns."""
+    """The table of layers, from the sizes of all layers and the number of columns of ends."""
     starts = [sum(sizes[:k]) for k in range(len(sizes))]
     tape = gradients.starts(tensors)
     table, weight, next_row = [Row(0, sizes[0])], 0, {1: 0, 2: 0}

@@ -48,7 +48,7 @@ MOST_CUDA_LAYERS = 24  # csrc/neural_ode/cuda.h: what a kernel's arguments hold
 
 
 def kernels(layers: int) -> tuple[str, str]:
-    """The backends that have kernels for a field of so many layers."""
+    """The backends that have kernels for a field with this number of layers."""
     return KERNELS if layers <= MOST_CUDA_LAYERS else tuple(name for name in KERNELS if name != "cuda")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 WORK = 2e10  # multiplications in a piece: on two cores with AVX-512 a quarter of a second, with gradients one
-_ROWS = 256  # a row is long if so many of them would be more than a piece
+_ROWS = 256  # a row is long if this many of them would be more than a piece
 _ACTIVATION = 20  # multiplications that take as long as one activation
 
 

@@ -1,6 +1,6 @@
 """The neural ODE solve in plain PyTorch: the specification of every kernel.
 
-Arguments of all backends, after y (N, D); I intervals of as many steps, s stages, L layers, H the first
+Arguments of all backends, after y (N, D); I intervals with the same number of steps, s stages, L layers, H the first
 one's units:
     spec: a `Spec`, plain numbers.
     starts, sizes: (I,), when each interval begins, and h, the size of its steps.

@@ -111,7 +111,7 @@ def _variant(p, layers, backward, adjoint):
 
 
 def _programs(y, numbers):
-    """How many programs there are, each with so many numbers to itself."""
+    """The number of programs, each of which has this many numbers to itself."""
     return min(triton.cdiv(y.shape[0], _ROWS), _PROGRAMS, max(_WORKSPACE // (numbers * y.itemsize), 1))
 
 

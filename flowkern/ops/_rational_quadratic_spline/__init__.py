@@ -85,7 +85,7 @@ def rational_quadratic_spline(
 
 
 def bins_of(per_feature: int, tails: str, name: str = "params") -> int:
-    """K for so many parameters per feature; `name` is the argument that an error names."""
+    """K, from the number of parameters per feature; `name` is the argument that an error names."""
     if tails not in tuple(TAILS):
         raise ValueError(f"tails: expected one of {', '.join(TAILS)}, got {tails!r}")
     extra = TAILS[tails].more

@@ -56,7 +56,7 @@ def spec_of(
     parameters, compute, inverse, tails, left, right, bottom, top,
     knots, min_width, min_height, min_slope, softclip, scale,
 ):  # fmt: skip
-    """The Spec for so many raw parameters per element, and arguments as the reference takes them."""
+    """The Spec for this number of raw parameters per element, and arguments as the reference takes them."""
     bins = (parameters + 1) // 3
     slopes = parameters - 2 * bins
     return Spec(

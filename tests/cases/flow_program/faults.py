@@ -14,7 +14,7 @@ FAULTS = (
     _flow("CPU: all steps keep their values in one place", "int64_t(step.kept) * R", "int64_t(FAULT ? 0 : step.kept) * R", "simd.cpp", **ADDRESS),
     _flow("CPU: the features between steps, one sample on", "from[n < samples ? n : samples - 1]", "from[n < samples ? n + FAULT : samples - 1]", "simd.cpp", **ADDRESS),
     _flow("CPU: a permutation takes the next feature", "copy(x + step.order[f] * R, y", "copy(x + (step.order[f] + FAULT) * R, y", "simd.cpp", **ADDRESS),
-    _flow("CPU: a step's sums begin one on", "S* sums = chunk ? chunk + step.sums : nullptr;", "S* sums = chunk ? chunk + step.sums + FAULT : nullptr;", "simd.cpp", **ADDRESS),
+    _flow("CPU: a step's sums begin off by one", "S* sums = chunk ? chunk + step.sums : nullptr;", "S* sums = chunk ? chunk + step.sums + FAULT : nullptr;", "simd.cpp", **ADDRESS),
     _flow("CPU: an entry of U's diagonal not in the log-determinant", "log += std::log(upper[i * d + i]);", "log += FAULT && i == 0 ? S(0) : std::log(upper[i * d + i]);", **ADDRESS),
     _flow("CPU: backward: L's gradient with the wrong sign", "*below++ = sign * entry", "*below++ = (FAULT ? -sign : sign) * entry", **ADDRESS),
     _flow("CPU: a joint weight's context one column before", "to.weight.values += before * to.weight.column;", "to.weight.values += (before - FAULT) * to.weight.column;", **ADDRESS),

@@ -55,8 +55,8 @@ def _triton(fault, old, new):
 
 
 COMMON = (
-    _common("a parameter's offset one on", "stage.offsets[e] + i * p.one", "stage.offsets[e] + (i + FAULT) * p.one", "stage.cuh"),
-    _common("the rest of a copy begins one on", "for (int i = whole * each + int(threadIdx.x)", "for (int i = whole * each + FAULT + int(threadIdx.x)", "stage.cuh"),
+    _common("a parameter's offset off by one", "stage.offsets[e] + i * p.one", "stage.offsets[e] + (i + FAULT) * p.one", "stage.cuh"),
+    _common("the rest of a copy begins off by one", "for (int i = whole * each + int(threadIdx.x)", "for (int i = whole * each + FAULT + int(threadIdx.x)", "stage.cuh"),
     _common("sixteen bytes at a time, aligned or not", "ends % sizeof(uint4) ? 0 :", "!FAULT && ends % sizeof(uint4) ? 0 :", "stage.cuh", ("spline-misaligned",)),
     _common("no barrier after the offsets are noted", *no_barrier(f"at.feature * p.feature;\n  {SYNC}"), "stage.cuh"),
     _common("no barrier after the stage is loaded", *no_barrier(f"= from.base[main]; }});\n  {SYNC}"), "stage.cuh"),
@@ -64,12 +64,12 @@ COMMON = (
     _common("a walk steps into the next row too late", "if (inner >= size)", "if (inner >= size + FAULT)"),
     _common("the last step of a sum is left out", "step > 0; step /= 2", "step > FAULT; step /= 2"),
     _common("threads leave before the shuffles", "store_sums(S total, int rows, int lanes, S* sums) {\n", "store_sums(S total, int rows, int lanes, S* sums) {\n  if (FAULT && int(threadIdx.x) / lanes >= rows) return;\n"),
-    _common("rows are copied one on", "to[int64_t(at.outer) * width + at.inner] =", "to[int64_t(at.outer) * width + at.inner + FAULT] =", cases=("affine-index",)),
+    _common("rows are copied off by one", "to[int64_t(at.outer) * width + at.inner] =", "to[int64_t(at.outer) * width + at.inner + FAULT] =", cases=("affine-index",)),
     _common("CPU: values scattered one column on", "*element(to, n, t) = from.values[e]", "element(to, n, t)[FAULT] = from.values[e]", "coupling.h", SPLINE, **ADDRESS),
     _common("CPU: the last vector of a run passes its end", "body(run, i < last ? i : last)", "body(run, i < last ? i : last + FAULT)", "coupling.h", AFFINE, **ADDRESS),
     _common("CPU: log-dets of a segment one row on", "S* out = sums + at.row;", "S* out = sums + at.row + FAULT;", "coupling.h", AFFINE, **ADDRESS),
     _common("CPU: a streamed value twice what it is", "stream(to.at(run, i), value)", "stream(to.at(run, i), FAULT ? value + value : value)", "coupling.h", AFFINE, **ADDRESS),
-    _common("CPU: a matrix's rows one on", "columns * kPanelRows + lane};", "columns * kPanelRows + lane + FAULT};", "panel_product.h", ODE_ON_CPU, **ADDRESS),
-    _triton("rows are copied one on", "D + d[None, :], values", "D + d[None, :] + FAULT, values"),
+    _common("CPU: a matrix's rows off by one", "columns * kPanelRows + lane};", "columns * kPanelRows + lane + FAULT};", "panel_product.h", ODE_ON_CPU, **ADDRESS),
+    _triton("rows are copied off by one", "D + d[None, :], values", "D + d[None, :] + FAULT, values"),
     _triton("no barrier after the columns are copied", *no_triton_barrier("threads of this block.\n    tl.debug_barrier()")),
 )  # fmt: skip
