@@ -5,12 +5,13 @@ import functools
 import torch
 from torch import nn
 
+from flowkern import programs
 from flowkern.adapters import _nflows_parts
 from flowkern.adapters._nflows_parts import name_of, part_of, watched
 from flowkern.adapters._plan import Plan, disagreement, overridden, points
 from flowkern.adapters._trust import bare
 from flowkern.ops._flow_program import Scale
-from flowkern.programs import Computed, Found, Fusion, Part, Segment, allowed, hooked, pieces, run, why
+from flowkern.programs import Computed, Found, Fusion, Part, Segment, hooked, pieces, run, why
 
 HANDLES = "CompositeTransform and Flow of nflows, whose transforms run in one call"
 _COMPOSITE, _INVERSE = "transforms.base.CompositeTransform", "transforms.base.InverseTransform"
@@ -22,7 +23,7 @@ _NORMAL, _DIAGONAL = "distributions.normal.StandardNormal", "distributions.norma
 
 def _transform(fusion, inverse, module, inputs, context=None):
     """CompositeTransform.forward or .inverse."""
-    found = fusion(module) if allowed(module, inputs) else None
+    found = programs.known(fusion, module, inputs)
     pieces = found[context is not None] if isinstance(found, tuple) else None
     result = pieces and run(pieces, _call, inputs, context, inverse)
     return result or (type(module).inverse if inverse else type(module).forward)(module, inputs, context)
@@ -34,7 +35,7 @@ def _call(module, inverse, inputs, context):
 
 def _log_prob(fusion, module, inputs, context):
     """Flow._log_prob, with the embedding net called as the library does."""
-    found = fusion(module) if allowed(module, inputs) else None
+    found = programs.known(fusion, module, inputs)
     if not isinstance(found, tuple):
         return type(module)._log_prob(module, inputs, context)
     context = module._embedding_net(context)

@@ -7,12 +7,13 @@ import functools
 
 import torch
 
+from flowkern import programs
 from flowkern.adapters import _normflows_parts
 from flowkern.adapters._normflows_parts import name_of, part_of, watched
 from flowkern.adapters._plan import Plan, disagreement, overridden, points
 from flowkern.adapters._trust import bare
 from flowkern.ops._flow_program import Scale
-from flowkern.programs import Computed, Found, Fusion, Part, Segment, allowed, hooked, pieces, run, why
+from flowkern.programs import Computed, Found, Fusion, Part, Segment, hooked, pieces, run, why
 
 HANDLES = "NormalizingFlow of normflows, whose layers run in one call"
 _WRAPPERS = {  # name: what is in it, with forward and inverse exchanged
@@ -30,7 +31,7 @@ _FLOWS = ("core.NormalizingFlow", "core.ConditionalNormalizingFlow")
 
 def _run(fusion, module, x, context, inverse):
     """Noise and log-det of the inverse at x, or x and log-det at noise; None where the library must compute them."""
-    found = fusion(module) if allowed(module, x) else None
+    found = programs.known(fusion, module, x)
     if not isinstance(found, tuple) or found[context is not None] is None:
         return None
     return run(found[context is not None], _call, x, context, inverse)
@@ -62,7 +63,7 @@ def _own(module, name, x, context):
 
 def _log_prob(fusion, transform, module, x, context=None):
     """log_prob, with the base distribution in the call where it is a diagonal normal one."""
-    found = fusion(module) if allowed(module, x) else None
+    found = programs.known(fusion, module, x)
     whole = found[context is not None] if isinstance(found, tuple) else None
     result = whole and whole[0](x, context, False)
     if result is not None:

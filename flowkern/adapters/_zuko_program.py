@@ -10,6 +10,7 @@ import functools
 import torch
 from torch import nn
 
+from flowkern import programs
 from flowkern.adapters import zuko
 from flowkern.adapters._masked import activation_of, has_own_forward
 from flowkern.adapters._network import masked
@@ -25,7 +26,6 @@ from flowkern.programs import (
     Fusion,
     Part,
     Reader,
-    allowed,
     hooked,
     layer,
     missing,
@@ -73,7 +73,7 @@ def _log_prob(fusion, module, c, x):
 
 def _evaluate(fusion, module, c, x, inverse):
     """y and the log-det at x, or x and the log-det at y; None where zuko must compute them."""
-    result = fusion(module) if allowed(module, x) else None
+    result = programs.known(fusion, module, x)
     if not isinstance(result, tuple) or result[c is not None] is None:
         return None
     return on_rows(functools.partial(run, result[c is not None], _call), x, c, inverse)

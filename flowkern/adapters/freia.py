@@ -9,6 +9,7 @@ import re
 import torch
 from torch import nn
 
+from flowkern import programs
 from flowkern.adapters import _traced
 from flowkern.adapters._parts import ranks
 from flowkern.adapters._plan import Plan, changed, overridden, points, qualified_name, stranger
@@ -21,7 +22,6 @@ from flowkern.programs import (
     Fusion,
     Part,
     Reader,
-    allowed,
     hooked,
     missing,
     outputs,
@@ -39,7 +39,6 @@ HANDLES = (
 )
 _PACKAGE = re.compile(r"(?:.*\.)?(?:freia\.(?:modules|framework)|anomalib\.models\.components\.flow)\.", re.IGNORECASE)
 _SEQUENCE = "sequence_inn.SequenceINN"
-_HEAVY, _FEW = 1 << 17, 8  # weights of a block whose products PyTorch makes faster for fewer rows than that
 
 
 def _name(cls):
@@ -63,15 +62,12 @@ def _kind_of(cls):
 def _block(fusion, module, x, c=(), rev=False, jac=True):
     """forward of a block."""
     c = tuple(c or ())
-    found = fusion(module) if len(x) == 1 and allowed(module, x[0]) else None
+    found = programs.known(fusion, module, x[0]) if len(x) == 1 else None
     takes = _condition(module)
     if not isinstance(found, tuple) or takes and not c:
         return type(module).forward(module, x, c=list(c), rev=rev, jac=jac)
     context = (c[0] if len(c) == 1 else torch.cat(c, 1)) if takes else None
-    segment = found[bool(takes)][0]
-    if segment.program.weights > _HEAVY and x[0].shape[0] < _FEW:
-        return type(module).forward(module, x, c=list(c), rev=rev, jac=jac)
-    result = segment(x[0], context, rev)
+    result = found[bool(takes)][0](x[0], context, rev)
     if result is None:
         return type(module).forward(module, x, c=list(c), rev=rev, jac=jac)
     return (result[0],), 0.0 if _kind(module) == _NICE else result[1]
@@ -80,33 +76,15 @@ def _block(fusion, module, x, c=(), rev=False, jac=True):
 def _sequence(fusion, module, x_or_z, c=None, rev=False, jac=True):
     """SequenceINN.forward."""
     x = x_or_z if torch.is_tensor(x_or_z) else x_or_z[0] if len(x_or_z) == 1 else None
-    found = fusion(module) if torch.is_tensor(x) and allowed(module, x) else None
+    found = programs.known(fusion, module, x) if torch.is_tensor(x) else None
     used = {condition for condition in module.conditions if condition is not None}
     context = c[min(used)] if isinstance(found, tuple) and used and c is not None and len(c) > min(used) else None
     several = found[bool(used)] if isinstance(found, tuple) and (not used or context is not None) else None
-    if several and x.shape[0] < _FEW and all(piece.fused and _is_heavy(piece) for piece in several):
-        x, total = _one_by_one(module, x, context, rev)
-        return ((x,) if module.force_tuple_output else x), total
     call = functools.partial(_apart, dict(zip(map(id, module.module_list), module.conditions)))
     result = several and run(several, call, x, context, rev)
     if result is None:
         return type(module).forward(module, x_or_z, c, rev, jac)
     return ((result[0],) if module.force_tuple_output else result[0]), result[1]
-
-
-def _is_heavy(segment):
-    blocks = sum(_kind(module) != _PERMUTE for module, _ in segment.transforms)
-    return segment.program.weights > _HEAVY * blocks
-
-
-def _one_by_one(module, x, context, rev):
-    """The library's loop over blocks of which each would find that it has too many weights for so few rows."""
-    leaves, total = list(zip(module.module_list, module.conditions)), 0
-    for leaf, condition in reversed(leaves) if rev else leaves:
-        given = {} if condition is None else {"c": [context]}
-        (x,), logabsdet = type(leaf).forward(leaf, (x,), rev=rev, **given)
-        total = logabsdet + total
-    return x, total
 
 
 def _apart(conditions, module, inverse, x, context):

@@ -5,7 +5,7 @@ For the adapters of other libraries and for flowkern's own transforms.
 
 from flowkern.programs.fusion import Found, Fusion, hooked
 from flowkern.programs.network import NO_TERM, layer, missing, outputs, reflections, side_by_side, slots, stacked
-from flowkern.programs.program import Apart, Computed, Part, Reader, Segment, allowed, on_rows, pieces, run, why
+from flowkern.programs.program import Apart, Computed, Part, Reader, Segment, known, on_rows, pieces, run, why
 
 __all__ = [
     "NO_TERM",
@@ -16,8 +16,8 @@ __all__ = [
     "Part",
     "Reader",
     "Segment",
-    "allowed",
     "hooked",
+    "known",
     "layer",
     "missing",
     "on_rows",

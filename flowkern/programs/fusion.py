@@ -97,7 +97,7 @@ class Fusion:
     """
 
     def __init__(self, inspect):
-        self.inspect, self.states = inspect, ()
+        self.inspect, self.states, self.least_rows = inspect, (), {}
 
     def __reduce__(self):
         return Fusion, (self.inspect,)
@@ -114,6 +114,7 @@ class Fusion:
         known = (state for state in self.states if state[0].is_of(module))
         state = next(known, None) or _inspected(self.inspect, module)
         self.states = (state, *(s for s in self.states if s is not state))[:4]
+        self.least_rows[module.training] = _least_rows(state[1])
         return state[1]
 
     def left(self, module):
@@ -136,6 +137,13 @@ class Fusion:
         """The variant that has fewer pieces; the one with a context if both have the same number."""
         result = self(module)
         return [] if isinstance(result, str) else min(filter(None, reversed(result)), key=len)
+
+
+def _least_rows(result):
+    """The least of all pieces, without and with gradients; (0, 0) where there are none."""
+    variants = () if isinstance(result, str) else filter(None, result)
+    each = [piece.least_rows for pieces in variants for piece in pieces if piece.fused]
+    return tuple(map(min, zip(*each))) if each else (0, 0)
 
 
 def _inspected(inspect, module):

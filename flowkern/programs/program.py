@@ -76,18 +76,38 @@ def fits(x, features):
     )
 
 
-_WIDEST = 512  # hidden units; the vendor's products of wider layers are faster
-_LIGHT = 1 << 19  # weights that cost little, whatever the number of rows
-_SHARE = 1 << 15  # weights for each row from which on a call gains
+# Measured (bench/everywhere.py): the vendor's products of wider layers are faster, without and with gradients.
+_WIDEST, _WIDEST_TRAINED = 512, 384  # hidden units
+# Weights for each tensor that cost less than PyTorch's calls, and those for each row from which on a call gains.
+_LIGHT, _LIGHT_TRAINED = 1 << 14, 10_000
+_SHARE, _SHARE_TRAINED = 1 << 18, 1 << 17
 
 
-def worth(program, rows):
-    """Whether one call is faster than one for each layer, for this number of rows.
+def least_rows(program, trained):
+    """From how many rows on one call is faster than one for each layer, without or with gradients.
 
-    A call passes over all weights to pack them, and over their gradients to add them up: many weights need
-    many rows.
+    A call passes over all weights, and over their gradients to add them up: many weights need several rows, unless
+    they are so many tensors that PyTorch's calls take longer. Autoregressive layers by themselves pass over them too.
     """
-    return program.weights <= _LIGHT or program.weights <= _SHARE * rows
+    if any(isinstance(step, Conditioned) and step.degrees.levels > 2 for step in program.steps):
+        return 0
+    if trained and program.widest > _WIDEST_TRAINED:
+        return math.inf
+    light, share = (_LIGHT_TRAINED, _SHARE_TRAINED) if trained else (_LIGHT, _SHARE)
+    return 0 if program.weights <= light * program.tensors else 1 + program.weights / share
+
+
+def known(fusion, module, x):
+    """What is known of the module as it is now, or None where its own code computes this call.
+
+    With few rows that code runs at once: it is right, whatever has changed.
+    """
+    if not allowed(module, x):
+        return None
+    least = fusion.least_rows.get(module.training)
+    if least and x.numel() < least[torch.is_grad_enabled()] * x.shape[-1]:
+        return None
+    return fusion(module)
 
 
 # The tensors of a program.
@@ -141,12 +161,14 @@ class Segment(NamedTuple):
 
     transforms: (module, whether it is inverted) of each.
     bounded: as of a `Part`.
+    least_rows: with fewer rows one call is no gain, without and with gradients.
     """
 
     program: Program
     read: Reader
     transforms: tuple
     bounded: bool = False
+    least_rows: tuple = (0, 0)
 
     @property
     def fused(self):
@@ -165,7 +187,7 @@ class Segment(NamedTuple):
     def tensors(self, x, context):
         """Those of the program, if it takes x and context as they are."""
         program = self.program
-        if not (fits(x, program.features) and worth(program, x.shape[0])):
+        if not fits(x, program.features) or x.shape[0] < self.least_rows[torch.is_grad_enabled()]:
             return None
         if program.context and not (
             fits(context, program.context) and context.shape[0] == x.shape[0] and context.dtype is x.dtype
@@ -291,7 +313,8 @@ def _segment(run, base):
     }:
         return [Apart((transform,), "its neighbours have another number of features") for transform, _ in run]
     bounded = any(part.bounded for _, part in run)
-    return [Segment(program, Reader(slots), tuple(transform for transform, _ in run), bounded)]
+    least = tuple(least_rows(program, trained) for trained in (False, True))
+    return [Segment(program, Reader(slots), tuple(transform for transform, _ in run), bounded, least)]
 
 
 def _in_order(steps, inverted):

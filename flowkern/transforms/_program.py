@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
+from flowkern import programs
 from flowkern.nn import MADE, MLP, ResidualNet
 from flowkern.programs import (
     NO_TERM,
     Found,
     Fusion,
-    allowed,
     hooked,
     layer,
     missing,
@@ -50,12 +50,10 @@ def _found(
     module: Any, name: str, inspect: Callable, x: torch.Tensor
 ) -> tuple[list[Any] | None, list[Any] | None] | None:
     """What is known of the module for one of the two calls."""
-    if not allowed(module, x):
-        return None
     known = module.__dict__.setdefault("_fusion", {})
     if name not in known:
         known[name] = Fusion(inspect)
-    result = known[name](module)
+    result = programs.known(known[name], module, x)
     return result if isinstance(result, tuple) else None
 
 

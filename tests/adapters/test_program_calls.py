@@ -1,5 +1,6 @@
 """Calls that a program leaves to the layers, which give the library's own numbers and errors."""
 
+import math
 import warnings
 
 import pytest
@@ -7,9 +8,9 @@ import torch
 from torch import nn
 
 import flowkern
-from flowkern.ops._flow_program import Program
 from flowkern.programs import program
 from tests.adapters.program_models import C, data, nflows_flow, pair
+from tests.cases.flow_program import CASES
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -31,9 +32,40 @@ def test_autocast_is_left_to_the_layers(programs):
 
 
 def test_many_weights_for_few_rows_are_left_to_the_layers():
-    sized = Program(2, ())
-    for sized.weights, rows, worth in ((1 << 19, 1, True), (1 << 20, 31, False), (1 << 20, 32, True)):
-        assert program.worth(sized, rows) is worth
+    coupling = CASES["coupling wide"].program()
+    coupling.weights, coupling.tensors = 1 << 20, 8
+    assert program.least_rows(coupling, False) == 5 and program.least_rows(coupling, True) == 9
+    coupling.widest = 512
+    assert program.least_rows(coupling, False) == 5 and program.least_rows(coupling, True) == math.inf
+    coupling.tensors = 128
+    assert program.least_rows(coupling, False) == 0
+    autoregressive = CASES["autoregressive"].program()
+    autoregressive.weights = 1 << 30
+    assert program.least_rows(autoregressive, False) == program.least_rows(autoregressive, True) == 0
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_few_rows_run_the_librarys_code_and_more_rows_a_program(programs, monkeypatch, training):
+    monkeypatch.setattr(program, "least_rows", lambda program, trained: 100 if trained else 4)
+    plain, fast = pair(nflows_flow("real nvp"))
+    plain.train(training), fast.train(training)
+    x = data(0)[0].repeat(20, 1)
+    for rows, with_gradients, calls in ((6, False, 1), (3, False, 0), (120, True, 1), (6, True, 0), (4, False, 1)):
+        programs.clear()
+        with torch.set_grad_enabled(with_gradients):
+            torch.testing.assert_close(fast.log_prob(x[:rows]), plain.log_prob(x[:rows]), **EXACT)
+        assert len(programs) == calls
+
+
+def test_few_rows_of_a_changed_model_are_right(monkeypatch):
+    monkeypatch.setattr(program, "least_rows", lambda program, trained: 4)
+    plain, fast = pair(nflows_flow("real nvp"))
+    x = data(0)[0]
+    fast.log_prob(x)
+    for flow in (plain, fast):
+        flow._transform._transforms[0] = flow._transform._transforms[2]
+    torch.testing.assert_close(fast.log_prob(x[:2]), plain.log_prob(x[:2]), **EXACT)
+    torch.testing.assert_close(fast.log_prob(x), plain.log_prob(x), **EXACT)
 
 
 def test_half_precision_is_left_to_the_layers(programs):
@@ -178,7 +210,7 @@ def test_another_backend_is_left_to_the_layers(programs):
 def test_where_one_call_is_slower_the_layers_run(programs, monkeypatch):
     plain, fast = fused()
     x, c = data(C)
-    monkeypatch.setattr(program, "worth", lambda program, rows: rows > 100)
+    monkeypatch.setattr(program.Segment, "tensors", lambda self, x, context: None)
     torch.testing.assert_close(fast.log_prob(x, c), plain.log_prob(x, c), **EXACT)
     assert not programs
 

@@ -53,7 +53,7 @@ def data(*batch, context=C):
 
 def one_by_one(monkeypatch, function):
     with monkeypatch.context() as patch:
-        patch.setattr(program, "worth", lambda program, rows: False)
+        patch.setattr(program.Segment, "tensors", lambda self, x, context: None)
         return function()
 
 

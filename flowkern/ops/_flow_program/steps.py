@@ -159,7 +159,8 @@ class Program:
             a standard normal one, instead of the log-determinant.
 
     Attributes:
-        tensors: how many tensors its steps take; weights: how many numbers their dense weights hold.
+        tensors: how many tensors its steps take; weights: how many numbers their dense weights hold;
+            widest: the most units of a hidden layer.
 
     Raises:
         ValueError: a step does not fit the features, or itself.
@@ -182,6 +183,7 @@ class Program:
         self.tensors = sum(step.tensors for step in self.steps)
         widths = [step.widths() for step in self.steps if isinstance(step, Conditioned)]
         self.weights = sum(a * b for each in widths for a, b in itertools.pairwise(each))
+        self.widest = max((width for each in widths for width in each[1:-1]), default=0)
         whole, real = [features, context, len(self.steps), int(base == "normal")], []
         for step in self.steps:
             numbers, more = _ENCODE[type(step)](step)
