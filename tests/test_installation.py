@@ -108,11 +108,25 @@ def test_without_kernels_the_first_call_tells_how_to_get_them(wheel, tmp_path):
     assert "Everything that was checked is right." in run(["-m", "flowkern", "check"], tmp_path)
 
 
-def run(arguments, folder):
+def test_where_nothing_is_compiled_triton_runs(wheel, tmp_path):
+    """In its interpreter here, which stands for a GPU; `python -m flowkern check` there checks every op."""
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    code = """if True:
+        import torch, flowkern
+        inputs = torch.randn(5, 3), torch.randn(5, 3, 2)
+        with flowkern.backend("triton"):
+            found = flowkern.ops.affine_coupling(*inputs)
+        with flowkern.backend("reference"):
+            torch.testing.assert_close(found, flowkern.ops.affine_coupling(*inputs))
+        print(flowkern.backends.unavailable("cpu"))"""
+    told = run(["-c", code], tmp_path, TRITON_INTERPRET="1")
+    assert told.startswith("this installation holds no cpu kernels")
+
+
+def run(arguments, folder, **settings):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FLOWKERN")}
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment | {"PYTHONPATH": "."}, capture_output=True, text=True
-    )
+    environment |= {"PYTHONPATH": ".", **settings}
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
