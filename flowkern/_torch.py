@@ -110,8 +110,9 @@ def is_mapped(tensor: Tensor) -> bool:
 
 
 def maps_over(tensor: Tensor) -> bool:
-    """Whether any of the tensor's transforms is torch.func.vmap, so that it has no values to look at."""
-    return any(map(is_mapped, wrappers(tensor)))
+    """Whether any of the tensor's transforms is torch.func.vmap, so that it has no values to look at. A compiler
+    cannot follow the question."""
+    return not torch.compiler.is_compiling() and any(map(is_mapped, wrappers(tensor)))
 
 
 def is_legacy_mapped(tensor: Tensor) -> bool:

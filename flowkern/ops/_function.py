@@ -113,7 +113,7 @@ def needs_gradient(tensors: Tensors) -> bool:
     if torch.is_grad_enabled():
         for tensor in tensors:
             if tensor is not None and tensor.requires_grad:
-                return not torch.is_inference_mode_enabled()
+                return torch.compiler.is_compiling() or not torch.is_inference_mode_enabled()
     return False
 
 
