@@ -92,6 +92,24 @@ def test_a_folder_that_cannot_be_written_is_an_error_that_names_the_variable(tmp
         run("-c", "import flowkern", FLOWKERN_TRACE=str(tmp_path / "file" / "folder"))
 
 
+def test_a_fork_has_a_file_of_its_own_and_the_folder_is_that_of_the_start(tmp_path):
+    program = f"""
+import os, torch
+from flowkern import ops
+def call(rows): ops.affine_coupling(torch.randn(rows, 3), torch.randn(rows, 3, 2))
+torch.set_num_threads(1)
+call(2)
+os.chdir({str(tmp_path)!r})
+child = os.fork()
+call(3 if child else 4)
+child and os.waitpid(child, 0)
+"""
+    folder = Path(os.path.relpath(tmp_path / "trace", ROOT))
+    run("-c", program, FLOWKERN_TRACE=str(folder))
+    traces = [list(map(json.loads, path.read_text().splitlines())) for path in (tmp_path / "trace").iterdir()]
+    assert sorted([call["tensors"][0]["shape"][0] for call in calls] for calls in traces) == [[2, 3], [4]]
+
+
 def test_without_the_variable_the_ops_run_as_they_are():
     assert "FLOWKERN_TRACE" in os.environ or not hasattr(Rule.apply, "__wrapped__")
 

@@ -27,35 +27,38 @@ class Trace:
     """The different calls of this process, and the file that they are written to."""
 
     def __init__(self, folder: str) -> None:
-        self.folder, self.process = Path(folder), os.getpid()
-        self.calls: dict[str, int] = {}
-        self.lock = threading.Lock()
+        self.folder = Path(folder).resolve()
+        self._start()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._file().write_text("")
+            self.file.touch()
         except OSError as error:
             raise RuntimeError(
                 f"FLOWKERN_TRACE: expected a folder that can be written, got {folder!r}: {error}"
             ) from None
+        os.register_at_fork(after_in_child=self._start)
         atexit.register(self.write)
 
-    def _file(self) -> Path:
-        return self.folder / f"trace-{self.process}.jsonl"
+    def _start(self) -> None:
+        """With a file and a lock of this process's own, no call so far."""
+        self.file = self.folder / f"trace-{os.getpid()}.jsonl"
+        self.calls: dict[str, int] = {}
+        self.lock = threading.Lock()
 
     def add(self, line: str) -> None:
         """Count a call; one that is new is written at once, so that a process that is killed leaves it too."""
         with self.lock:
-            if self.process != os.getpid():  # a fork has a file of its own
-                self.process, self.calls = os.getpid(), {}
             self.calls[line] = self.calls.get(line, 0) + 1
             if self.calls[line] == 1:
-                with self._file().open("a") as file:
+                with self.file.open("w" if len(self.calls) == 1 else "a") as file:
                     file.write(_counted(line, 1))
 
     def write(self) -> None:
         """Write how often each call was made."""
-        if self.process == os.getpid():
-            self._file().write_text("".join(_counted(line, count) for line, count in self.calls.items()))
+        if self.calls:
+            self.file.write_text("".join(_counted(line, count) for line, count in self.calls.items()))
+        else:
+            self.file.unlink(missing_ok=True)
 
 
 def _counted(line: str, count: int) -> str:

@@ -136,9 +136,10 @@ def cause_of(text):
 
 
 def row(mutation, cause):
-    """A line of the table."""
+    """A line of the table; Markdown takes what stands in angle brackets for HTML."""
     op = Path(mutation.file).parent.name.replace("_", " ").strip()
-    return f"| {'common' if op == 'ops' else op} | {mutation.fault} | {cause or 'NOT CAUGHT'} |"
+    cause = (cause or "NOT CAUGHT").replace("<", "&lt;")
+    return f"| {'common' if op == 'ops' else op} | {mutation.fault} | {cause} |"
 
 
 def look(kind, library, *numbers):

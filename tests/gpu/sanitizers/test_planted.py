@@ -45,3 +45,8 @@ def test_the_docs_have_the_table_of_all_faults():
 )
 def test_what_differs_from_run_to_run_is_left_out(written, cause):
     assert planted.cause_of(f"Traceback\n{written}\n") == cause
+
+
+def test_a_cause_in_the_table_keeps_its_template_arguments():
+    (mutation, *_) = planted.faults().values()
+    assert "f&lt;float>::a" in planted.row(mutation, "uninitialised: reads f<float>::a")
