@@ -46,14 +46,17 @@ OLDEST_PYTHON = $(abspath $(OLDEST))/bin/python
 OLDEST_INSTALL = $(OLDEST_PYTHON) -m pip install --disable-pip-version-check -c $(abspath $(OLDEST))/constraints.txt
 OLDEST_NVCC = $(or $(shell command -v nvcc),$$(ls $(abspath $(OLDEST))/lib/python3*/site-packages/nvidia/cu13/bin/nvcc))
 
-# What does not depend on torch, the CUDA kernels' machine code and emulation, is left to `make test`.
+# What does not depend on torch, the CUDA kernels' machine code and emulation, is left to `make test`. So are the tests of
+# the pages of docs/, which are not copied.
+IGNORE_PAGES = --ignore-glob='*/docs/test_[dpw]*.py'
 test-oldest: $(OLDEST_TREE)/.built $(VENV)/.test
 	rm -rf $(addprefix $(OLDEST_TREE)/, bench demo release tests)
 	cp -R bench demo release tests $(OLDEST_TREE)
+	cp --parents docs/emulation.md $(OLDEST_TREE)
 	find flowkern -name '*.py' -o -name '*.json' | xargs cp --parents -t $(OLDEST_TREE)
 	cd $(OLDEST_TREE) && OTHER_PYTHON=$(abspath $(ENV_PYTHON)) OTHER_TREE=$(CURDIR) NVCC=$(OLDEST_NVCC) OMP_NUM_THREADS=1 \
 	    $(OLDEST_PYTHON) -m pytest tests tests/oldest/checks.py -n auto --dist worksteal \
-	    --ignore=tests/gpu/emulation --ignore-glob='*/test_emulated.py' --deselect=tests/gpu/compiled/test_compiles.py::test_cuda_kernels $(ARGS)
+	    $(IGNORE_PAGES) --ignore=tests/gpu/emulation --ignore-glob='*/test_emulated.py' --deselect=tests/gpu/compiled/test_compiles.py::test_cuda_kernels $(ARGS)
 
 # It asks for newer releases each time. Registers and memory of GPU kernels are limited for the pinned Triton alone.
 NEWEST ?= .venv-newest
@@ -66,7 +69,7 @@ test-newest: $(NEWEST_TREE)/.built
 	cp -R bench demo tests $(NEWEST_TREE)
 	find flowkern -name '*.py' -o -name '*.json' | xargs cp --parents -t $(NEWEST_TREE)
 	cd $(NEWEST_TREE) && OMP_NUM_THREADS=1 $(NEWEST_PYTHON) -m pytest tests -n auto --dist worksteal \
-	    --ignore=tests/gpu $(ARGS)
+	    $(IGNORE_PAGES) --ignore=tests/gpu $(ARGS)
 
 test-torchdiffeq: $(VENV)/.test
 	$(ENV_PYTHON) -m tests.ode.torchdiffeq_suite $(FOLDER)
