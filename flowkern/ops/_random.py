@@ -37,13 +37,13 @@ def _product(multiplier: int, word: torch.Tensor) -> tuple[torch.Tensor, torch.T
     return total >> 16, (total << 16 | low & 0xFFFF) & _LOW
 
 
-def words(count: int, stream: int, seed: torch.Tensor) -> torch.Tensor:
-    """The first `count` words of a stream of a seed (int64, no dimension), as int64 (count,).
+def words(count: int, stream: int, seed: torch.Tensor, block: int = 0) -> torch.Tensor:
+    """`count` words of a stream of a seed (int64, no dimension), the first of a block and on, as int64 (count,).
 
     Word 128b + 32j + i is output j of counter 32b + i.
     """
     blocks = -(-count // WORDS)
-    counter = torch.arange(blocks * COUNTERS, device=seed.device).view(blocks, COUNTERS)
+    counter = block * COUNTERS + torch.arange(blocks * COUNTERS, device=seed.device).view(blocks, COUNTERS)
     zero = torch.zeros_like(counter)
     key = seed & _LOW, seed >> 32 & _LOW
     outputs = philox((counter & _LOW, counter >> 32, zero + stream, zero), key)
@@ -55,10 +55,11 @@ def uniform(words: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return (words >> 9).to(dtype) * 2.0**-23 + 2.0**-24
 
 
-def normal(count: int, stream: int, seed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The first `count` normal numbers of a stream: outputs 0, 1 and 2, 3 of a counter are pairs."""
-    uniforms = uniform(words(-(-count // WORDS) * WORDS, stream, seed), torch.float64)
+def normal(count: int, stream: int, seed: torch.Tensor, dtype: torch.dtype, first: int = 0) -> torch.Tensor:
+    """`count` normal numbers of a stream, from number `first` on: outputs 0, 1 and 2, 3 of a counter are pairs."""
+    block, skipped = first // WORDS, first % WORDS
+    uniforms = uniform(words(-(-(skipped + count) // WORDS) * WORDS, stream, seed, block), torch.float64)
     u, v = uniforms.view(-1, 2, 2, COUNTERS).unbind(2)
     radius, angle = torch.sqrt(-2 * torch.log(u)), 2 * torch.pi * v
     both = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=2)
-    return both.flatten()[:count].to(dtype)
+    return both.flatten()[skipped : skipped + count].to(dtype)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import flowkern
+from flowkern.distributions import normal_rows
 from flowkern.ops import _random, probability_path
 from tests.cases.probability_path import Case
 
@@ -121,3 +122,26 @@ def test_numbers_depend_on_the_place_alone(on_backend):
         torch.testing.assert_close(f.double(), w, rtol=1e-5, atol=1e-5)
     _, x_t, _ = probability_path(x0, x1, full[0], sigma=1.0, seed=3)
     assert torch.equal(x_t, full[1])
+
+
+def test_rows_of_noise_depend_on_their_number_alone():
+    whole = normal_rows(5, 0, 200, 3, dtype=torch.float64)
+    for start, stop in ((0, 1), (41, 44), (42, 43), (7, 7), (64, 200)):
+        assert torch.equal(normal_rows(5, start, stop, 3, dtype=torch.float64), whole[start:stop])
+    assert not torch.equal(normal_rows(6, 0, 200, 3, dtype=torch.float64), whole)
+    far = normal_rows(5, 2**40, 2**40 + 20_000, 3)
+    assert far.mean().abs() < 0.02 and abs(far.std() - 1) < 0.02 and far.dtype == torch.float32
+
+
+def test_rows_of_noise_check_their_arguments():
+    for arguments, message in (
+        ((0.5, 0, 1, 1), "seed: expected an integer"),
+        ((2**63, 0, 1, 1), "seed: expected an int64"),
+        ((0, -1, 1, 1), "start: expected an integer >= 0"),
+        ((0, 2, 1, 1), "stop: expected an integer >= 2"),
+        ((0, 0, 1, 0), "features: expected an integer >= 1"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            normal_rows(*arguments)
+    with pytest.raises(TypeError, match="dtype: expected a floating-point dtype"):
+        normal_rows(0, 0, 1, 1, dtype=torch.int64)
