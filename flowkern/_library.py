@@ -1,5 +1,6 @@
 """Loads the compiled kernels, which register themselves with torch's dispatcher."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -19,9 +20,19 @@ def path(name):
 
 def unavailable(name):
     """Why the kernels of `name` cannot run, or None if they can."""
-    if name == "cuda" and not torch.cuda.is_available():
+    if name == "cuda" and not gpu_is_visible():
         return _no_gpu()
     return _REASONS[name]
+
+
+def gpu_is_visible():
+    """Whether torch finds a GPU, asked once: every call of an op wants to know. Compilers know it as a constant."""
+    return torch.cuda.is_available() if torch.compiler.is_compiling() else _found_gpu()
+
+
+@functools.cache
+def _found_gpu():
+    return torch.cuda.is_available()
 
 
 def _no_gpu():

@@ -131,7 +131,7 @@ def triton_interpreted():
 def _triton_unavailable():
     if not _TRITON_INSTALLED:
         return "the package triton is not installed (pip install triton)"
-    if not torch.cuda.is_available() and not triton_interpreted():
+    if not _library.gpu_is_visible() and not triton_interpreted():
         return "no GPU is visible to torch (TRITON_INTERPRET=1 runs the kernels on the CPU, slowly)"
     return None
 

@@ -221,3 +221,15 @@ def test_an_unknown_instruction_set_is_named(wish):
     wanted = f"FLOWKERN_CPU: expected portable, avx2 or avx512, got {wish!r}"
     if _library.path("cpu").exists():
         assert done.stdout.strip() == (wanted if wish == "foo" else "None"), done.stderr
+
+
+def test_calls_do_not_look_for_a_gpu_again(monkeypatch):
+    """torch asks the driver each time, which takes longer than a small kernel."""
+    backends.unavailable("cuda")
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: asked.append(1) or False)
+    with flowkern.backend("reference"):
+        affine_coupling(torch.ones(3), torch.zeros(3, 2))
+    for name in backends.NAMES:
+        backends.unavailable(name)
+    assert not asked
