@@ -69,10 +69,10 @@ OP_MODULES_OF = {
             *("_activation", "_arguments", "conditioner", "element"),
             *(f"{_AFFINE}.reference", f"{_SPLINE}.reference"),
         },
-        "gradients": {"conditioner"},
+        "gradients": {"_precision", "conditioner"},
         "native": {"_library", "_dispatcher", "gradients", "reference"},
         "triton": {
-            *("_dispatcher", "_triton", "element", "gradients", "native", "reference", "triton_kernels"),
+            *("_dispatcher", "_tables", "_triton", "element", "gradients", "native", "reference", "triton_kernels"),
             *("triton_layers", f"{_SPLINE}.triton_element"),
         },
         "triton_kernels": {

@@ -5,9 +5,8 @@ cotangent v̄ of W u + b, then for every layer with a gate the gate's cotangent,
 with a gain or an offset the cotangents of both.
 """
 
-import torch
-
 from flowkern.ops._masked_autoregressive.conditioner import masks
+from flowkern.ops._precision import mm
 
 
 def tape_rows(tensors):
@@ -37,7 +36,7 @@ def of_tensors(x, tape, needs, ranks, tensors):
             grad = None
         elif kind == 0:
             u = parts["u", layer - 1] if layer else x.mT
-            grad = torch.mm(parts["v", layer], u.mT).masked_fill_(~read[layer], 0)
+            grad = mm(parts["v", layer], u.mT).masked_fill_(~read[layer], 0)
         else:
             rows = parts[("v", "gate", "gain", "offset")[kind - 1], layer]
             grad = rows.sum(1) if tensor.dim() == 1 else rows.mT

@@ -261,7 +261,9 @@ def _closed(weights: Sequence[torch.Tensor]) -> torch.Tensor:
     """m_j = (W₂)_ij (W₁)_ji summed over i, or M = W₂ ∘ (W₁W₃)ᵀ: see the README."""
     if len(weights) == 2:
         return (weights[0] * weights[1].mT).sum(1)
-    return weights[1] * (weights[0] @ weights[2]).mT
+    # In float64, which neither TF32 nor autocast rounds; it is small.
+    between = weights[0].double() @ weights[2].double()
+    return weights[1] * between.mT.to(weights[1].dtype)
 
 
 def _compute_dtype(y: torch.Tensor, layers: tuple[FieldLayer, ...]) -> torch.dtype:
