@@ -99,7 +99,10 @@ OP_MODULES_OF = {
         "field": {"_activation"},
         "reference": {"_activation", "field"},
         "native": {"_library", "_dispatcher"},
-        "triton": {"_dispatcher", "native", "reference", "triton_field", "triton_kernels", "triton_layout"},
+        "triton": {
+            *("_dispatcher", "_tables", "_triton", "native", "reference"),
+            *("triton_field", "triton_kernels", "triton_layout"),
+        },
         "triton_kernels": {"triton_field", "triton_gradients"},
         "triton_gradients": {"_triton_random", "triton_field"},
         "triton_field": {"_triton_activation", "_triton_random"},

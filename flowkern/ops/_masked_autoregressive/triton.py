@@ -5,7 +5,6 @@ of the conditioner alone is kept. Triton compiles one binary per element transfo
 whatever the sizes and the activations.
 """
 
-import functools
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +18,7 @@ from flowkern.ops._masked_autoregressive.element import SPLINE
 from flowkern.ops._masked_autoregressive.reference import NO_TERMS, Spec, Terms
 from flowkern.ops._masked_autoregressive.triton_layers import ROWS, WIDE, Row
 from flowkern.ops._rational_quadratic_spline.triton_element import spec_of
+from flowkern.ops._tables import on_device
 
 _ROWS, _WIDE = ROWS.value, WIDE.value
 _PROGRAMS = 512  # four for each of some 130 multiprocessors
@@ -83,9 +83,9 @@ def _launch(kernel, x, tensors, order, ends, spec, terms, variant, arguments):
     if rows == 0:
         return
     sizes = (x.shape[1], *(weight.shape[0] for weight in tensors[::5]))
-    table = _on_device(_table(sizes, ends.shape[1], spec, tensors, terms), torch.int64, x.device)
+    table = on_device(_table(sizes, ends.shape[1], spec, tensors, terms), torch.int64, x.device)
     lacking = (1.0,) * (len(spec.slopes) - len(terms.slopes))
-    slopes = _on_device((1.0, *spec.slopes, 1.0, *terms.slopes, *lacking), torch.float64, x.device)
+    slopes = on_device((1.0, *spec.slopes, 1.0, *terms.slopes, *lacking), torch.float64, x.device)
     ranks = _ranks(ends, max(sizes[:-1]))
     planes = (4 if variant.backward else 2) * sum(sizes) * _ROWS
     programs = min(triton.cdiv(rows, _ROWS), _PROGRAMS, max(_WORKSPACE // (planes * x.itemsize), 1))
@@ -112,11 +112,6 @@ def _variant(x, tensors, spec, backward, tape, terms):
     scale_map, scale_first = spec.kinds
     shift = int(scale_first and parameters == 2)
     return Variant(*common, None, shift, 1 - shift, scale_map, *spec.constants)
-
-
-@functools.lru_cache(maxsize=256)
-def _on_device(values, dtype, device):
-    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _table(sizes, columns, spec, tensors, terms):

@@ -4,7 +4,6 @@ Triton compiles one binary per precision and kind of trace, whatever the network
 method and the sizes.
 """
 
-import functools
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +16,7 @@ from flowkern.ops._neural_ode import triton_kernels as kernels
 from flowkern.ops._neural_ode.reference import Problem, Spec
 from flowkern.ops._neural_ode.triton_field import ROWS
 from flowkern.ops._neural_ode.triton_layout import parameters, table, unpack
+from flowkern.ops._tables import on_device
 
 _ROWS = ROWS.value
 _PROGRAMS = 512  # four for each of some 130 multiprocessors
@@ -82,9 +82,9 @@ def _problem(*arguments):
 
 
 def _launch(kernel, programs, y, p, params, header, layers, variant, *rest):
-    places = _on_device(header + sum(layers, ()), torch.int32, y.device)
-    slopes = _on_device((1.0, *p.spec.slopes), y.dtype, y.device)
-    tableau = _on_device(_tableau(p.spec), y.dtype, y.device)
+    places = on_device(header + sum(layers, ()), torch.int32, y.device)
+    slopes = on_device((1.0, *p.spec.slopes), y.dtype, y.device)
+    tableau = on_device(_tableau(p.spec), y.dtype, y.device)
     workspace = y.new_empty(programs * header.rows * _ROWS)
     count, strides = 0, (0, 0, 0)
     if p.directions is not None:
@@ -113,11 +113,6 @@ def _variant(p, layers, backward, adjoint):
 def _programs(y, numbers):
     """The number of programs, each of which has this many numbers to itself."""
     return min(triton.cdiv(y.shape[0], _ROWS), _PROGRAMS, max(_WORKSPACE // (numbers * y.itemsize), 1))
-
-
-@functools.lru_cache(maxsize=256)
-def _on_device(values, dtype, device):
-    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _tableau(spec):
