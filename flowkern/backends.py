@@ -12,16 +12,34 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 
 from flowkern import _library
 
 NAMES = ("reference", "cpu", "triton", "cuda")
-# Fastest first, for each type of device.
-_AUTOMATIC = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
-# Triton reads half precision as it is; for the C++ and CUDA kernels it is converted to float32 first.
-_AUTOMATIC_HALF = {**_AUTOMATIC, "cuda": ("triton", "cuda", "reference")}
+
+
+class _Row(NamedTuple):
+    """Calls on a GPU: of an op ("": of all), with a tensor in half precision or not, with so many elements or more
+    that lie densely; and the backends for them, fastest first."""
+
+    op: str
+    half: bool
+    dense: int
+    backends: tuple[str, ...]
+
+
+_CUDA_FIRST, _TRITON_FIRST = ("cuda", "triton", "reference"), ("triton", "cuda", "reference")
+# The first row that fits a call counts. They follow predictions from the compiled code, not measurements.
+_ON_GPUS = (
+    # Triton reads half precision as it is; for the CUDA kernels it is converted to float32 first.
+    _Row("", True, 0, _TRITON_FIRST),
+    # Triton reads four numbers at a time, CUDA one; in a small call, the cheaper launch of CUDA counts more.
+    _Row("affine_coupling", False, 2**22, _TRITON_FIRST),
+    _Row("", False, 0, _CUDA_FIRST),
+)
 
 
 class NoKernelError(RuntimeError):
@@ -61,11 +79,11 @@ def backend(name: str) -> Iterator[None]:
         _choice.name = previous
 
 
-def resolve(device_type, kernels=("cpu", "triton", "cuda"), half=False):
+def resolve(device_type, kernels=("cpu", "triton", "cuda"), half=False, op="", dense=0):
     """The backend that runs an op on tensors of `device_type` ("cpu", "cuda", …).
 
     `kernels` names the backends for which the op has a kernel; `half` says that one of its tensors is
-    in half precision.
+    in half precision, `dense` how many elements it has if they lie densely.
     """
     explicit = _choice.name or _environment
     if explicit is not None:
@@ -80,8 +98,7 @@ def resolve(device_type, kernels=("cpu", "triton", "cuda"), half=False):
         return explicit
     if _traces():
         return "reference"
-    automatic = _AUTOMATIC_HALF if half else _AUTOMATIC
-    for name in automatic.get(device_type, ("reference",)):
+    for name in _automatic(device_type, half, op, dense):
         if name != "reference" and name not in kernels:
             continue
         if unavailable(name) is None:
@@ -89,6 +106,15 @@ def resolve(device_type, kernels=("cpu", "triton", "cuda"), half=False):
                 _warn_slow(device_type)
             return name
     raise AssertionError("the reference runs everywhere")
+
+
+def _automatic(device_type, half=False, op="", dense=0):
+    """Fastest first."""
+    if device_type == "cpu":
+        return "cpu", "reference"
+    if device_type != "cuda":
+        return ("reference",)
+    return next(r.backends for r in _ON_GPUS if r.op in ("", op) and r.half == half and r.dense <= dense)
 
 
 def _traces():
@@ -139,6 +165,6 @@ def _triton_unavailable():
 @functools.cache
 def _warn_slow(device_type):
     """Say once why the fused kernels do not run."""
-    reasons = {n: unavailable(n) for n in _AUTOMATIC.get(device_type, ()) if n != "reference"}
+    reasons = {n: unavailable(n) for n in _automatic(device_type) if n != "reference"}
     detail = "; ".join(f"{n}: {r}" for n, r in reasons.items()) or f"no kernels for {device_type!r}"
     warnings.warn(f"flowkern falls back to its slow reference implementation ({detail})", stacklevel=3)

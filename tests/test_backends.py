@@ -1,5 +1,6 @@
 """Which backend runs: chosen by context or environment, or the fastest; and that `cpu` is there."""
 
+import json
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ from torch.profiler import profile
 
 import flowkern
 from flowkern import _library, backends
-from flowkern.ops import affine_coupling
+from flowkern.ops import _arguments, affine_coupling
 from tests.cases.coupling import TYPICAL
 
 ROOT = Path(__file__).parents[1]
@@ -149,11 +150,45 @@ def test_half_precision_on_a_gpu_goes_to_the_kernels_that_read_it(op, monkeypatc
     assert backends.resolve("cuda", half=True) == "triton"
     assert backends.resolve("cuda", ("cuda",), half=True) == "cuda"
     assert backends.resolve("cpu", half=True) == "cpu"
-    monkeypatch.setattr(backends, "resolve", lambda *call: asked.append(call[2]) or "reference")
+    monkeypatch.setattr(backends, "resolve", lambda *call, **_: asked.append(call[2]) or "reference")
     x, params = TYPICAL[op].tensors(torch.float32)
     for tensors in ((x, params), (x.half(), params), (x, params.bfloat16())):
         TYPICAL[op](*tensors)
     assert asked == [False, True, True]
+
+
+# Triton's share of the rate of a copy, as predicted from its compiled code: chunked, forward, float32.
+TRITON_AFFINE = 0.88
+
+
+def test_large_affine_couplings_go_to_the_backend_that_is_predicted_to_be_faster(monkeypatch):
+    """Equal ones to CUDA, whose launches cost less."""
+    monkeypatch.setattr(backends, "_environment", None)
+    monkeypatch.setattr(backends, "unavailable", lambda name: None)
+    predicted = json.loads((ROOT / "csrc/affine_coupling/predictions.json").read_text())
+    cuda = predicted["forward, exp, chunked"]["share"]
+    winner = "cuda" if cuda > TRITON_AFFINE - 0.05 else "triton"
+    assert backends.resolve("cuda", op="affine_coupling", dense=2**26) == winner
+    assert backends.resolve("cuda", op="affine_coupling", dense=2**10) == "cuda"
+    assert backends.resolve("cuda", op="affine_coupling") == "cuda"
+    assert backends.resolve("cuda", op="rational_quadratic_spline", dense=2**26) == "cuda"
+    assert backends.resolve("cuda", ("cuda",), op="affine_coupling", dense=2**26) == "cuda"
+
+
+@pytest.mark.parametrize("width, batch", [(1, 5), (4, 3)])
+def test_what_counts_as_dense_on_a_gpu(width, batch):
+    """The layouts that conditioners return; not an index, a stride over features, a CPU or compiled code."""
+    x, params = torch.zeros(batch, width), torch.zeros(batch, 2 * width)
+    layouts = params.unflatten(-1, (2, width)).mT, params.unflatten(-1, (width, 2))
+    assert _arguments.dense(x, layouts[0], None) == 0
+
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+
+    x = x.as_subclass(OnGpu)
+    assert [_arguments.dense(x, p, None) for p in layouts] == [x.numel()] * 2
+    assert _arguments.dense(x, layouts[0], torch.arange(width)) == 0
+    assert _arguments.dense(x.repeat(1, 2)[:, ::2], layouts[0], None) == 0
 
 
 def test_library_that_is_missing_or_does_not_load(monkeypatch, tmp_path):
