@@ -11,6 +11,7 @@
 #include <string>
 
 #include "platform.h"
+#include "shared_memory.cuh"
 
 FLOWKERN_BEGIN
 
@@ -52,15 +53,13 @@ template <class P> using Kernel = void (*)(P, Plan);
 template <class... P>
 void launch_blocks(const char* name, void (*kernel)(P...), int64_t blocks, int threads, size_t shared, void* stream, const P&... arguments) {
   if (blocks == 0) return;
+  if (shared > kSharedByDefault) allow_shared(name, reinterpret_cast<const void*>(kernel));
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(unsigned(blocks < 2147483647 ? blocks : 2147483647));
   config.blockDim = dim3(unsigned(threads));
   config.dynamicSmemBytes = shared;
   config.stream = static_cast<cudaStream_t>(stream);
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, arguments...);
-  if (error == cudaSuccess) return;
-  cudaGetLastError();  // so that no later, innocent call reports it
-  throw std::runtime_error(std::string("flowkern: the CUDA kernel ") + name + " was not launched: " + cudaGetErrorString(error));
+  check_cuda(name, " was not launched: ", cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 
 template <class P>

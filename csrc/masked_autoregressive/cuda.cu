@@ -342,7 +342,6 @@ template <class S> void run(MaskedLaunch<S> plan, S* scratch, void* stream) {
   pack(plan, stream);
   const MaskedKernel<S> kernel = kernel_for(plan.problem.call);
   const auto shared = std::size_t(plan.in_shared ? plan.tile_bytes() : 0);
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared));
   launch_blocks("masked_autoregressive", kernel, plan.blocks, kThreads, shared, stream, plan.problem);
 }
 

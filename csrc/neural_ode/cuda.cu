@@ -219,7 +219,6 @@ template <class S> void run(const OdeSolve<S>& p, void* stream) {
   if (p.rows == 0) return;
   const auto kernel = p.backward ? backward_kernel<S> : forward_kernel<S>;
   const size_t shared = shared_bytes(p);
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared));
   launch_blocks("neural_ode_pack", pack_kernel<S>, 32, kOdeThreads, 0, stream, p);
   launch_blocks(p.backward ? "neural_ode_backward" : "neural_ode", kernel, p.blocks, kOdeThreads, shared, stream, p);
   const int64_t blocks = (p.slice + kOdeThreads - 1) / kOdeThreads;
@@ -228,8 +227,8 @@ template <class S> void run(const OdeSolve<S>& p, void* stream) {
 
 }  // namespace
 
-void ode_plan(OdeSolve<float>& p) { OdeLayout(p).plan(most_shared()); }
-void ode_plan(OdeSolve<double>& p) { OdeLayout(p).plan(most_shared()); }
+void ode_plan(OdeSolve<float>& p) { OdeLayout(p).plan(most_shared("neural_ode", current_device("neural_ode"))); }
+void ode_plan(OdeSolve<double>& p) { OdeLayout(p).plan(most_shared("neural_ode", current_device("neural_ode"))); }
 void ode_solve(const OdeSolve<float>& p, void* stream) { run(p, stream); }
 void ode_solve(const OdeSolve<double>& p, void* stream) { run(p, stream); }
 

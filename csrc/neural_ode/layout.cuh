@@ -9,14 +9,6 @@
 FLOWKERN_BEGIN
 namespace {
 
-// Bytes of shared memory that a block may have on the current device.
-inline int64_t most_shared() {
-  int device = 0, bytes = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  return bytes;
-}
-
 template <class S> int64_t shared_bytes(const OdeSolve<S>& p) {
   const int64_t tile = p.tile_is_shared ? int64_t(p.tile_rows) << p.shift : 0;
   return int64_t(sizeof(S)) * (tile + (p.weights_are_shared ? p.packed_size : 0));

@@ -38,6 +38,7 @@ int cudaLaunchKernelExC(const Config* config, const void* stub, void**) {
   return 0;
 }
 int cudaFuncSetAttribute(const void*, int, int) { return 0; }
+int cudaFuncGetAttributes(void*, const void*) { return 0; }  // no shared memory of its own
 int cudaGetDevice(int* device) { return *device = 0; }
 // Of shared memory, the only one asked for: what the smallest of the architectures has for a block.
 int cudaDeviceGetAttribute(int* value, int, int) {

@@ -24,6 +24,7 @@ COMMON = (
 KERNEL = (
     "-x", "c++", "-D__CUDACC__", "-DFLOWKERN_ISA=cuda", "-DFLOWKERN_SANITIZED",
     f"-I{HERE / 'cuda'}", "-include", "cuda_runtime.h",
+    "-fno-threadsafe-statics",  # one thread runs all; guards would call hooks
 )  # fmt: skip
 # Loads, stores and undefined behaviour call hooks.cpp; the sanitizers' libraries are not linked.
 CHECKED = (

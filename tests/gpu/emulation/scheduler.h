@@ -25,6 +25,7 @@ struct Settings {
   unsigned most_blocks = 2147483647;  // along x; fewer than a kernel asks for make its blocks loop
 };
 inline Settings settings;
+inline int device = 0;  // the current one
 
 // What a thread waits for: the lanes of `mask` in its warp, or the whole block where that is 0.
 struct Meeting {

@@ -38,7 +38,7 @@ inline const char* cudaGetErrorString(cudaError_t error) {
   return error ? "invalid configuration argument" : "no error";
 }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
-inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
+inline cudaError_t cudaGetDevice(int* device) { return *device = emulation::device, cudaSuccess; }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
   return *value = int(emulation::kMostShared), cudaSuccess;
 }
@@ -63,8 +63,11 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   return emulation::launch(*config, {reinterpret_cast<void*>(kernel), once, &values, sizeof values});
 }
 
-template <class... P> cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), cudaFuncAttribute, int bytes) {
-  return emulation::allow_shared(reinterpret_cast<void*>(kernel), std::size_t(bytes));
+// Arrays of a kernel's own are thread_local, and not counted.
+struct cudaFuncAttributes { std::size_t sharedSizeBytes; };
+inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) { return *attributes = {}, cudaSuccess; }
+template <class K> cudaError_t cudaFuncSetAttribute(K* kernel, cudaFuncAttribute, int bytes) {
+  return emulation::allow_shared(reinterpret_cast<const void*>(kernel), std::size_t(bytes));
 }
 
 #include "cuda_synchronisation.h"
