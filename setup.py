@@ -6,7 +6,8 @@ torch >= 2.11. Without a compiler the package installs all the same, and says wh
 Of torch only headers are needed: those of the environment that is installed into, if it has torch.
 
 Environment: CXX, NVCC (compilers; CXX may be a cross compiler), FLOWKERN_CUDA=1|0 (build the CUDA kernels
-or not; default: when nvcc is there and torch has CUDA), FLOWKERN_GLIBC=2.28 (run on every Linux with this
+or not; default: when nvcc is there and torch has CUDA), FLOWKERN_CUDA_ARCHITECTURES=80,90a (of the machine code;
+later GPUs compile what is added for them), FLOWKERN_GLIBC=2.28 (run on every Linux with this
 glibc or a later one; needs the package ziglang), FLOWKERN_COMPILED=0 (build nothing), FLOWKERN_DEBUG=1 (-O1 -g).
 """
 
@@ -37,7 +38,7 @@ ISAS = {
     },
     "aarch64": {"neon": ["-DFLOWKERN_NEON"]},
 }
-CUDA_ARCHITECTURES = ("80", "90a")
+CUDA_ARCHITECTURES = tuple(os.environ.get("FLOWKERN_CUDA_ARCHITECTURES", "80,90a").split(","))
 GLIBC = os.environ.get("FLOWKERN_GLIBC")
 COMPILED = os.environ.get("FLOWKERN_COMPILED") != "0"
 OPTIMISE = ["-O1", "-g"] if os.environ.get("FLOWKERN_DEBUG") == "1" else ["-O3"]
