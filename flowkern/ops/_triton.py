@@ -91,6 +91,15 @@ def launch(kernel, x, tile, *arguments, **constants):
         )  # fmt: skip
 
 
+def unpipelined(registers):
+    """Launch options of a kernel whose threads hand values on to each other in global memory.
+
+    Pipelined loads would run ahead of the barriers in between, and gain little. registers: the most of a thread; left
+    to itself, the assembler keeps room for more blocks, and moves values to memory.
+    """
+    return {"num_stages": 1} | ({} if torch.version.hip else {"maxnreg": registers})
+
+
 def contiguous(tensor):
     """index or bound, which are short, without gaps."""
     return None if tensor is None else tensor.contiguous()

@@ -19,6 +19,7 @@ from flowkern.ops._masked_autoregressive.reference import NO_TERMS, Spec, Terms
 from flowkern.ops._masked_autoregressive.triton_layers import ROWS, WIDE, Row
 from flowkern.ops._rational_quadratic_spline.triton_element import spec_of
 from flowkern.ops._tables import on_device
+from flowkern.ops._triton import unpipelined
 
 _ROWS, _WIDE = ROWS.value, WIDE.value
 _PROGRAMS = 512  # four for each of some 130 multiprocessors
@@ -90,14 +91,15 @@ def _launch(kernel, x, tensors, order, ends, spec, terms, variant, arguments):
     planes = (4 if variant.backward else 2) * sum(sizes) * _ROWS
     programs = min(triton.cdiv(rows, _ROWS), _PROGRAMS, max(_WORKSPACE // (planes * x.itemsize), 1))
     levels, widest = ends.shape[1] - 1, max(sizes[1:-1], default=sizes[0])
-    # In float64, four warps would spill: a value takes two registers.
+    warps = 8 if variant.compute == tl.float64 else 4  # a value then takes two registers
     with torch.cuda.device_of(x):
         kernel[(programs,)](
             rows, sum(sizes), levels, max(_WIDE * levels // widest, 1), len(sizes) - 1,
             ranks.shape[1], table, slopes, order.contiguous(), ends.contiguous(), ranks,
             _weights(tensors[::5], order.split(sizes[:-1])), *_vectors(tensors, terms),
             x.new_empty(programs * planes), *arguments, SPEC=variant,
-            num_warps=8 if variant.compute == tl.float64 else 4, enable_fp_fusion=True,
+            num_warps=warps, enable_fp_fusion=True,
+            **unpipelined(168 if warps == 4 and not variant.backward else 255),  # three blocks, or less
         )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from flowkern.ops._neural_ode.reference import Problem, Spec
 from flowkern.ops._neural_ode.triton_field import ROWS
 from flowkern.ops._neural_ode.triton_layout import parameters, table, unpack
 from flowkern.ops._tables import on_device
+from flowkern.ops._triton import unpipelined
 
 _ROWS = ROWS.value
 _PROGRAMS = 512  # four for each of some 130 multiprocessors
@@ -94,7 +95,7 @@ def _launch(kernel, programs, y, p, params, header, layers, variant, *rest):
         kernel[(programs,)](
             y.shape[0], len(p.starts), p.spec.steps, p.spec.every, p.layers, p.spec.stages, count, places, slopes,
             tableau, params, workspace, row_bias, directions, *strides, y, *rest, SPEC=variant,
-            num_warps=variant.wide // 8, enable_fp_fusion=True,
+            num_warps=8, enable_fp_fusion=True, **unpipelined(255),
         )  # fmt: skip
 
 

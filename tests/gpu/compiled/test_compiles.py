@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from unittest import mock
 
@@ -45,7 +47,40 @@ def test_cuda_kernels(op):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("op", OPS)
 def test_triton_kernels(op, architecture):
-    assert f"triton, {op}, {architecture}\n" in run("triton", op, architecture)
+    printed = run("triton", op, architecture)
+    assert f"triton, {op}, {architecture}\n" in printed
+    in_float32 = [line.split() for line in printed.splitlines() if "float32" in line]
+    assert architecture == "gfx942" or all(words[-2] == "0" for words in in_float32), "float32 spills registers"
+
+
+# Compilers that note how they are called and make empty files.
+_COMPILER = """#!/bin/sh
+case "$*" in *-dumpmachine*) echo x86_64-linux-gnu; exit;; *--dryrun*) echo '"-L{folder}"' >&2; exit;; esac
+echo "$0 $*" >>{folder}/called
+while [ $# -gt 0 ]; do [ "$1" = -o ] && touch "$2"; shift; done
+cat >/dev/null
+"""
+
+
+@pytest.mark.parametrize("asked, machine_code", [(None, ("80", "90a")), ("90a", ("90a",))])
+def test_the_library_holds_machine_code_as_asked_and_ptx_for_later_gpus(asked, machine_code, tmp_path):
+    for name in ("g++", "nvcc"):
+        (tmp_path / name).write_text(_COMPILER.format(folder=tmp_path))
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "libcudart_static.a").touch()
+    environment = os.environ | {"CXX": f"{tmp_path}/g++", "NVCC": f"{tmp_path}/nvcc", "FLOWKERN_CUDA": "1"}
+    environment |= {"FLOWKERN_CUDA_ARCHITECTURES": asked} if asked else {}
+    folders = (f"--build-lib={tmp_path / 'lib'}", f"--build-temp={tmp_path / 'temp'}")
+    line = [sys.executable, "setup.py", "-q", "build_ext", *folders]
+    subprocess.run(line, cwd=cuda_kernels.ROOT, env=environment, check=True)
+    calls = [call for call in (tmp_path / "called").read_text().splitlines() if "nvcc -c" in call]
+    wanted = [
+        *(f"-gencode=arch=compute_{a},code=sm_{a}" for a in machine_code),
+        "-gencode=arch=compute_90,code=compute_90",
+    ]
+    assert len(calls) == len(cuda_kernels.SOURCES)
+    for call in calls:
+        assert [word for word in call.split() if word.startswith("-gencode")] == wanted
 
 
 def test_what_is_beyond_a_limit_is_told():
