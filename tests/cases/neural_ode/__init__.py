@@ -13,7 +13,7 @@ import torch
 import flowkern
 from flowkern.ops import Activation, FieldLayer, TimeEmbedding, neural_ode
 from tests.cases.tensors import lost
-from tests.tolerances import NEURAL_ODE
+from tests.tolerances import NEURAL_ODE, assert_within
 
 LABEL = "ode"
 TOLERANCES = (NEURAL_ODE,)
@@ -138,8 +138,10 @@ def check(case, backend, dtype, seed=0, device="cpu"):
     errors = {k: (got[k].double() - want[k]).abs().max() for k in roundings}
     most = NEURAL_ODE[dtype]
     if all(errors[k] <= most * rounding for k, rounding in roundings.items()):
+        for name, rounding in roundings.items():
+            assert_within((errors[name] / rounding).item(), most, name)
         return  # what the reference loses is part of the unit, and need not be known
     of_reference = lost(lambda given: evaluate(case, given, noise, "reference"), tensors, want, 3, still=("t",))
     for name, rounding in roundings.items():
         units = (errors[name] / (rounding + of_reference[name])).item()
-        assert units <= most, f"{name} is wrong by {units:.3g} units, at most {most}"
+        assert_within(units, most, name)

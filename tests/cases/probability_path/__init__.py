@@ -11,7 +11,7 @@ from flowkern.ops import probability_path
 from flowkern.ops._probability_path import PATHS
 from tests.cases import coupling
 from tests.cases.tensors import generator_of, moved
-from tests.tolerances import errors
+from tests.tolerances import assert_within, errors
 
 LABEL = "path"
 # Most units. Measured worst over all cases and quantities on cpu: 0.94 and 6.8. In float64 the
@@ -115,7 +115,7 @@ def check(case, backend, dtype, seed=0, device="cpu"):
         assert g.shape == w.shape and g.dtype == dtype
         units = errors(*(v.reshape(*v.shape[:1], math.prod(v.shape[1:])) for v in (g, w, r)), by_row=True)
         worst = units.max().item() if units.numel() else 0.0
-        assert worst <= MOST[dtype], f"{case} on {backend}, {dtype}: {quantity} is wrong by {worst:.3g} units"
+        assert_within(worst, MOST[dtype], f"{case} on {backend}, {dtype}: {quantity}")
 
 
 def _roundings(case, inputs, grads, want):
