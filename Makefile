@@ -9,6 +9,8 @@
 #   make lint          ruff and mypy, as .ci/run and the hooks of pre-commit run them
 #   make sanitize      all kernels under sanitizers, and faults planted in them
 #   make bench         the benchmarks
+#   make gpu-bundle    all that a machine with a GPU needs for a run of ten minutes, in build/gpu-bundle
+#   make gpu-dry-run   that run without a GPU, tiny sizes
 #   make wheels        wheels that install without a compiler, each checked (needs g++-aarch64-linux-gnu too)
 #   make docs          the documentation, build/site/index.html
 #   make info          versions, devices, backends
@@ -20,7 +22,8 @@ ENV_PYTHON = $(VENV)/bin/python
 INSTALL = $(ENV_PYTHON) -m pip install --disable-pip-version-check -c constraints-dev.txt
 SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.cu*' -o -name '*.h')
 
-.PHONY: demo demo-quick lint test test-oldest test-newest test-torchdiffeq test-libraries sanitize bench docs wheels info clean
+.PHONY: demo demo-quick lint test test-oldest test-newest test-torchdiffeq test-libraries sanitize bench gpu-bundle \
+    gpu-dry-run docs wheels info clean
 
 demo: $(VENV)/.demo
 	$(ENV_PYTHON) -m demo $(ARGS)
@@ -32,7 +35,7 @@ demo-quick:
 NVCC ?= $(shell command -v nvcc)
 ifeq ($(NVCC),)
 NVCC = $(shell ls $(VENV)/lib/python3*/site-packages/nvidia/cu13/bin/nvcc)
-test wheels: $(VENV)/.nvcc
+test wheels gpu-bundle: $(VENV)/.nvcc
 endif
 
 # One thread for each test process: two processes share the cores.
@@ -91,6 +94,12 @@ wheels: $(VENV)/.wheels
 
 bench: $(VENV)/.bench
 	$(ENV_PYTHON) -m pytest bench $(ARGS)
+
+gpu-bundle: $(VENV)/.test $(VENV)/.bench
+	NVCC=$(NVCC) $(ENV_PYTHON) -m tests.gpu.gate.bundle
+
+gpu-dry-run: $(VENV)/.test $(VENV)/.bench
+	OMP_NUM_THREADS=1 $(ENV_PYTHON) -m tests.gpu.gate --dry-run
 
 # Warnings are errors: a link, a formula or an excerpt of the sources that is not there.
 docs: $(VENV)/.docs

@@ -1,7 +1,7 @@
 """Launch parameters of the Triton kernels that were tuned on a GPU; elsewhere a sound default.
 
 launch_parameters.json holds {GPU: {kernel: [elements of a tile, warps]}}. `python -m tests.gpu.gate`
-writes it. The CUDA kernels have none: their block sizes are compiled in.
+finds them. The CUDA kernels have none: their block sizes are compiled in.
 """
 
 import functools

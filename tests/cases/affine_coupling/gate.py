@@ -5,4 +5,4 @@ import functools
 from tests.cases import coupling_gate
 
 GROUPS = coupling_gate.groups("affine_coupling")
-few = functools.partial(coupling_gate.few, "affine_coupling")
+smoke = functools.partial(coupling_gate.smoke, "affine_coupling")

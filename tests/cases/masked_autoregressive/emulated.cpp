@@ -49,9 +49,8 @@ template <class S> std::vector<flowkern::MaskedLayer<S>> masked_layers(const Mas
 template <class S> void run_masked(const MaskedCall& c) {
   const auto transform = masked<S>(c);
   const auto layers = masked_layers<S>(c);
-  std::vector<S> scratch(flowkern::cuda::masked_scratch(transform, layers));
-  emulation::watch(scratch.data(), scratch.size() * sizeof(S), "scratch", emulation::Use::kOutput);
-  flowkern::cuda::masked_autoregressive(transform, layers, scratch.data(), nullptr);
+  const Scratch<S> scratch(flowkern::cuda::masked_scratch(transform, layers));
+  flowkern::cuda::masked_autoregressive(transform, layers, scratch.data, nullptr);
 }
 
 void watch_all(const MaskedCall& c) {

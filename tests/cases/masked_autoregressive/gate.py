@@ -22,3 +22,8 @@ def _masked(inverse):
 
 CALLS = (Call(_masked(False), ((32,),), 5, 1), Call(_masked(True), ((32,),), 5, 1))
 GROUPS = {"cases": _cases, "large": lambda gate: large.checks("masked_autoregressive", CALLS, gate)}
+
+
+def smoke(gate):
+    large = Case("large", 64, (256, 256), batch=4096)
+    return checks.smoke(CASES["relu"], large, gate)

@@ -46,9 +46,8 @@ template <class S> flowkern::cuda::OdeSolve<S> solve(const SolveCall& c) {
 template <class S> void run_solve(const SolveCall& c) {
   auto p = solve<S>(c);
   flowkern::cuda::ode_plan(p);
-  std::vector<S> scratch(p.scratch_size);
-  p.scratch = scratch.data();
-  emulation::watch(p.scratch, scratch.size() * sizeof(S), "scratch", emulation::Use::kOutput);
+  const Scratch<S> scratch(p.scratch_size);
+  p.scratch = scratch.data;
   flowkern::cuda::ode_solve(p, nullptr);
 }
 

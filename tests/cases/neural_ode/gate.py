@@ -30,3 +30,8 @@ def _solve(y):
 
 CALLS = (Call(_solve, ((64,),), 9, 1),)
 GROUPS = {"cases": _cases, "large": lambda gate: large.checks("neural_ode", CALLS, gate)}
+
+
+def smoke(gate):
+    odd = replace(CASES["exact two hidden"], **({"batch": 3, "steps": 1, "times": (0.0, 0.3)} if gate.dry_run else {}))
+    return checks.smoke(odd, replace(odd, hidden=(64, 64), batch=1023), gate)

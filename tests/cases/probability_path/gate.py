@@ -20,3 +20,8 @@ def _path(x0, x1, noise, t):
 
 CALLS = (Call(_path, ((64,), (64,), (64,), ()), 8, 2),)
 GROUPS = {"cases": _cases, "large": lambda gate: large.checks("probability_path", CALLS, gate)}
+
+
+def smoke(gate):
+    case = CASES["conditional"]
+    return checks.smoke(case, replace(case, batch=100003), gate)

@@ -5,4 +5,4 @@ import functools
 from tests.cases import coupling_gate
 
 GROUPS = coupling_gate.groups("rational_quadratic_spline")
-few = functools.partial(coupling_gate.few, "rational_quadratic_spline")
+smoke = functools.partial(coupling_gate.smoke, "rational_quadratic_spline")

@@ -21,3 +21,7 @@ def _stage(y, k, weights):
 
 CALLS = (Call(_stage, ((3,), (3,), (1,)), 4),)
 GROUPS = {"cases": _cases, "large": lambda gate: large.checks("runge_kutta_stage", CALLS, gate)}
+
+
+def smoke(gate):
+    return checks.smoke(CASES["(7, 3)"], Case((100003, 7), 7), gate)

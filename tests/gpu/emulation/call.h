@@ -27,6 +27,15 @@ struct Tensor {
   }
 };
 
+// What a kernel needs besides its tensors.
+template <class S> struct Scratch {
+  S* data;
+  explicit Scratch(std::int64_t count) : data(static_cast<S*>(emulation::allocate(std::size_t(count) * sizeof(S)))) {
+    emulation::watch(data, std::size_t(count) * sizeof(S), "scratch", Use::kOutput);
+  }
+  ~Scratch() { emulation::release(data); }
+};
+
 struct Watched { const char* name; const Tensor& tensor; Use use; };
 
 void watch(std::initializer_list<Watched> all) {

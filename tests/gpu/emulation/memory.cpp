@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 #include <vector>
@@ -157,6 +158,9 @@ void watch(const void* data, std::size_t bytes, const std::string& name, Use use
   tensors.push_back(region(data, bytes, name, use));
 }
 void forget_all() { tensors.clear(); }
+
+void* allocate(std::size_t bytes) { return std::malloc(bytes); }
+void release(void* memory) { std::free(memory); }
 
 void access(const void* address, std::size_t bytes, Access how, const void* code) {
 #if defined(__SANITIZE_ADDRESS__)

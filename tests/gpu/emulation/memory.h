@@ -16,6 +16,10 @@ enum class Use { kInput, kOutput, kShared };
 void watch(const void* data, std::size_t bytes, const std::string& name, Use use);
 void forget_all();
 
+// Memory where the tensors are: on the CPU here, on the GPU in tests/gpu/gate/driver.cu.
+void* allocate(std::size_t bytes);
+void release(void* memory);
+
 enum class Access { kRead, kWrite, kAtomic };
 
 // To be called before the running thread does it, at this place in the code; does not return if that

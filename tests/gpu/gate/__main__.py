@@ -1,85 +1,72 @@
-"""Run the parts of the gate in order; what has run before, with the same sources, is not run again.
+"""Everything that needs a GPU, in ten minutes: see tests/gpu/gate/__init__.py for its parts.
 
-    python -m tests.gpu.gate                        all parts, on the GPU that torch sees first
-    python -m tests.gpu.gate --minutes 9            as much as ends in time; run it again for the rest
-    python -m tests.gpu.gate --only correctness     one part or several
-    python -m tests.gpu.gate --wheels DIR           take nflows, zuko and normflows from wheels
-    python -m tests.gpu.gate --dry-run              the same code without a GPU, with tiny sizes
+    python -m tests.gpu.gate                      on the GPU that torch sees first
+    python -m tests.gpu.gate --only own counters  some parts
+    python -m tests.gpu.gate --dry-run            the same without a GPU: tiny sizes, a made-up clock
 
-The results are gate.json and gate.md in build/gpu_gate (or --out), written after every item; those of
-a dry run, which measures nothing, are dry-run.json and dry-run.md. The part "autotune" also writes a file of the
-package, flowkern/ops/launch_parameters.json: the Triton tiles that were the fastest on this GPU.
+Every line is appended to results.jsonl in OUT (--out, else $OUT, else build/gpu_gate) as it comes, and the page
+report.html is written anew every few seconds. What dies or hangs is ended, and the rest goes on.
 """
 
 import argparse
-import math
+import os
+import shutil
 import signal
 import sys
 import time
 from pathlib import Path
 
-import torch
+from tests.gpu.gate import PARTS, report
+from tests.gpu.gate.log import Log
+from tests.gpu.gate.supervise import command, scratch, supervise
 
-from tests.gpu.gate import PARTS, module, process, report, wheels
-from tests.gpu.gate.gate import ROOT, Gate
-from tests.gpu.gate.store import Store
+ROOT = Path(__file__).parents[3]
+SPARE = 6  # seconds that a process has beyond its last part's end
+REPORT_EVERY = 5
 
 
 def main():
     options = _options()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the item's process ends too
-    gate = Gate(options.out.resolve(), options.dry_run)
-    gate.out.mkdir(parents=True, exist_ok=True)
-    missing = wheels.install(options.wheels, gate.out / "site")
-    store = Store(gate.out / f"{gate.title}.json", gate.about())
-    store.data["about"] |= {"peers": gate.peers(), "wheels": missing}
-    deadline = time.monotonic() + 60 * options.minutes
-    complete = all([_run_part(name, gate, store, deadline) for name in options.only or PARTS])
-    print(report.write(store))
-    if not complete:
-        print("The time was up: run it again for the rest.")
-    sys.exit(0 if complete and not report.failures(store) else 1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the gate's processes end too
+    out, start = options.out.resolve(), options.begun
+    out.mkdir(parents=True, exist_ok=True)
+    log = Log(out / "results.jsonl")
+    if log.path.exists():
+        log.path.rename(log.path.with_suffix(".old"))
+    parts = options.only or [part.name for part in PARTS]
+    end = start + (3600 if options.dry_run else max(p.end for p in PARTS if p.name in parts) + SPARE)
+    shutil.rmtree(scratch(out), ignore_errors=True)
+    main = command(out, start, parts, True, options.dry_run)
+    in_time = supervise([main], out, end, _environment(options.dry_run), session=True, each=_Reports(log))
+    report.write(log)
+    print(report.text(log))
+    sys.exit(0 if in_time and not log.failures() else 1)
+
+
+class _Reports:
+    """Writes the report every few seconds."""
+
+    def __init__(self, log):
+        self.log, self.next = log, time.time() + REPORT_EVERY
+
+    def __call__(self):
+        if time.time() > self.next:
+            report.write(self.log)
+            self.next = time.time() + REPORT_EVERY
+
+
+def _environment(dry_run):
+    return os.environ | ({"TRITON_INTERPRET": "1"} if dry_run else {})
 
 
 def _options():
     parser = argparse.ArgumentParser("python -m tests.gpu.gate", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu_gate")
-    parser.add_argument("--only", nargs="+", choices=PARTS, help="run these parts")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="end in this time")
-    parser.add_argument("--wheels", type=Path, help="a folder with wheels of the peer libraries")
+    default = Path(os.environ.get("OUT") or ROOT / "build" / "gpu_gate")
+    parser.add_argument("--out", type=Path, default=default)
+    parser.add_argument("--only", nargs="+", choices=[part.name for part in PARTS], help="run these parts")
+    parser.add_argument("--begun", type=float, default=time.time(), help="the time of day from which all is reckoned")
     parser.add_argument("--dry-run", action="store_true", help="without a GPU: nothing is measured")
-    options = parser.parse_args()
-    if not options.dry_run and not torch.cuda.is_available():
-        parser.error(f"torch {torch.__version__} sees no GPU; --dry-run runs the same code without one")
-    if options.wheels and not options.wheels.is_dir():
-        parser.error(f"--wheels: no such folder: {options.wheels}")
-    return options
-
-
-def _run_part(name, gate, store, deadline):
-    """Run the items that are not done; whether time was left for all of them."""
-    part = module(name)
-    missing, stamp, after = (getattr(part, f, lambda *_: "") for f in ("missing", "stamp", "after"))
-    store.missing(name, missing(gate))
-    if missing(gate):
-        return True
-    after(gate, store.results(name))
-    try:
-        items = part.names(gate, store.results)
-    except Exception as error:  # the other parts run all the same
-        store.add(name, "list of items", "", {"failures": [f"{type(error).__name__}: {error}"]})
-        return True
-    for item in items:
-        if store.done(name, item, stamp(gate)):
-            continue
-        print(f"{name}: {item}", file=sys.stderr)
-        result = process.run(name, item, gate, deadline - time.monotonic())
-        if result is None:
-            return False
-        store.add(name, item, stamp(gate), result)
-        after(gate, store.results(name))
-        report.write(store)
-    return True
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

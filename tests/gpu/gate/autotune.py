@@ -1,11 +1,12 @@
 """Tiles and warps of the Triton kernels: the fastest of a grid about the default, if it is right.
 
-The chosen ones are written to flowkern/ops/launch_parameters.json under the name of this GPU, and are
-used from then on. CUDA block sizes are compiled in, and not tuned.
+The chosen ones are written to launch_parameters.json beside the results, under the name of this GPU; committed as
+flowkern/ops/launch_parameters.json, they are used from then on. CUDA block sizes are compiled in, and not tuned.
 """
 
 import itertools
 import json
+import time
 from dataclasses import replace
 from unittest import mock
 
@@ -15,30 +16,28 @@ import flowkern
 from flowkern.ops import _launch_parameters
 from flowkern.report.table import grid
 from tests.cases import coupling
+from tests.gpu.gate import Item
 
 FACTORS, WARPS = (1, 0.5, 2, 0.25, 4), (4, 1, 2, 8)
 GAIN = 0.97  # of the default's time: less is within what a second look may undo
-# (dtype, bins, rows) that an op is tuned at, with 32 features; bins where it has them
-TUNED = ((torch.float32, 8, 2**18), (torch.float32, 16, 2**17), (torch.float64, 8, 2**17))
+ROWS = {"affine_coupling": 2**20, "rational_quadratic_spline": 2**18}
+SECONDS, SEARCH = 40, 13  # SEARCH: of each direction; then comes the check of the fastest
 
 
-def names(gate, results):
-    for op, (dtype, bins, _) in itertools.product(coupling.NAMED, TUNED):
-        if bins == 8 or "spline" in op:
-            yield f"{op}/{str(dtype).removeprefix('torch.')}/{bins}"
+def items(gate):
+    """float32 with 8 bins alone."""
+    return [Item(op, SECONDS, lambda op=op: run(op, gate)) for op in coupling.NAMED]
 
 
-def run(name, gate):
-    op, dtype, bins = name.split("/")
-    rows = next(r for d, b, r in TUNED if (str(d), b) == (f"torch.{dtype}", int(bins)))
-    case = replace(
-        coupling.TYPICAL[op], batch=(5 if gate.dry_run else rows,), width=32, features=32,
-        select="all", bins=int(bins),
-    )  # fmt: skip
+def run(op, gate):
+    rows = 5 if gate.dry_run else ROWS[op]
+    case = replace(coupling.TYPICAL[op], batch=(rows,), width=32, features=32, select="all")
     chosen = {}
     with mock.patch.object(_launch_parameters, "tuned", lambda k, _, default: chosen.get(k, default)):
         with gate.on("triton") as backend, flowkern.backend(backend):
-            return {"kernels": dict(_tune(case, getattr(torch, dtype), chosen, gate))}
+            kernels = dict(_tune(case, torch.float32, chosen, gate))
+    _write(kernels, gate)
+    return {"kernels": kernels}
 
 
 def _tune(case, dtype, chosen, gate):
@@ -56,7 +55,8 @@ def _tune(case, dtype, chosen, gate):
 
     for call in (forward, backward):
         kernel, default = _kernel_of(call)
-        times = _times(call, kernel, default, chosen, gate)
+        end = time.monotonic() + (float("inf") if gate.dry_run else SEARCH)
+        times = _times(call, kernel, default, chosen, gate, end)
         best = _best(times, kernel, default, chosen, case, dtype, gate)
         yield kernel, {"default": default, "chosen": best, "seconds": {str(c): t for c, t in times.items()}}
 
@@ -70,16 +70,16 @@ def _kernel_of(call):
     return kernel, default
 
 
-def _times(call, kernel, default, chosen, gate):
+def _times(call, kernel, default, chosen, gate, end):
     """{(elements, warps): median seconds} of those that compile and run."""
     watch, times = gate.stopwatch(), {}
     grid = itertools.product(FACTORS[:2] if gate.dry_run else FACTORS, WARPS[:1] if gate.dry_run else WARPS)
     for candidate in (default, *((int(default[0] * factor), warps) for factor, warps in grid)):
         chosen[kernel] = candidate
-        if candidate in times or candidate[0] < 1:
+        if candidate in times or candidate[0] < 1 or times and time.monotonic() > end:
             continue
         try:
-            times[candidate] = watch.median(call, 1 if gate.dry_run else 15)
+            times[candidate] = watch.median(call, 0.0 if gate.dry_run else 0.1)
         except Exception as error:  # too large for this GPU
             print(f"{kernel} {candidate}: {type(error).__name__}: {error}")
     return times
@@ -102,17 +102,13 @@ def _best(times, kernel, default, chosen, case, dtype, gate):
     return default
 
 
-def after(gate, results):
-    """Write what is faster than the default, so that the file says the same as the results."""
-    kernels = {}
-    for result in results.values():
-        kernels |= result.get("kernels", {})
-    if kernels:
-        path = gate.out / "launch_parameters.json" if gate.dry_run else _launch_parameters.PATH
-        table = json.loads(path.read_text()) if path.exists() else {}
-        gpu = "dry run" if gate.dry_run else torch.cuda.get_device_name()
-        table[gpu] = {k: row["chosen"] for k, row in kernels.items() if row["chosen"] != row["default"]}
-        path.write_text(json.dumps(table, indent=1) + "\n")
+def _write(kernels, gate):
+    """What is faster than the default, in the form of flowkern/ops/launch_parameters.json."""
+    path = gate.out / "launch_parameters.json"
+    table = json.loads(path.read_text()) if path.exists() else {}
+    of_gpu = table.setdefault("dry run" if gate.dry_run else torch.cuda.get_device_name(), {})
+    of_gpu |= {k: row["chosen"] for k, row in kernels.items() if row["chosen"] != row["default"]}
+    path.write_text(json.dumps(table, indent=1) + "\n")
 
 
 def section(results):

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from typing import NamedTuple
 
 import torch
 
@@ -29,3 +30,30 @@ def same_twice(case, results):
     for number, (first, second) in enumerate(zip(results(), results())):
         same = torch.equal(first.nan_to_num(7), second.nan_to_num(7))
         assert same, f"{case}: result {number} differs from call to call"
+
+
+def smoke(odd, large, gate):
+    """For each direction, checks of an odd and a large case in both dtypes."""
+    chosen = (odd,) if gate.dry_run else (odd, large)
+    both = itertools.product(chosen, WIDE[::-1])
+    found = [[] for _ in cases.directions(odd)]
+    for case, dtype in both:
+        for checks, directed in zip(found, cases.directions(case)):
+            checks.append(Check(case, gate, dtype, directed))
+    return found
+
+
+class Check(NamedTuple):
+    """A case with the reference, and with itself."""
+
+    case: object
+    gate: object
+    of_dtype: torch.dtype
+    directed: dict
+
+    @property
+    def dtype(self):
+        return str(self.of_dtype).removeprefix("torch.")
+
+    def __call__(self, backend, seed):
+        _compare(self.case, self.gate, self.of_dtype, self.directed, backend, seed)

@@ -2,22 +2,18 @@
 
 import contextlib
 import hashlib
-import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from flowkern.report.machine import version
+from tests.gpu.gate import Item
 from tests.gpu.gate.stopwatch import Stopwatch
 
 ROOT = Path(__file__).parents[3]
 BACKENDS = ("cuda", "triton")
-PEERS = ("nflows", "zuko", "normflows")
-_SOURCES = (
-    "setup.py", "csrc/**/*.cpp", "csrc/**/*.cu*", "csrc/**/*.h", "flowkern/**/*.py", "bench/**/*.py",
-    "tests/*.py", "tests/cases/**/*.py", "tests/gpu/gate/*.py",
-)  # fmt: skip
+LIBRARIES = ("nflows", "zuko", "normflows", "torchdiffeq")
 
 
 class Gate(NamedTuple):
@@ -25,10 +21,14 @@ class Gate(NamedTuple):
 
     out: Path
     dry_run: bool
+    log: Any = None
 
-    @property
-    def title(self):
-        return "dry-run" if self.dry_run else "gate"
+    backends = BACKENDS
+
+    @staticmethod
+    def item(*arguments):
+        """An `Item`, for the parts that are benchmarks."""
+        return Item(*arguments)
 
     @property
     def device(self):
@@ -45,35 +45,50 @@ class Gate(NamedTuple):
         with device.emulated():
             yield "cpu"
 
+    @contextlib.contextmanager
+    def of(self, part):
+        """Inside, nothing is left of the settings that another part has made."""
+        precision = torch.get_float32_matmul_precision()
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(precision)
+
+    def tell(self, part, item, check):
+        """Keep a part of an item's result at once."""
+        if self.log:
+            self.log.add(part=part, item=item, check=check)
+
     def stopwatch(self):
         """That measures calls on the device."""
         return Stopwatch(self)
 
-    def environment(self):
-        """Of a process: with the peer libraries that were handed over, and Triton's interpreter in a dry run."""
-        path = os.pathsep.join(filter(None, (str(self.out / "site"), os.environ.get("PYTHONPATH"))))
-        interpreted = {"TRITON_INTERPRET": "1"} if self.dry_run else {}
-        return os.environ | {"PYTHONPATH": path} | interpreted
-
-    def peers(self):
-        """The versions of the peer libraries, and which are missing."""
-        return ", ".join(f"{name} {version(name)}" for name in PEERS)
+    def usable(self):
+        """Whether this process can still use the GPU: after some errors it cannot."""
+        if self.dry_run:
+            return True
+        try:
+            torch.cuda.synchronize()
+            return True
+        except RuntimeError:
+            return False
 
     def about(self):
-        """What the results depend on, and `key`, which tells one such state from another."""
+        """What the results depend on."""
         gpu = "none (dry run)" if self.dry_run else torch.cuda.get_device_name()
-        fields = {
+        return {
             "dry run": self.dry_run,
             "GPU": gpu,
             "torch": f"{torch.__version__}, CUDA {torch.version.cuda}",
             "triton": version("triton"),
-            "sources": _digest(),
+            "sources": digest("csrc/**/*.*", "flowkern/**/*.py"),
+            "libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
         }
-        return fields | {"key": hashlib.sha256(repr(fields).encode()).hexdigest()[:12]}
 
 
-def _digest():
-    digest = hashlib.sha256()
-    for path in sorted(path for pattern in _SOURCES for path in ROOT.glob(pattern)):
-        digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
+def digest(*patterns):
+    """Of the files of the repository that fit one of them."""
+    found = hashlib.sha256()
+    for path in sorted(path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()):
+        found.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return found.hexdigest()[:12]

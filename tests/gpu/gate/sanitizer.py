@@ -1,46 +1,37 @@
-"""compute-sanitizer over the small cases of each op: memory, races, uninitialised reads, barriers."""
+"""compute-sanitizer over recorded calls of every kernel, without Python: memory, races, barriers."""
 
-import json
-import os
 import re
 import shutil
-import subprocess
 
-from tests.gpu.gate import process
-from tests.gpu.gate.correctness import OPS
-from tests.gpu.gate.gate import ROOT
+from tests.gpu.gate import Item, drivers
 
-TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+SECONDS = {"memcheck": 15, "racecheck": 25, "synccheck": 15}
 _ERRORS = re.compile(r"SUMMARY: (\d+) (?:error|hazard)")
 
 
-def missing(gate):
-    return "no GPU" if gate.dry_run else "" if shutil.which("compute-sanitizer") else "compute-sanitizer was not found"
+def items(gate):
+    return [Item(tool, seconds, lambda tool=tool, s=seconds: run(tool, s, gate)) for tool, seconds in SECONDS.items()]
 
 
-def names(gate, results):
-    return [f"{tool}/{backend}/{op}" for tool in TOOLS for op, (backends, _) in OPS.items() for backend in backends]
+def run(tool, seconds, gate):
+    """In a dry run the driver alone: the emulation checks as it runs."""
+    programs, files = drivers.found(gate)
+    if not programs:
+        return {"failures": [drivers.missing(gate)]}
+    if not gate.dry_run and not shutil.which("compute-sanitizer"):
+        return {"failures": ["compute-sanitizer was not found"]}
+    before = () if gate.dry_run else ("compute-sanitizer", "--tool", tool)
+    done = drivers.run(programs[""], files["small"], before=before, seconds=600 if gate.dry_run else seconds + 5)
+    calls = len(drivers.timed(done.stdout))
+    if gate.dry_run:
+        return {"calls": calls, "failures": [f"code {done.returncode}, {done.stderr}"] if done.returncode else []}
+    return {"calls": calls, "failures": judged(done.stdout + done.stderr, calls)}
 
 
-def run(name, gate):
-    tool, backend, op = name.split("/")
-    target = gate.out / "logs" / "sanitized.json"
-    target.unlink(missing_ok=True)
-    line = ["compute-sanitizer", "--tool", tool, *process.command("correctness", f"{backend}/{op}/few", target, gate)]
-    # Every allocation on its own, so that reading beyond one is noticed.
-    environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
-    print(done.stdout, done.stderr)
-    return _judged(done.stdout + done.stderr, target)
-
-
-def _judged(text, target):
-    """What the tool says, and whether the cases under it ran and were right."""
+def judged(text, calls):
+    """What the tool says, and whether anything ran under it."""
     errors = _ERRORS.search(text)
-    failures = [] if errors else ["the tool printed no summary; see the log"]
+    failures = [] if errors else ["the tool printed no summary"]
     if errors and int(errors[1]):
         failures = [line for line in text.splitlines() if line.startswith("=========")][:12]
-    if not target.exists():
-        return {"failures": [*failures, "the cases did not run to their end"]}
-    ran = json.loads(target.read_text())
-    return {"checks": ran["checks"], "failures": failures + ran["failures"]}
+    return failures if calls else [*failures, "no call ran to its end"]
