@@ -181,7 +181,7 @@ def test_others_use_the_public_ops():
         "flowkern.ops",
         *(
             f"flowkern.ops._{name}"
-            for name in ("activation", "arguments", "plain", "batched", "dispatcher", "modules", "status", "tableau")
+            for name in ("activation", "arguments", "plain", "batched", "dispatcher", "modules", "random", "status", "tableau")
         ),
     }
     public |= {f"flowkern.ops._{op}" for op in OPS}

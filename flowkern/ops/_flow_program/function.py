@@ -102,7 +102,7 @@ def apply(x, backend, program, inverse, context, tensors):
     def run(x, context):
         return rule.apply(backend, (program, inverse), x, context, *tensors)[:2]
 
-    rows = int(WORK / (program.weights + _ELEMENT * program.features * len(program.steps))) + 1
+    rows = int(WORK / max(program.weights + _ELEMENT * program.features * len(program.steps), 1)) + 1
     if len(x) <= rows:
         return run(x, context)
     pieces = [slice(begin, begin + rows) for begin in range(0, len(x), rows)]
