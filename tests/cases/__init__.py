@@ -9,7 +9,7 @@ A folder for each op, from which everything that goes through all ops takes what
     options.py       SPACE of all its options, see tests/options.py.
     emulated.py      OPS: what the CUDA kernels do in the emulation (emulated.cpp), and cases for it.
     launches.h       a launch of each of its CUDA kernels; triton_launches.py: the same of Triton.
-    gate.py          GROUPS of checks on a GPU, see tests/gpu/gate.
+    gate.py          GROUPS of checks on a GPU, and smoke, the first few of each direction; see tests/gpu/gate.
     faults.py        FAULTS that are planted in its kernels, see tests/gpu/sanitizers.
 """
 
