@@ -27,7 +27,7 @@ ROOMS = {
     "ops": {"_library", "backends"},
     "nn": {"ops"},
     "bases": {"nn", "ops"},
-    "distributions": {"bases", "nn"},
+    "distributions": {"bases", "nn", "ops"},
     "programs": {"backends", "ops"},
     "transforms": {"nn", "ops", "programs"},
     "flows": {"bases", "distributions", "nn", "ops", "transforms"},
@@ -181,7 +181,17 @@ def test_others_use_the_public_ops():
         "flowkern.ops",
         *(
             f"flowkern.ops._{name}"
-            for name in ("activation", "arguments", "plain", "batched", "dispatcher", "modules", "random", "status", "tableau")
+            for name in (
+                "activation",
+                "arguments",
+                "plain",
+                "batched",
+                "dispatcher",
+                "modules",
+                "random",
+                "status",
+                "tableau",
+            )
         ),
     }
     public |= {f"flowkern.ops._{op}" for op in OPS}

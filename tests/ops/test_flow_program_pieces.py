@@ -47,13 +47,14 @@ def test_pieces_give_the_numbers_of_one_call(context, pieces, monkeypatch):
 
 
 def test_a_signal_is_heard_within_a_call(pieces):
-    class Alarm(Exception):
+    class Alarm(BaseException):  # as KeyboardInterrupt: what looks at modules catches any other
         pass
 
     def ring(*_):
         raise Alarm
 
     model, x = flow(0).requires_grad_(False), torch.randn(200_000, 4, dtype=torch.float64)
+    model().log_prob(x[:2])  # which finds out what the program is
     before = signal.signal(signal.SIGALRM, ring)
     try:
         with pytest.raises(Alarm):  # noqa: PT012 (it rings in either line)
