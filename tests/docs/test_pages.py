@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import flowkern
+
 DOCS = Path(__file__).parents[2] / "docs"
 KERNELS = sorted(page for page in (DOCS / "kernels").glob("*.md") if page.stem != "index")
 HEADINGS = [
@@ -36,3 +38,8 @@ def test_the_pictures_are_drawn_from_the_committed_data(tmp_path):
     assert len(drawn) > len(KERNELS)
     for picture in drawn:
         assert picture.read_text() == (DOCS / "pictures" / picture.name).read_text(), picture.name
+
+
+def test_the_api_has_a_page_for_every_public_module_that_lists_its_names():
+    modules = {name for name in flowkern.__all__ if hasattr(getattr(flowkern, name), "__all__")}
+    assert {page.stem for page in (DOCS / "api").glob("*.md")} == modules | {"flowkern", "index"}
