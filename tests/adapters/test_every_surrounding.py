@@ -218,7 +218,7 @@ CASES |= {"functions forward": spline_case(False), "functions inverse": spline_c
 
 # Others are compiled elsewhere.
 COMPILED = (
-    "masked normflows_sample", "coupled normflows_log_prob", "spline coupling zuko_log_prob", "nice zuko_log_prob",
+    "masked normflows_sample", "coupled normflows_log_prob", "spline coupling zuko_log_prob",
     "sequence freia_forward", "flow_matching sample",
 )  # fmt: skip
 

@@ -263,7 +263,7 @@ CASES = {
 }
 
 # Others are compiled in other tests.
-COMPILED = ("program forward", "Compose inverse", "AutoregressiveNSF log_prob")
+COMPILED = ("program forward", "Compose inverse")
 
 
 @pytest.mark.parametrize(
