@@ -88,6 +88,14 @@ def test_both_backends_and_all_ops_are_timed_and_checked(tmp_path):
         assert {name.split("/")[0] for name in names} >= {*BACKENDS}
 
 
+def test_the_tables_that_are_asked_for_are_there(tmp_path):
+    """At the sizes of a GPU, where nothing is made yet."""
+    libraries, compiled = (module(part) for part in PARTS if part.name in ("libraries", "compiled"))
+    names = {*libraries.tables.tables(Gate(tmp_path, False))}
+    wanted = {f"{name}-{batch}" for name, batch in (*libraries.WANTED, *compiled.WANTED)}
+    assert wanted <= names, wanted - names
+
+
 def test_an_item_without_time_is_told(gate, log):
     ran = []
     part = Part("part", "", 10)
