@@ -16,7 +16,7 @@ template <class S> struct AffineProblem {
   Elements<S> columns_out;
   bool inverse, streams;  // streams: outputs pass the caches by
   int kind;
-  double a, b, prefactor, shift_prefactor;
+  S a, b, prefactor, shift_prefactor;
   S* logabsdet;  // (N,)
   Elements<const S> grad_y, grad_logabsdet;
   Elements<S> grad_shift, grad_raw;

@@ -1,16 +1,8 @@
 // The affine coupling's kernels: copy, gather, transform, scatter and log-det in one pass.
-#include "../common/cuda.cuh"
-#include "cuda.h"
-#include "math.h"
+#include "vectors.cuh"
 
 FLOWKERN_BEGIN
 namespace {
-
-constexpr int kThreads = 128;
-
-template <class S> __device__ AffineSettings<S> settings(const AffineProblem<S>& p) {
-  return {S(p.a), S(p.b), S(p.prefactor), S(p.shift_prefactor)};
-}
 
 template <class S> __device__ __forceinline__ S& at_feature(const Elements<S>& e, const Place& at) {
   return e.base[at.row * e.row + at.feature * e.feature];
@@ -97,26 +89,46 @@ __global__ __launch_bounds__(kThreads) void backward_kernel(AffineProblem<S> p, 
   });
 }
 
-template <class S> void run_forward(const AffineProblem<S>& p, void* stream) {
-#define FLOWKERN_KERNELS(kind, name) {forward_kernel<S, kind, false>, forward_kernel<S, kind, true>},
-  static constexpr Kernel<AffineProblem<S>> kernels[kScaleMaps][2] = {FLOWKERN_SCALE_MAPS(FLOWKERN_KERNELS)};
-#undef FLOWKERN_KERNELS
-  const Plan plan = make_plan(p.features, kThreads, kPasses);
-  launch("affine_coupling", kernels[p.kind][p.inverse], p, plan, kThreads, sizeof(S) * plan.rows * plan.features, stream);
-}
+template <class S> using Affine = Kernel<AffineProblem<S>>;
 
-template <class S> void run_backward(const AffineProblem<S>& p, void* stream) {
-#define FLOWKERN_KERNELS(kind, name) {backward_kernel<S, kind, false>, backward_kernel<S, kind, true>},
-  static constexpr Kernel<AffineProblem<S>> kernels[kScaleMaps][2] = {FLOWKERN_SCALE_MAPS(FLOWKERN_KERNELS)};
-#undef FLOWKERN_KERNELS
-  launch("affine_coupling_backward", kernels[p.kind][p.inverse], p, make_plan(p.features, kThreads, kPasses), kThreads, 0, stream);
+// By scale map and direction: for tensors of any strides, and for vectors of neighbours.
+#define FLOWKERN_TABLE(name, kernels) static constexpr Affine<S> name[kScaleMaps][2] = {FLOWKERN_SCALE_MAPS(kernels)};
+#define FLOWKERN_FORWARD(kind, name) {forward_kernel<S, kind, false>, forward_kernel<S, kind, true>},
+#define FLOWKERN_FORWARD_VECTORS(kind, name) {forward_vectors_kernel<S, kind, false>, forward_vectors_kernel<S, kind, true>},
+#define FLOWKERN_BACKWARD(kind, name) {backward_kernel<S, kind, false>, backward_kernel<S, kind, true>},
+#define FLOWKERN_BACKWARD_VECTORS(kind, name) {backward_vectors_kernel<S, kind, false>, backward_vectors_kernel<S, kind, true>},
+template <class S> struct Kernels {
+  FLOWKERN_TABLE(forward, FLOWKERN_FORWARD)
+  FLOWKERN_TABLE(backward, FLOWKERN_BACKWARD)
+};
+template <class S> struct VectorKernels {
+  FLOWKERN_TABLE(forward, FLOWKERN_FORWARD_VECTORS)
+  FLOWKERN_TABLE(backward, FLOWKERN_BACKWARD_VECTORS)
+};
+#undef FLOWKERN_TABLE
+#undef FLOWKERN_FORWARD
+#undef FLOWKERN_FORWARD_VECTORS
+#undef FLOWKERN_BACKWARD
+#undef FLOWKERN_BACKWARD_VECTORS
+
+template <template <class> class Kernels, class S> void run_forward(const AffineProblem<S>& p, void* stream) {
+  const Plan plan = make_plan(p.features, kThreads, kPasses);
+  launch("affine_coupling", Kernels<S>::forward[p.kind][p.inverse], p, plan, kThreads, sizeof(S) * plan.rows * plan.features, stream);
+}
+template <template <class> class Kernels, class S> void run_backward(const AffineProblem<S>& p, void* stream) {
+  const Plan plan = make_plan(p.features, kThreads, kPasses);
+  launch("affine_coupling_backward", Kernels<S>::backward[p.kind][p.inverse], p, plan, kThreads, 0, stream);
 }
 
 }  // namespace
 
-void affine_forward(const AffineProblem<float>& p, void* stream) { run_forward(p, stream); }
-void affine_forward(const AffineProblem<double>& p, void* stream) { run_forward(p, stream); }
-void affine_backward(const AffineProblem<float>& p, void* stream) { run_backward(p, stream); }
-void affine_backward(const AffineProblem<double>& p, void* stream) { run_backward(p, stream); }
+void affine_forward(const AffineProblem<float>& p, void* stream) {
+  in_vectors(p) ? run_forward<VectorKernels>(p, stream) : run_forward<Kernels>(p, stream);
+}
+void affine_backward(const AffineProblem<float>& p, void* stream) {
+  in_vectors(p) ? run_backward<VectorKernels>(p, stream) : run_backward<Kernels>(p, stream);
+}
+void affine_forward(const AffineProblem<double>& p, void* stream) { run_forward<Kernels>(p, stream); }
+void affine_backward(const AffineProblem<double>& p, void* stream) { run_backward<Kernels>(p, stream); }
 
 FLOWKERN_END

@@ -8,7 +8,7 @@ FLOWKERN_BEGIN
 namespace {
 
 template <class S> AffineSettings<S> settings(const AffineProblem<S>& p) {
-  return {S(p.a), S(p.b), S(p.prefactor), S(p.shift_prefactor)};
+  return {p.a, p.b, p.prefactor, p.shift_prefactor};
 }
 
 // Shifts and raw scales (or their cotangents) in a segment: two tensors with runs of their own, or

@@ -54,7 +54,7 @@ template <class Device> struct AffineOp {
     p.raw = part(elements<S>(params), params, a.kind != kAdditive && !a.scale_first);
     if (columns.index) p.columns_in = elements<S>(in), p.columns_out = elements_out<S>(y);
     p.inverse = a.inverse, p.kind = int(a.kind);
-    p.a = a.a, p.b = a.b, p.prefactor = a.prefactor, p.shift_prefactor = a.shift_prefactor;
+    p.a = S(a.a), p.b = S(a.b), p.prefactor = S(a.prefactor), p.shift_prefactor = S(a.shift_prefactor);
     return p;
   }
 

@@ -62,10 +62,23 @@ void launch_blocks(const char* name, void (*kernel)(P...), int64_t blocks, int t
   check_cuda(name, " was not launched: ", cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 
+// As many blocks as a device runs at once, where there are many more: each works on segment after segment then.
+template <class... P> int64_t resident_blocks(void (*kernel)(P...), int64_t blocks, int threads, size_t shared) {
+  constexpr int64_t many = 8192;
+  int device = 0, processors = 0, each = 0;
+  if (blocks <= many || cudaGetDevice(&device) != cudaSuccess) return blocks;
+  cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+  cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, threads, shared);
+  const int64_t resident = int64_t(processors) * each;
+  return resident > 0 && resident < blocks ? resident : blocks;
+}
+
 template <class P>
 void launch(const char* name, Kernel<P> kernel, const P& problem, const Plan& plan, int threads, size_t shared, void* stream) {
   if (problem.width > (1 << 30)) throw std::runtime_error("x: at most 2^30 features on a GPU");
-  launch_blocks(name, kernel, (problem.rows + plan.rows - 1) / plan.rows, threads, shared, stream, problem, plan);
+  const int64_t segments = (problem.rows + plan.rows - 1) / plan.rows;
+  const int64_t blocks = resident_blocks(kernel, segments, threads, shared);
+  launch_blocks(name, kernel, blocks, threads, shared, stream, problem, plan);
 }
 
 // Calls body(row, rows) for the groups of rows that are this block's.
@@ -121,21 +134,27 @@ __device__ __forceinline__ void copy_rows(const S* from, int64_t from_row, int64
     to[int64_t(at.outer) * width + at.inner] = from[at.outer * from_row + at.inner * from_feature];
 }
 
+// Which row's sum a thread shares in; `lanes` is a power of two.
+__device__ __forceinline__ int row_of_sum(int lanes) { return int(threadIdx.x) >> (31 - __clz(lanes)); }
+
 // A thread's share of the sum of its row, from the values of a segment.
 template <class S>
 __device__ __forceinline__ S share_of_sum(const S* values, int rows, int features, int lanes) {
-  const int row = threadIdx.x / lanes;
+  const int row = row_of_sum(lanes);
   S total = S(0);
   if (row < rows)
-    for (int f = threadIdx.x % lanes; f < features; f += lanes) total += values[row * features + f];
+#if defined(__NVCC__)
+#pragma unroll 1  // few terms: copies of the loop for more would cost more than they save
+#endif
+    for (int f = int(threadIdx.x) & (lanes - 1); f < features; f += lanes) total += values[row * features + f];
   return total;
 }
 
 // Adds up the shares of each row, always in the same order.
 template <class S> __device__ __forceinline__ void store_sums(S total, int rows, int lanes, S* sums) {
-  for (int step = lanes / 2; step > 0; step /= 2) total += __shfl_xor_sync(0xffffffffu, total, step);
-  const int row = threadIdx.x / lanes;
-  if (threadIdx.x % lanes == 0 && row < rows) sums[row] = total;
+  for (unsigned step = unsigned(lanes) / 2; step > 0; step /= 2) total += __shfl_xor_sync(0xffffffffu, total, step);
+  const int row = row_of_sum(lanes);
+  if ((int(threadIdx.x) & (lanes - 1)) == 0 && row < rows) sums[row] = total;
 }
 
 // The block's dynamic shared memory.

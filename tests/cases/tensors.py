@@ -10,11 +10,11 @@ def generator_of(seed):
 def laid_out(tensor, layout):
     """`tensor` with the same values in another memory layout ("expanded" repeats its first row).
 
-    contiguous | transposed (last two dimensions swapped in memory: chunked parameters) |
-    sliced (every other row and column of a larger tensor) | misaligned (starts one element after
+    contiguous | transposed (last two dimensions swapped in memory: chunked parameters) | chunked (that, but
+    matrices contiguous) | sliced (every other row and column of a larger tensor) | misaligned (starts one element after
     an allocation) | expanded (batch stride 0)
     """
-    if layout == "transposed":
+    if layout == "transposed" or (layout == "chunked" and tensor.dim() > 2):
         return tensor.mT.contiguous().mT
     if layout == "sliced":
         wide = tensor.new_full([2 * n + 1 for n in tensor.shape], float("nan"))

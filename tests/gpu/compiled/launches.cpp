@@ -45,6 +45,10 @@ int cudaDeviceGetAttribute(int* value, int, int) {
   *value = 163 * 1024;
   return 0;
 }
+int cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void*, int, std::size_t) { return *blocks = 0; }
+int cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void*, int, std::size_t, unsigned) {
+  return *blocks = 0;
+}
 int cudaGetLastError() { return 0; }
 const char* cudaGetErrorString(int) { return ""; }
 // Of the <<<…>>> way to launch, which compiled code refers to and does not take.
