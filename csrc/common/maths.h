@@ -5,6 +5,9 @@
 
 FLOWKERN_BEGIN
 
+template <class T> FLOWKERN_HD T reciprocal(T b) { return T(1) / b; }
+template <class T> FLOWKERN_HD T quotient(T a, T b) { return a / b; }
+
 // log(1 + e) for e in [0, 1], to full relative accuracy: the rounding of 1 + e is put back.
 template <class T> FLOWKERN_HD T log1p_unit(T e) {
   T t = T(1) + e;

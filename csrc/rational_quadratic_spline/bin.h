@@ -134,7 +134,7 @@ FLOWKERN_HD void prepare(Side<T, Shares>& s, const U& u, int first, int bins, co
   s.below = T(S(0)), s.own = s.e(0);
   T total = s.own;
   each<K, 1>(bins, [&](int i) FLOWKERN_INLINE { total = total + s.e(i); });
-  s.inverse_total = T(S(1)) / total;
+  s.inverse_total = reciprocal(total);
   const T span = axis.high - axis.low;
   s.knots = {axis.low, span * T(minimum), span * T(S(1) - minimum * S(bins)) * s.inverse_total};
 }

@@ -18,7 +18,7 @@ template <class S> struct SplineProblem {
   const S* bounds;
   bool inverse, streams;  // streams: grad_params passes the caches by
   int tails, knots;
-  double left, right, bottom, top, min_width, min_height, min_slope, softclip, scale;
+  S left, right, bottom, top, min_width, min_height, min_slope, softclip, scale;
   S* y;          // (N, D), contiguous; in the backward, the cotangent of x
   S* logabsdet;  // (N,)
   const S* grad_y;

@@ -1,7 +1,6 @@
 // The spline's kernels: copy, gather, transform, scatter and log-det in one pass.
 #include "../common/stage.cuh"
-#include "cuda.h"
-#include "math.h"
+#include "flat.cuh"
 
 FLOWKERN_BEGIN
 namespace {
@@ -13,15 +12,6 @@ template <class S, int K> constexpr int kThreads = (K ? 512 : 256) / sizeof(S);
 // threads read and write them where they lie.
 template <class S, int K> FLOWKERN_HD constexpr bool staged(int64_t parameters) {
   return K || stage_bytes<S>(kThreads<S, 0>, parameters) <= 45056;
-}
-
-template <class S, int knots> __device__ SplineSettings<S, knots> settings(const SplineProblem<S>& p) {
-  SplineSettings<S, knots> set;
-  set.bins = bins_of(int(p.parameters), p.tails), set.tails = p.tails;
-  set.left = S(p.left), set.right = S(p.right), set.bottom = S(p.bottom), set.top = S(p.top);
-  set.min_width = S(p.min_width), set.min_height = S(p.min_height), set.min_slope = S(p.min_slope);
-  set.softclip = S(p.softclip), set.scale = S(p.scale);
-  return set;
 }
 
 // The raw parameters of one element, or their cotangents.
@@ -144,20 +134,49 @@ __global__ __launch_bounds__((kThreads<S, K>), 1) void backward_kernel(SplinePro
 
 template <class S> using Spline = Kernel<SplineProblem<S>>;
 
-// By knot map and direction.
+// By knot map and direction: for tensors of any strides, and for contiguous ones.
+#define FLOWKERN_TABLE(name, kernel) static constexpr Spline<S> name[kKnotMaps][2] = {FLOWKERN_KNOT_MAPS(kernel)};
+#define FLOWKERN_FORWARD(knots, name) {forward_kernel<S, K, knots, false>, forward_kernel<S, K, knots, true>},
+#define FLOWKERN_FORWARD_FLAT(knots, name) {forward_flat_kernel<S, K, knots, false, padded>, forward_flat_kernel<S, K, knots, true, padded>},
+#define FLOWKERN_BACKWARD(knots, name) {backward_kernel<S, K, knots, false>, backward_kernel<S, K, knots, true>},
+#define FLOWKERN_BACKWARD_FLAT(knots, name) {backward_flat_kernel<S, K, knots, false, padded>, backward_flat_kernel<S, K, knots, true, padded>},
 template <class S, int K> struct Forward {
-#define FLOWKERN_KERNELS(knots, name) {forward_kernel<S, K, knots, false>, forward_kernel<S, K, knots, true>},
-  static constexpr Spline<S> table[kKnotMaps][2] = {FLOWKERN_KNOT_MAPS(FLOWKERN_KERNELS)};
-#undef FLOWKERN_KERNELS
+  FLOWKERN_TABLE(table, FLOWKERN_FORWARD)
+};
+template <class S, int K, bool padded> struct ForwardFlat {
+  FLOWKERN_TABLE(table, FLOWKERN_FORWARD_FLAT)
 };
 template <class S, int K> struct Backward {
-#define FLOWKERN_KERNELS(knots, name) {backward_kernel<S, K, knots, false>, backward_kernel<S, K, knots, true>},
-  static constexpr Spline<S> table[kKnotMaps][2] = {FLOWKERN_KNOT_MAPS(FLOWKERN_KERNELS)};
-#undef FLOWKERN_KERNELS
+  FLOWKERN_TABLE(table, FLOWKERN_BACKWARD)
 };
+template <class S, int K, bool padded> struct BackwardFlat {
+  FLOWKERN_TABLE(table, FLOWKERN_BACKWARD_FLAT)
+};
+#undef FLOWKERN_TABLE
+#undef FLOWKERN_FORWARD
+#undef FLOWKERN_FORWARD_FLAT
+#undef FLOWKERN_BACKWARD
+#undef FLOWKERN_BACKWARD_FLAT
+template <bool padded, class S, int K> ForwardFlat<S, K, padded> flat_of(Forward<S, K>);
+template <bool padded, class S, int K> BackwardFlat<S, K, padded> flat_of(Backward<S, K>);
+
+// By kernels for contiguous tensors.
+template <class Flat, class S, int K, bool padded> void run_flat(const char* name, const SplineProblem<S>& p, const Plan& plan, void* stream) {
+  const int numbers = 2 * FlatStage<S, K, padded>::size(int(p.parameters)) + plan.rows * plan.features;
+  launch(name, Flat::table[p.knots][p.inverse], p, plan, kFlatThreads<K>, sizeof(S) * numbers, stream);
+}
+template <class Direction, class S, int K> void run_flat(const char* name, const SplineProblem<S>& p, const Plan& plan, void* stream) {
+  if constexpr (K % 4 == 0)
+    if (p.parameters == 3 * K) return run_flat<decltype(flat_of<true>(Direction{})), S, K, true>(name, p, plan, stream);
+  run_flat<decltype(flat_of<false>(Direction{})), S, K, false>(name, p, plan, stream);
+}
 
 template <template <class, int> class Direction, class S, int K>
 void run_bins(const char* name, const SplineProblem<S>& p, void* stream) {
+  if constexpr (K > 0) {
+    const Plan plan = make_plan(p.features, kFlatThreads<K>, 1);
+    if (is_flat(p, plan)) return run_flat<Direction<S, K>, S, K>(name, p, plan, stream);
+  }
   constexpr int threads = kThreads<S, K>;
   const Plan plan = make_plan(p.features, threads, 1);
   const size_t stage = stage_bytes<S>(threads, staged<S, K>(p.parameters) ? p.parameters : 0);

@@ -26,9 +26,8 @@ FLOWKERN_HD void measure(T value, T low, T inverse_size, const Bin<T>& bin, T en
 }
 
 template <class T> FLOWKERN_HD Position<T> position_of_x(T x, const Bin<T>& bin, Axis<T> across) {
-  using S = typename Lanes<T>::scalar;
   Position<T> at;
-  at.inverse_w = T(S(1)) / bin.w;
+  at.inverse_w = reciprocal(bin.w);
   at.s = bin.h * at.inverse_w;
   measure(x, bin.x_k, at.inverse_w, bin, across.high, at.theta, at.rest);
   return at;
@@ -39,10 +38,10 @@ template <class T> FLOWKERN_HD Position<T> position_of_y(T y, const Bin<T>& bin,
   using S = typename Lanes<T>::scalar;
   const T zero = T(S(0)), one = T(S(1));
   Position<T> at;
-  at.inverse_w = one / bin.w;
+  at.inverse_w = reciprocal(bin.w);
   at.s = bin.h * at.inverse_w;
   T eta, co_eta;
-  measure(y, bin.y_k, one / bin.h, bin, up.high, eta, co_eta);
+  measure(y, bin.y_k, reciprocal(bin.h), bin, up.high, eta, co_eta);
   T a = bin.p * co_eta - bin.r * eta;
   T two_s = at.s + at.s;
   T root = sqrt(fma(a, a, two_s * two_s * eta * co_eta));
@@ -50,7 +49,7 @@ template <class T> FLOWKERN_HD Position<T> position_of_y(T y, const Bin<T>& bin,
   // From the left where a ≥ 0: θ = 2sη/(2sη + root + a); else 1 − θ likewise from the right.
   auto left = a >= zero;
   T near = two_s * select(left, eta, co_eta);
-  T part = near / (near + root + abs(a));
+  T part = quotient(near, near + root + abs(a));
   at.theta = select(left, part, one - part);
   at.rest = select(left, one - part, part);
   return at;
@@ -72,13 +71,12 @@ template <class T> struct Value {
 };
 
 template <class T> FLOWKERN_HD Value<T> evaluate(const Bin<T>& bin, const Position<T>& at, Axis<T> up) {
-  using S = typename Lanes<T>::scalar;
   Value<T> v;
   T theta2 = at.theta * at.theta, rest2 = at.rest * at.rest;
   v.beta = at.theta * at.rest;
   T n = fma(at.s, theta2, bin.p * v.beta);
   T co_n = fma(at.s, rest2, bin.r * v.beta);
-  v.inverse_d = T(S(1)) / (n + co_n);
+  v.inverse_d = reciprocal(n + co_n);
   v.n = n * v.inverse_d, v.co_n = co_n * v.inverse_d;
   v.m = fma(bin.r, theta2, fma(at.s + at.s, v.beta, bin.p * rest2));
   v.y = place(bin.y_k, bin.h, bin, up, v.n, v.co_n);
@@ -105,9 +103,9 @@ template <class T>
 FLOWKERN_HD Cotangent<T> vjp(const Bin<T>& bin, const Position<T>& at, const Value<T>& v, T g_theta, T g_y,
                              T g_l) {
   using S = typename Lanes<T>::scalar;
-  const T one = T(S(1)), two = T(S(2));
+  const T two = T(S(2));
   T theta2 = at.theta * at.theta, rest2 = at.rest * at.rest;
-  T inverse_m = one / v.m;
+  T inverse_m = reciprocal(v.m);
   // D grows with the slopes: what is divided by it is so before a cotangent multiplies it.
   T by_share = g_y * bin.h * (v.beta * v.inverse_d), tilt = (bin.r * theta2 - bin.p * rest2) * v.inverse_d;
   T l_d = two * g_l * v.inverse_d, l_m = g_l * inverse_m;

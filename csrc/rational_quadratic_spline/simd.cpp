@@ -127,9 +127,9 @@ template <class Element> struct Parameters {
 template <class S, int knots> SplineSettings<S, knots> settings(const SplineProblem<S>& p) {
   SplineSettings<S, knots> set;
   set.bins = bins_of(int(p.parameters), p.tails), set.tails = p.tails;
-  set.left = S(p.left), set.right = S(p.right), set.bottom = S(p.bottom), set.top = S(p.top);
-  set.min_width = S(p.min_width), set.min_height = S(p.min_height), set.min_slope = S(p.min_slope);
-  set.softclip = S(p.softclip), set.scale = S(p.scale);
+  set.left = p.left, set.right = p.right, set.bottom = p.bottom, set.top = p.top;
+  set.min_width = p.min_width, set.min_height = p.min_height, set.min_slope = p.min_slope;
+  set.softclip = p.softclip, set.scale = p.scale;
   return set;
 }
 

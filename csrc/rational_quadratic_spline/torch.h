@@ -50,9 +50,9 @@ template <class Device> struct SplineOp {
     p.index = device.index(index, x, params);
     p.bounds = bound ? static_cast<const S*>(bound->const_data_ptr()) : nullptr;
     p.inverse = a.inverse, p.tails = int(a.tails), p.knots = int(a.knots);
-    p.left = a.left, p.right = a.right, p.bottom = a.bottom, p.top = a.top;
-    p.min_width = a.min_width, p.min_height = a.min_height, p.min_slope = a.min_slope;
-    p.softclip = a.softclip, p.scale = a.scale;
+    p.left = S(a.left), p.right = S(a.right), p.bottom = S(a.bottom), p.top = S(a.top);
+    p.min_width = S(a.min_width), p.min_height = S(a.min_height), p.min_slope = S(a.min_slope);
+    p.softclip = S(a.softclip), p.scale = S(a.scale);
     p.y = static_cast<S*>(y.mutable_data_ptr());
     return p;
   }

@@ -20,6 +20,18 @@ EDGES = {
     "softclip-k16": replace(CASES["softclip"], bins=16, batch=(29,)),
     "softclip-k10": replace(CASES["softclip"], bins=10),
     "softclip-k33": replace(CASES["softclip"], bins=33, batch=(29,)),
+    "k10-index": replace(CASES["index"], bins=10),
+    "k16-index": replace(CASES["index"], bins=16),
+    **{f"softclip-k{k}-sliced": replace(CASES["softclip"], bins=k, layout="sliced") for k in (4, 8, 10, 16)},
+    # Contiguous: parameters that do and do not fill sixteen bytes, segments of more than one pass.
+    **{
+        f"{name}-k{k}": replace(CASES[name], bins=k, batch=(29,))
+        for name in ("circular", "softclip_circular")
+        for k in (4, 16)
+    },
+    "three-features": replace(CASES["k8"], batch=(257,), width=3, features=3),
+    "three-passes": replace(CASES["k8"], batch=(5,), width=96, features=96),
+    "circular-three-passes": replace(CASES["circular"], batch=(5,), width=96, features=96),
     "wide": replace(CASES["k8"], batch=(2,), width=600, features=600),
     "wide-k3": replace(CASES["k3"], batch=(3,), width=1201, features=600, select="mask"),
     "k256": replace(CASES["softclip"], bins=256, batch=(3,)),

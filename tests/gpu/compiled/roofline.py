@@ -5,13 +5,14 @@
 
 An op's `predictions.json` names paths through its kernels (fast_path in sass.py says how one is found) and keeps
 what was counted along them. Of each path: `kernel`; `trips`, how often each of its loops runs; `elements` that a
-thread has finished by then; and `bytes` of main memory that an element costs. Of a product of matrices, which has no
-`trips`, only the innermost loop is counted; its elements are its FFMA instructions.
+thread has finished by then; `bytes` of main memory that an element costs; `ahead`, how many copies (cp.async) go on
+while a block computes. Of a product of matrices, which has no `trips`, only the innermost loop is counted; its
+elements are its FFMA instructions.
 
 The model: blocks are customers of four servers, the schedulers, the units of special functions, shared memory and
 L1, and main memory. What they ask of each, and how long a block takes alone, with nobody to wait for, is counted;
 mean value analysis (Reiser & Lavenberg 1980) gives how many pass per cycle. A copy that goes on while its block
-computes (cp.async) is a customer of its own.
+computes is a customer of its own, for which the time of a block alone is prolonged as if it waited for it.
 """
 
 import json
@@ -107,9 +108,8 @@ def predicted(code, path, resources):
     }
     least = warps * elements / SCHEDULERS if product else demands["main memory"]
     blocks = max(round(resources.occupancy * WARPS / warps), 1)
-    waited = [int(i.operands.split(",")[-1], 16) for i in run if i.opcode.startswith("DEPBAR.LE")]
-    ahead = max(waited, default=0)
-    time = alone(run, cached=product)
+    ahead = path.get("ahead", 0)
+    time = alone(run, cached=product) + ahead * LATENCY["LDGSTS"] * sum(i.is_("DEPBAR") for i in run)
     rate = throughput(blocks * (1 + ahead), [*demands.values()], time)
     slowest = max(demands, key=demands.get)
     waiting = rate * demands[slowest] < 0.8  # the busiest server idles a fifth of its time

@@ -144,7 +144,8 @@ class Graph:
 def worth(code):
     """By which the fast one of two paths is known."""
     useful = sum(
-        i.is_("MUFU", "FFMA", "STG") or i.is_("LDG", "LDGSTS", "LDS", "STS") and ".64" not in i.opcode for i in code
+        i.is_("MUFU", "FFMA", "STG", "SHFL") or i.is_("LDG", "LDGSTS", "LDS", "STS") and ".64" not in i.opcode
+        for i in code
     )
     return useful, -len(code)
 
