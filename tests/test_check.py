@@ -12,8 +12,8 @@ import torch
 from flowkern import backends
 from flowkern.__main__ import main
 from flowkern.check.measure import candidates
-from flowkern.check.problems import all_problems
 from flowkern.ops._affine_coupling import native
+from flowkern.ops._problem import all_problems
 
 OPS = Path(backends.__file__).parent / "ops"
 WITHOUT_CPU = os.environ.get("FLOWKERN_WITHOUT_CPU") == "1"

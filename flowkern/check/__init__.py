@@ -8,7 +8,7 @@ import torch
 
 from flowkern import backends
 from flowkern.check.measure import MOST, candidates, devices, outcome
-from flowkern.check.problems import all_problems
+from flowkern.ops._problem import all_problems
 from flowkern.report.machine import processor
 from flowkern.report.table import Table
 

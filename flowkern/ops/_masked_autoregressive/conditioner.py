@@ -2,12 +2,14 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 
 from flowkern.ops._activation import Activation
 from flowkern.ops._plain import common, plainly
+
+_Integers: TypeAlias = torch.Tensor | Sequence[int]
 
 
 class ContextTerm(NamedTuple):
@@ -73,7 +75,7 @@ class Degrees:
     Source: Germain et al., MADE (2015), eqs. 13–14.
     """
 
-    def __init__(self, features: Any, hidden: Sequence[int] = ()) -> None:
+    def __init__(self, features: _Integers, hidden: Sequence[_Integers] = ()) -> None:
         with plainly():  # they are kept, also for calls that need gradients
             self._rank(features, hidden)
 
@@ -142,7 +144,7 @@ def _skips(ranks: Sequence[torch.Tensor]) -> frozenset:
     return frozenset((a, b) for a, b in as_wide if bool((ranks[a] <= ranks[b]).all()))
 
 
-def _vector(name: str, values: Any) -> torch.Tensor:
+def _vector(name: str, values: _Integers) -> torch.Tensor:
     values = common(name, values) if isinstance(values, torch.Tensor) else values
     values = torch.as_tensor(values, device="cpu")
     if values.dim() != 1 or values.is_floating_point():
