@@ -74,7 +74,7 @@ class Call:
 def _slack(factor):
     """All tolerances times a factor."""
     with contextlib.ExitStack() as stack:
-        for table in (t for module in cases.modules().values() for t in getattr(module, "TOLERANCES", ())):
+        for table in (getattr(module, "TOLERANCES", {}) for module in cases.modules().values()):
             larger = {
                 dtype: tolerances.Units(*(factor * unit for unit in most)) if isinstance(most, tuple) else factor * most
                 for dtype, most in table.items()

@@ -5,10 +5,10 @@
     y, logabsdet = case(x, params, inverse=True)
 
 `evaluate` adds the gradients, `expected` is the same by the float64 reference, and
-`check(case, backend, dtype)` compares the two within `tests/tolerances.py`.
+`check(case, backend, dtype)` compares the two within the op's TOLERANCES.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from flowkern.ops import SoftclipKnots, SoftplusKnots
 from flowkern.ops._affine_coupling import SCALE_MAPS
 from flowkern.ops._arguments import compute_dtype
 from flowkern.ops._rational_quadratic_spline import TAILS
-from tests import tolerances
+from tests import cases, tolerances
 from tests.cases.tensors import generator_of, laid_out, moved
 
 BOUND = 3.0
@@ -88,6 +88,16 @@ class Case:
             return bound[2:] if inverse else bound[:2]
         beyond = 1.0 if self.options.get("tails") == "none" else 1.3
         return -beyond * float(torch.as_tensor(bound).max()), beyond * float(torch.as_tensor(bound).max())
+
+
+def raw_arguments(case, dtype=torch.float32, layout="contiguous"):
+    """x, params and the plain arguments that the raw op of `case` takes."""
+    x, params = replace(case, batch=(5,), layout=layout).tensors(dtype)
+    index = case.selection().get("index")
+    if case.op == "affine_coupling":
+        return x, params, index, False, False, *ops.ScaleMap("sigmoid").numbers()
+    bound = torch.full((params.shape[1],), 3.0, dtype=dtype)
+    return x, params, index, bound, False, 0, 0.0, 1.0, 0.0, 1.0, *SoftplusKnots().numbers()
 
 
 # In how many perturbed copies a unit is measured.
@@ -176,10 +186,9 @@ SPLINES = _named(
 NAMED = {"affine_coupling": AFFINES, "rational_quadratic_spline": SPLINES}
 
 # One typical call of each op, for tests about the machinery around the kernels.
-TYPICAL = {
-    "affine_coupling": _affine("typical", width=6, features=3, select="index", options={"scale_map": "sigmoid"}),
-    "rational_quadratic_spline": _spline("typical", width=6, features=3, select="index"),
-}
+AFFINE = _affine("typical", width=6, features=3, select="index", options={"scale_map": "sigmoid"})
+SPLINE = _spline("typical", width=6, features=3, select="index")
+TYPICAL = {case.op: case for case in (AFFINE, SPLINE)}
 
 
 class Result(NamedTuple):
@@ -239,6 +248,10 @@ def check(case, backend, dtype, *, params_dtype=None, inverse=False, seed=0, dev
     check_at(case, backend, x, params, inverse=inverse)
 
 
+def tolerances_of(case):
+    return cases.modules()[case.op].TOLERANCES
+
+
 def check_at(case, backend, x, params, *, inverse=False):
     """As `check`, for x and params of one's own."""
     got = evaluate(case, x, params, backend=backend, inverse=inverse)
@@ -246,7 +259,7 @@ def check_at(case, backend, x, params, *, inverse=False):
     want = expected(case, x, params, inverse=inverse, grads=grads)
     units = roundings(case, x, params, want, inverse=inverse, grads=grads)
     label = f"{case.op} {case.name} on {backend}, {x.dtype}, {params.dtype}, inverse={inverse}"
-    tolerances.assert_result(got, want, units, case.op, label)
+    tolerances.assert_result(got, want, units, tolerances_of(case), label)
 
 
 _EXTREMES = (1e-30, 20.0, -20.0, 100.0, -100.0, 1e4, -1e4, 1e12, 1e20, -1e20, 1e30, -1e30)

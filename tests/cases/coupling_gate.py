@@ -102,7 +102,7 @@ def _check_large(case, backend, seed, gate, inverse):
     want = coupling.expected(case, x, params, inverse=inverse, grads=grads)
     units = coupling.roundings(case, x, params, want, inverse=inverse, grads=grads)
     got = coupling.Result(*(t.detach()[some] for t in got))
-    tolerances.assert_result(got, want, units, case.op, f"{case.op} {case.name}, {rows} rows")
+    tolerances.assert_result(got, want, units, coupling.tolerances_of(case), f"{case.op} {case.name}, {rows} rows")
 
 
 def _small(case):

@@ -37,13 +37,12 @@ def moved(tensor, samples, seed=5):
 
 
 def lost(evaluate, tensors, want, samples, still=()):
-    """{name: the largest error of evaluate(tensors)} for what `want` holds, also when tensors move by one rounding:
-    one sum may be right by chance.
+    """{name: the largest error of each element of evaluate(tensors)} for what `want` holds, also when tensors move by
+    one rounding: one sum may be right by chance.
 
     still: names of tensors that do not move.
     """
     copies = {k: moved(v, samples, seed) for seed, (k, v) in enumerate(tensors.items()) if k not in still}
     inputs = [tensors, *(tensors | {k: v[i] for k, v in copies.items()} for i in range(samples))]
     results = [evaluate(given) for given in inputs]
-    errors = {k: [(r[k].double() - v).abs().max() for r in results] for k, v in want.items() if v.numel() > 0}
-    return {k: torch.stack(of_samples).amax() for k, of_samples in errors.items()}
+    return {k: torch.stack([(r[k].double() - v).abs() for r in results]).amax(0) for k, v in want.items()}

@@ -26,10 +26,13 @@ from flowkern.ops._flow_program import (
     flow_program,
 )
 from tests.cases.tensors import generator_of, lost
-from tests.tolerances import FLOW_PROGRAM
+from tests.tolerances import assert_within, in_largest
 
 LABEL = "flow"
-TOLERANCES = (FLOW_PROGRAM,)
+# Most units by which any result of a program may be wrong. One unit is the largest error of the reference in that
+# precision, also when every tensor moves by one rounding, plus one rounding of the largest value.
+# Measured worst over all cases and 300 random programs on cpu: 8.9 in float64, 2.1 in float32.
+TOLERANCES = {torch.float64: 16, torch.float32: 8}
 AFFINE = AffineElement(ScaleMap("softplus", b=1e-3), scale_first=True)
 EXP = AffineElement("exp")
 ADDITIVE = AffineElement("additive")
@@ -241,7 +244,7 @@ def evaluate(case, tensors, backend, inverse=False):
 
 
 def check(case, backend, dtype, inverse=False, seed=0):
-    """Every result of backend within FLOW_PROGRAM units of the float64 reference."""
+    """Every result of backend within TOLERANCES units of the float64 reference."""
     tensors = case.tensors(dtype, seed)
     want = evaluate(case, {name: tensor.double() for name, tensor in tensors.items()}, "reference", inverse)
     of_reference = lost(lambda given: evaluate(case, given, "reference", inverse), tensors, want, samples=8)
@@ -249,16 +252,5 @@ def check(case, backend, dtype, inverse=False, seed=0):
         assert value.dtype == dtype and value.shape == want[name].shape, name
         if value.numel() == 0:
             continue
-        # Where the reference overflows in this precision, nothing is right to a rounding.
-        if not of_reference[name].isfinite():
-            continue
-        units = _units(value, want[name], of_reference[name])
-        assert units <= FLOW_PROGRAM[dtype], f"{name} is wrong by {units:.3g} units, at most {FLOW_PROGRAM[dtype]}"
-
-
-def _units(got, want, lost):
-    """The largest error in units."""
-    same = got.double() == want
-    largest, lost = (torch.as_tensor(v).nan_to_num(0, 0, 0).max() for v in (want.abs(), lost))
-    unit = torch.finfo(got.dtype).eps * (1 + largest) + lost
-    return torch.where(same, 0.0, (got.double() - want).abs() / unit).max().item()
+        units = in_largest(value, want[name], of_reference[name])
+        assert_within(units, TOLERANCES[dtype], name)

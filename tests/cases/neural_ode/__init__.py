@@ -2,8 +2,8 @@
 
     check(CASES["exact two hidden"], "cpu", torch.float32)
 
-compares the solution and all gradients with the float64 reference, within `tests/tolerances.py`, in
-units of what the reference itself loses in the kernel's precision.
+compares the solution and all gradients with the float64 reference, in units of what the reference itself
+loses in the kernel's precision.
 """
 
 from dataclasses import dataclass
@@ -13,10 +13,13 @@ import torch
 import flowkern
 from flowkern.ops import Activation, FieldLayer, TimeEmbedding, neural_ode
 from tests.cases.tensors import lost
-from tests.tolerances import NEURAL_ODE, assert_within
+from tests.tolerances import assert_within, in_largest
 
 LABEL = "ode"
-TOLERANCES = (NEURAL_ODE,)
+# Most units by which any result of a solve may be wrong. One unit is the largest error of the reference in that
+# precision, also when every tensor moves by one rounding, plus one rounding of the largest value.
+# Measured worst over all cases: 7.1 in float64 and 0.73 in float32 on cpu, 12.4 and 2.3 on cuda, emulated.
+TOLERANCES = {torch.float64: 16, torch.float32: 4}
 TIMES = (0.0, 0.4, 1.0)
 
 
@@ -127,7 +130,7 @@ def results(case, backend, dtype, seed=0, device="cpu"):
 
 
 def check(case, backend, dtype, seed=0, device="cpu"):
-    """Every result of backend within NEURAL_ODE units of the float64 reference."""
+    """Every result of backend within TOLERANCES units of the float64 reference."""
     tensors, noise = case.tensors(dtype, seed, device)
     want = evaluate(case, {k: v.double() for k, v in tensors.items()}, noise, "reference")
     got = evaluate(case, tensors, noise, backend)
@@ -136,12 +139,11 @@ def check(case, backend, dtype, seed=0, device="cpu"):
         assert value.dtype == dtype and value.shape == want[name].shape, name
     roundings = {k: torch.finfo(dtype).eps * (1 + v.abs().max()) for k, v in want.items() if v.numel()}
     errors = {k: (got[k].double() - want[k]).abs().max() for k in roundings}
-    most = NEURAL_ODE[dtype]
+    most = TOLERANCES[dtype]
     if all(errors[k] <= most * rounding for k, rounding in roundings.items()):
         for name, rounding in roundings.items():
             assert_within((errors[name] / rounding).item(), most, name)
         return  # what the reference loses is part of the unit, and need not be known
     of_reference = lost(lambda given: evaluate(case, given, noise, "reference"), tensors, want, 3, still=("t",))
-    for name, rounding in roundings.items():
-        units = (errors[name] / (rounding + of_reference[name])).item()
-        assert_within(units, most, name)
+    for name in roundings:
+        assert_within(in_largest(got[name], want[name], of_reference[name]), most, name)

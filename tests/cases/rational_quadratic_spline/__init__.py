@@ -2,13 +2,24 @@
 
 from dataclasses import replace
 
-from tests import tolerances
+import torch
+
 from tests.cases.coupling import SPLINES as CASES
 from tests.cases.coupling import check, results
+from tests.tolerances import Units
 
 __all__ = ["CASES", "EDGES", "LABEL", "TOLERANCES", "check", "results"]
 LABEL = "spline"
-TOLERANCES = (tolerances.TABLE["rational_quadratic_spline"],)
+# A unit is drawn from 8 samples: the worst of 10⁵ elements is far out. Measured worst at spread 6, 20 000 rows of
+# 5 features, float32: y 2.8, logabsdet 5.2, grad_x 59, grad_params 59 on cpu, and 2.2, 16.6, 26, 58 in the reference.
+# Float64 is measured at spread 1 (on cpu 2.5, 5.7, 3.2, 7.2), where the reference's own rounding, for which there is no
+# better evaluation at hand, is of the size of the kernel's.
+TOLERANCES = {
+    torch.float64: Units(8, 16, 16, 16),
+    torch.float32: Units(8, 32, 128, 128),
+    torch.float16: Units(1, 1, 2, 2),
+    torch.bfloat16: Units(1, 1, 2, 2),
+}
 # Sizes about the edges of warps, blocks, segments (512 elements) and stages.
 EDGES = {
     "k4": replace(CASES["k8"], bins=4),
