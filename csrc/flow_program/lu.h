@@ -16,14 +16,11 @@ template <class S, int V> struct LuTile {
   int features = matrix.features;
 
   S* rows(int which) const { return memory + int64_t(which) * features * R; }
-  template <class F> void each_vector(const F& body) const {
-    each<V>(V, [&](int v) FLOWKERN_INLINE { body(v * lanes); });
-  }
 
   // Row i of x loses Σ_j m[i][j]·x_j over [begin, end), and is divided by `by`. M's entries lie `row` and
   // `column` apart.
   void eliminate(const S* m, int64_t row, int64_t column, int i, int begin, int end, S by, S* x) const {
-    each_vector([&](int v) FLOWKERN_INLINE {
+    Step::each_vector([&](int v) FLOWKERN_INLINE {
       T sum = load(x + int64_t(i) * R + v);
       for (int j = begin; j < end; ++j) sum = fma(T(-m[i * row + j * column]), load(x + int64_t(j) * R + v), sum);
       store(x + int64_t(i) * R + v, by == S(1) ? sum : sum / T(by));
@@ -55,7 +52,7 @@ template <class S, int V> struct LuTile {
   }
   void subtract_shift(const S* y, S* to) const {
     for (int f = 0; f < features; ++f)
-      each_vector([&](int i) FLOWKERN_INLINE {
+      Step::each_vector([&](int i) FLOWKERN_INLINE {
         store(to + int64_t(f) * R + i, load(y + int64_t(f) * R + i) - T(step.shift[f]));
       });
   }

@@ -23,7 +23,7 @@ template <class S, int V> struct MatrixTile {
 
   // to = Mᵀ from.
   void send_back(const S* panels, const S* from, S* to) const {
-    for (int64_t i = 0; i < int64_t(features) * R; i += lanes) store(to + i, T(S(0)));
+    for (int f = 0; f < features; ++f) Step::fill(to + int64_t(f) * R, S(0));
     const Panels<S> all{panels, 0, features, 0, features};
     Step::each_group(all, 0, features, [&]<int n>(typename Step::template Rows<n>, int row, const auto w) FLOWKERN_INLINE {
       Step::template multiply_back<n>(w, from + int64_t(row) * R, 0, features, to);
@@ -31,7 +31,7 @@ template <class S, int V> struct MatrixTile {
   }
 
   void move(const S* from, S* to) const {
-    for (int64_t i = 0; i < int64_t(features) * R; i += lanes) store(to + i, T(load(from + i)));
+    for (int f = 0; f < features; ++f) Step::copy(from + int64_t(f) * R, to + int64_t(f) * R);
   }
 
   // The sums at `to` gain rows·columnsᵀ, in groups of rows.

@@ -34,16 +34,6 @@ template <class S, int V> struct FlowTile {
   MaskedTile<S, V> plain() const { return {kNothing, first, samples, {}}; }
   static constexpr MaskedProblem<S> kNothing{};
 
-  template <class F> void each_vector(const F& body) const {
-    each<V>(V, [&](int v) FLOWKERN_INLINE { body(v * lanes); });
-  }
-  void fill(S* row, S value) const {
-    each_vector([&](int i) FLOWKERN_INLINE { store(row + i, T(value)); });
-  }
-  void copy(const S* from, S* to) const {
-    each_vector([&](int i) FLOWKERN_INLINE { store(to + i, T(load(from + i))); });
-  }
-
   void read(const Elements<const S>& from, int columns, S* to) const {
     plain().read_columns(from, columns, [=](int c) { return to + int64_t(c) * R; });
   }
@@ -74,9 +64,9 @@ template <class S, int V> struct FlowTile {
       case kLuStep: lu(step).apply(x, y); break;
       case kScaleStep: apply_scale(step, x, y); break;
       case kLinearStep: linear(step).apply(x, y); break;
-      default: for (int f = 0; f < p.features; ++f) copy(x + step.order[f] * R, y + int64_t(f) * R);
+      default: for (int f = 0; f < p.features; ++f) Step::copy(x + step.order[f] * R, y + int64_t(f) * R);
     }
-    each_vector([&](int i) FLOWKERN_INLINE { store(log + i, load(log + i) + T(step.logabsdet)); });
+    Step::each_vector([&](int i) FLOWKERN_INLINE { store(log + i, load(log + i) + T(step.logabsdet)); });
   }
 
   void apply_conditioned(const Step& step, const S* x, S* y, S* log) const {
@@ -92,7 +82,7 @@ template <class S, int V> struct FlowTile {
     for (int f = 0; f < p.features; ++f) {
       const T s = T(step.scale[f]), b = T(step.shift[f]);
       const int64_t row = int64_t(f) * R;
-      each_vector([&](int i) FLOWKERN_INLINE {
+      Step::each_vector([&](int i) FLOWKERN_INLINE {
         const T v = load(x + row + i);
         store(y + row + i, step.inverse ? (v - b) / s : fma(s, v, b));
       });
@@ -101,7 +91,7 @@ template <class S, int V> struct FlowTile {
 
   void add_normal(const S* y, S* log) const {
     for (int f = 0; f < p.features; ++f)
-      each_vector([&](int i) FLOWKERN_INLINE {
+      Step::each_vector([&](int i) FLOWKERN_INLINE {
         const T v = load(y + int64_t(f) * R + i);
         store(log + i, load(log + i) - T(S(0.5)) * v * v - T(S(0.91893853320467274178)));  // log √(2π)
       });
@@ -110,7 +100,7 @@ template <class S, int V> struct FlowTile {
   void forward() const {
     S *x = rows(0, 0), *y = rows(1, 0);
     alignas(64) S log[R];
-    fill(log, S(0));
+    Step::fill(log, S(0));
     read(p.x, p.features, x);
     if (p.context_features) read(p.context, p.context_features, context());
     for (int k = 0; k < p.steps; ++k) {
@@ -127,7 +117,7 @@ template <class S, int V> struct FlowTile {
 
   void read_cotangents(const Elements<const S>& from, int columns, S* to) const {
     if (!from.base)
-      for (int c = 0; c < columns; ++c) fill(to + int64_t(c) * R, S(0));
+      for (int c = 0; c < columns; ++c) Step::fill(to + int64_t(c) * R, S(0));
     else read(from, columns, to);
     for (int c = 0; c < columns; ++c) plain().clear_rest(to + int64_t(c) * R);
   }
@@ -146,8 +136,8 @@ template <class S, int V> struct FlowTile {
       case kScaleStep: return back_scale(step, known, grad);
       case kLinearStep: return linear(step).back(known, grad);
       default:
-        for (int f = 0; f < p.features; ++f) copy(grad + int64_t(f) * R, given + step.order[f] * R);
-        for (int f = 0; f < p.features; ++f) copy(given + int64_t(f) * R, grad + int64_t(f) * R);
+        for (int f = 0; f < p.features; ++f) Step::copy(grad + int64_t(f) * R, given + step.order[f] * R);
+        for (int f = 0; f < p.features; ++f) Step::copy(given + int64_t(f) * R, grad + int64_t(f) * R);
     }
   }
 
@@ -171,7 +161,7 @@ template <class S, int V> struct FlowTile {
       const T s = T(step.scale[f]), sign = T(step.inverse ? S(-1) : S(1));
       const int64_t row = int64_t(f) * R;
       T of_scale = T(S(0)), of_shift = T(S(0));
-      each_vector([&](int i) FLOWKERN_INLINE {
+      Step::each_vector([&](int i) FLOWKERN_INLINE {
         const T g = load(grad + row + i), back = step.inverse ? g / s : g * s;
         const T used = step.inverse ? back : g;
         of_scale = fma(sign * used, load(x + row + i), of_scale), of_shift = fma(sign, used, of_shift);
@@ -185,7 +175,7 @@ template <class S, int V> struct FlowTile {
     S* y = rows(1, 0);
     read_state(p.steps, y);
     for (int f = 0; f < p.features; ++f)
-      each_vector([&](int i) FLOWKERN_INLINE {
+      Step::each_vector([&](int i) FLOWKERN_INLINE {
         S* at = grad + int64_t(f) * R + i;
         store(at, load(at) - load(y + int64_t(f) * R + i) * load(g_log + i));
       });
@@ -197,11 +187,11 @@ template <class S, int V> struct FlowTile {
     read_cotangents(p.grad_l, 1, g_log);
     read_cotangents(p.grad_y, p.features, grad);
     T total = T(S(0));
-    each_vector([&](int i) FLOWKERN_INLINE { total = total + load(g_log + i); });
+    Step::each_vector([&](int i) FLOWKERN_INLINE { total = total + load(g_log + i); });
     chunk[0] += Step::sum_lanes(total);
     if (p.context_features) read(p.context, p.context_features, context());
     if (p.grad_context)
-      for (int c = 0; c < p.context_features; ++c) fill(grad_context() + int64_t(c) * R, S(0));
+      for (int c = 0; c < p.context_features; ++c) Step::fill(grad_context() + int64_t(c) * R, S(0));
     if (p.normal) back_normal(grad, g_log);
     for (int k = p.steps - 1; k >= 0; --k) back(k, grad, g_log);
     write(grad, p.out, p.features);

@@ -24,14 +24,13 @@ template <class S, int V> struct MaskedTile {
   FLOWKERN_HD S* grad_at(int row) const { return memory.grads + int64_t(row) * R; }
   FLOWKERN_HD int upto(int layer, int rank) const { return p.counts[layer * (p.levels + 2) + rank + 1]; }
   FLOWKERN_HD int outputs() const { return p.layers - 1; }
-  template <class F> FLOWKERN_HD void each_vector(const F& body) const {
+  template <class F> FLOWKERN_HD static void each_vector(const F& body) {
     each<V>(V, [&](int v) FLOWKERN_INLINE { body(v * lanes); });
   }
-  void fill(S* row, S value) const {
+  static void fill(S* row, S value) {
     each_vector([&](int i) FLOWKERN_INLINE { store(row + i, T(value)); });
   }
-
-  void copy(const S* from, S* to) const {
+  static void copy(const S* from, S* to) {
     each_vector([&](int i) FLOWKERN_INLINE { store(to + i, T(load(from + i))); });
   }
 
