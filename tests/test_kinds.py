@@ -12,6 +12,7 @@ from flowkern.ops._activation import CALLS, KINDS, NAMES, of_call
 from flowkern.ops._affine_coupling.scale_map import CODES, SCALE_MAPS
 from flowkern.ops._masked_autoregressive.element import ELEMENTS
 from flowkern.ops._neural_ode import METHODS, MOST_STAGES
+from flowkern.ops._probability_path.kinds import PATHS
 from flowkern.ops._rational_quadratic_spline.kinds import KNOT_MAPS, TAILS, KnotMap
 from flowkern.ops._tableau import TABLEAUX
 
@@ -20,6 +21,7 @@ TABLES = {
     "ACTIVATIONS": tuple(KINDS),
     "ELEMENTS": ELEMENTS,
     "KNOT_MAPS": tuple(KNOT_MAPS),
+    "PATHS": tuple(PATHS),
     "SCALE_MAPS": SCALE_MAPS,
     "TAILS": tuple(TAILS),
 }

@@ -7,7 +7,7 @@
 
 #include "platform.h"
 
-// s(u), the scales of affine_coupling: formulas in affine_coupling/math.h.
+// s(u), the scales of affine transforms: formulas in the math.h of their coupling.
 #define FLOWKERN_SCALE_MAPS(X)               \
   X(kAdditive, additive)                     \
   X(kExp, exp)                               \
@@ -18,7 +18,7 @@
   X(kReciprocalSigmoid, reciprocal_sigmoid)  \
   X(kSoftplus, softplus)
 
-// From raw parameters to a spline's knots: formulas in rational_quadratic_spline/bin.h.
+// From raw parameters to a spline's knots: formulas in the bin.h of splines.
 #define FLOWKERN_KNOT_MAPS(X) \
   X(kSoftplusKnots, softplus) \
   X(kSoftclipKnots, softclip)
@@ -33,6 +33,13 @@
 #define FLOWKERN_ELEMENTS(X) \
   X(kAffine, affine, 4)      \
   X(kSpline, spline, 9)
+
+// x_t between two points: formulas in the math.h of paths.
+#define FLOWKERN_PATHS(X)                        \
+  X(kConditional, conditional)                   \
+  X(kTarget, target)                             \
+  X(kVariancePreserving, variance_preserving)    \
+  X(kSchroedingerBridge, schroedinger_bridge)
 
 // Of conditioners and vector fields: formulas in activation.h.
 #define FLOWKERN_ACTIVATIONS(X)      \
@@ -54,6 +61,7 @@ enum ScaleMap { FLOWKERN_SCALE_MAPS(FLOWKERN_ENUMERATOR) kScaleMaps };
 enum KnotMap { FLOWKERN_KNOT_MAPS(FLOWKERN_ENUMERATOR) kKnotMaps };
 enum Tails { FLOWKERN_TAILS(FLOWKERN_ENUMERATOR) kTails };
 enum ElementKind { FLOWKERN_ELEMENTS(FLOWKERN_ENUMERATOR) kElements };
+enum PathKind { FLOWKERN_PATHS(FLOWKERN_ENUMERATOR) kPaths };
 enum ActivationKind { FLOWKERN_ACTIVATIONS(FLOWKERN_ENUMERATOR) kActivations };
 #undef FLOWKERN_ENUMERATOR
 

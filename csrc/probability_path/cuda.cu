@@ -69,21 +69,23 @@ template <class S, int kind> __global__ __launch_bounds__(kThreads) void backwar
 }
 
 template <class S> using PathKernel = void (*)(PathProblem<S>);
-#define FLOWKERN_KINDS(kernel) {kernel<S, 0>, kernel<S, 1>, kernel<S, 2>, kernel<S, 3>}
 
 template <class S> void run(const char* name, PathKernel<S> kernel, const PathProblem<S>& p, void* stream) {
   constexpr int64_t elements = 4 * kThreads;
   launch_blocks(name, kernel, (p.rows * p.features + elements - 1) / elements, kThreads, 0, stream, p);
 }
 template <class S> void run_forward(const PathProblem<S>& p, void* stream) {
-  static constexpr PathKernel<S> kernels[] = FLOWKERN_KINDS(forward_kernel);
+#define FLOWKERN_KERNEL(kind, name) forward_kernel<S, kind>,
+  static constexpr PathKernel<S> kernels[] = {FLOWKERN_PATHS(FLOWKERN_KERNEL)};
+#undef FLOWKERN_KERNEL
   run("probability_path", kernels[p.kind], p, stream);
 }
 template <class S> void run_backward(const PathProblem<S>& p, void* stream) {
-  static constexpr PathKernel<S> kernels[] = FLOWKERN_KINDS(backward_kernel);
+#define FLOWKERN_KERNEL(kind, name) backward_kernel<S, kind>,
+  static constexpr PathKernel<S> kernels[] = {FLOWKERN_PATHS(FLOWKERN_KERNEL)};
+#undef FLOWKERN_KERNEL
   run("probability_path_backward", kernels[p.kind], p, stream);
 }
-#undef FLOWKERN_KINDS
 
 }  // namespace
 

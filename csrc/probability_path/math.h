@@ -4,13 +4,12 @@
 // flowkern/ops/_probability_path/README.md.
 #pragma once
 
+#include "../common/kinds.h"
 #include "../common/philox.h"
 #include "../common/sincos.h"
 
 FLOWKERN_BEGIN
 
-// The codes are those of flowkern/ops/_probability_path/__init__.py.
-enum PathKind { kConditional = 0, kTarget = 1, kVariancePreserving = 2, kSchroedingerBridge = 3 };
 // The streams of a seed.
 enum : std::uint32_t { kNoiseStream = 0, kTimeStream = 1 };
 
@@ -55,6 +54,8 @@ template <int kind, class T> FLOWKERN_HD Path<T> path_at(T t, typename Lanes<T>:
     p.exact = {minus, one, s * half};
     // (√q·r/a)' = (√q'·r − 2√q − 2r·(√q·r/a))/a
     p.slope.noise = s * (half * r - T(S(2)) * root - T(S(2)) * r * (root * r / above)) / above;
+  } else {
+    static_assert(kind == kConditional, "a path without a formula");
   }
   if constexpr (kind != kSchroedingerBridge) p.exact = p.u;
   return p;

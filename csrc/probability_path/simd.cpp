@@ -134,10 +134,12 @@ template <class S> void times(const PathProblem<S>& p, int64_t begin, int64_t en
 }
 
 template <class S> using Blocks = void (*)(const PathProblem<S>&, int64_t, int64_t);
-#define FLOWKERN_KINDS(loop) {loop<S, 0>, loop<S, 1>, loop<S, 2>, loop<S, 3>}
-template <class S> constexpr Blocks<S> kForward[] = FLOWKERN_KINDS(forward_blocks);
-template <class S> constexpr Blocks<S> kBackward[] = FLOWKERN_KINDS(backward_blocks);
-#undef FLOWKERN_KINDS
+#define FLOWKERN_LOOP(kind, name) forward_blocks<S, kind>,
+template <class S> constexpr Blocks<S> kForward[] = {FLOWKERN_PATHS(FLOWKERN_LOOP)};
+#undef FLOWKERN_LOOP
+#define FLOWKERN_LOOP(kind, name) backward_blocks<S, kind>,
+template <class S> constexpr Blocks<S> kBackward[] = {FLOWKERN_PATHS(FLOWKERN_LOOP)};
+#undef FLOWKERN_LOOP
 
 }  // namespace
 

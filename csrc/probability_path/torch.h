@@ -36,7 +36,7 @@ template <class Device> struct PathOp {
     if (a.noise) check_like("noise", *a.noise, a.x0);
     FLOWKERN_CHECK(a.seed.scalar_type() == ScalarType::Long && a.seed.dim() == 0, "seed: expected an int64 tensor of no dimension");
     check_device("seed", a.seed, a.x0);
-    FLOWKERN_CHECK(a.kind >= 0 && a.kind <= 3, "path: expected 0 to 3, got ", a.kind);
+    check_kind("path", a.kind, kPaths);
   }
 
   template <class S> static const S* pointer(const Tensor& t) { return static_cast<const S*>(t.const_data_ptr()); }
@@ -47,7 +47,7 @@ template <class Device> struct PathOp {
     PathProblem<S> p{};
     p.rows = a.x0.size(0), p.features = a.x0.size(1);
     p.kind = int(a.kind), p.sigma = a.sigma, p.seed = pointer<std::int64_t>(a.seed);
-    p.draws_noise = !a.noise && (a.sigma != 0 || a.kind == 1);
+    p.draws_noise = !a.noise && (a.sigma != 0 || a.kind == kTarget);
     p.x0 = pointer<S>(a.x0), p.x1 = pointer<S>(a.x1), p.noise = pointer<S>(a.noise), p.given_t = pointer<S>(a.t);
     return p;
   }

@@ -9,11 +9,10 @@ import torch
 from flowkern import backends
 from flowkern.ops._arguments import check_tensor, compute_dtype, constants
 from flowkern.ops._probability_path.function import apply, draws_noise
+from flowkern.ops._probability_path.kinds import PATHS
 from flowkern.ops._probability_path.native import KERNELS
 
 __all__ = ["PATHS", "probability_path"]
-
-PATHS = {"conditional": 0, "target": 1, "variance_preserving": 2, "schroedinger_bridge": 3}
 
 
 def probability_path(

@@ -16,6 +16,7 @@ import torch
 
 from flowkern.ops._function import MappedRule, Rule, Tensors
 from flowkern.ops._probability_path import native, reference
+from flowkern.ops._probability_path.kinds import TARGET
 
 
 class _ProbabilityPath(MappedRule):
@@ -56,7 +57,7 @@ apply = rule.apply
 
 def draws_noise(path: int, sigma: float) -> bool:
     """Whether a path of that code has noise: where σ is 0 the target path alone, which starts at it."""
-    return sigma != 0 or path == 1
+    return sigma != 0 or path == TARGET
 
 
 def _contiguous(*tensors: Any) -> list[Any]:

@@ -5,6 +5,7 @@ import math
 import torch
 
 from flowkern.ops import _random
+from flowkern.ops._probability_path.kinds import CONDITIONAL, TARGET, VARIANCE_PRESERVING
 
 NOISE_STREAM, TIME_STREAM = 0, 1
 
@@ -28,7 +29,7 @@ def forward(
 
 
 def _noise(x: torch.Tensor, seed: torch.Tensor, path: int, sigma: float) -> torch.Tensor:
-    if sigma == 0 and path != 1:
+    if sigma == 0 and path != TARGET:
         return torch.zeros_like(x)
     return _random.normal(x.numel(), NOISE_STREAM, seed, x.dtype).view(x.shape)
 
@@ -36,14 +37,14 @@ def _noise(x: torch.Tensor, seed: torch.Tensor, path: int, sigma: float) -> torc
 def _sample(
     x0: torch.Tensor, x1: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, path: int, sigma: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """x_t and its velocity, for each kind of path, in the order of their codes."""
-    if path == 1:
+    """x_t and its velocity, for each kind of path."""
+    if path == TARGET:
         return t * x1 + (1 - (1 - sigma) * t) * noise, x1 - (1 - sigma) * noise
-    if path == 2:
+    if path == VARIANCE_PRESERVING:
         cos, sin = torch.cos(math.pi / 2 * t), torch.sin(math.pi / 2 * t)
         return cos * x0 + sin * x1 + sigma * noise, math.pi / 2 * (cos * x1 - sin * x0)
     mean = t * x1 + (1 - t) * x0
-    if path == 0:
+    if path == CONDITIONAL:
         return mean + sigma * noise, x1 - x0
     deviation = sigma * torch.sqrt(t * (1 - t)) * noise
     return mean + deviation, (1 - 2 * t) / (2 * t * (1 - t) + 1e-8) * deviation + x1 - x0

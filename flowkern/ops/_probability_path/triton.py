@@ -6,9 +6,11 @@ import triton.language as tl
 
 from flowkern.ops import _triton_random as random
 from flowkern.ops._dispatcher import define
-from flowkern.ops._probability_path import native
+from flowkern.ops._probability_path import kinds, native
 
 _COUNTERS = 256  # of a program
+TARGET, VARIANCE_PRESERVING = tl.constexpr(kinds.TARGET), tl.constexpr(kinds.VARIANCE_PRESERVING)
+SCHROEDINGER_BRIDGE = tl.constexpr(kinds.SCHROEDINGER_BRIDGE)
 
 
 def forward(x0, x1, t, noise, seed, path, sigma):
@@ -62,14 +64,14 @@ def _path_at(t, KIND: tl.constexpr, SIGMA: tl.constexpr):
     zero, one = tl.full(t.shape, 0.0, t.dtype), tl.full(t.shape, 1.0, t.dtype)
     x_a, x_b, x_z = 1 - t, t, tl.full(t.shape, SIGMA, t.dtype)
     u_a, u_b, u_z = -one, one, zero
-    if KIND == 1:
+    if KIND == TARGET:
         x_a, x_z = zero, 1 - (1 - SIGMA) * t
         u_a, u_z = zero, tl.full(t.shape, SIGMA - 1, t.dtype)
-    elif KIND == 2:
+    elif KIND == VARIANCE_PRESERVING:
         rate: tl.constexpr = 1.5707963267948966
         x_b, x_a = random.sincos_turns(0.25 * t)
         u_a, u_b = -rate * x_b, rate * x_a
-    elif KIND == 3:
+    elif KIND == SCHROEDINGER_BRIDGE:
         q = t * (1 - t)
         root = tl.sqrt(q)
         x_z = SIGMA * root
@@ -82,10 +84,10 @@ def _slopes(t, u_a, u_b, u_z, KIND: tl.constexpr, SIGMA: tl.constexpr):
     """dx_t/dt's weight of the noise, and the weights in du_t/dt."""
     zero = tl.full(t.shape, 0.0, t.dtype)
     x_z, s_a, s_b, s_z = u_z, zero, zero, zero
-    if KIND == 2:
+    if KIND == VARIANCE_PRESERVING:
         rate: tl.constexpr = 1.5707963267948966
         s_a, s_b = -rate * u_b, rate * u_a
-    elif KIND == 3:
+    elif KIND == SCHROEDINGER_BRIDGE:
         q, r = t * (1 - t), 1 - 2 * t
         root, above = tl.sqrt(q), 2 * q + 1e-8
         half = r / (2 * root)
@@ -105,7 +107,7 @@ def _elements(total, D, COUNTERS: tl.constexpr, WIDE: tl.constexpr):
 @triton.jit
 def _noises(noise, seed, counter, KIND: tl.constexpr, SIGMA: tl.constexpr, COMPUTE: tl.constexpr):
     """The noise of the four elements of each counter, where it is drawn."""
-    if noise is None and (SIGMA != 0 or KIND == 1):
+    if noise is None and (SIGMA != 0 or KIND == TARGET):
         return random.normal(seed, 0, counter, COMPUTE)
     zero = tl.zeros(counter.shape, COMPUTE)
     return zero, zero, zero, zero
