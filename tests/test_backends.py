@@ -16,8 +16,8 @@ from torch.profiler import profile
 
 import flowkern
 from flowkern import _library, backends
-from flowkern.ops import _arguments, affine_coupling
-from tests.cases.coupling import TYPICAL
+from flowkern.ops import _arguments
+from tests.cases.coupling import AFFINE, AFFINES, TYPICAL
 
 ROOT = Path(__file__).parents[1]
 WITHOUT_CPU = os.environ.get("FLOWKERN_WITHOUT_CPU") == "1"
@@ -43,9 +43,9 @@ def test_the_chosen_backend_runs(backend, op):
 
 
 def test_backward_keeps_the_backend_of_forward():
-    x, params = (t.requires_grad_() for t in TYPICAL["affine_coupling"].tensors())
+    x, params = (t.requires_grad_() for t in AFFINE.tensors())
     with flowkern.backend("reference"):
-        y, logabsdet = TYPICAL["affine_coupling"](x, params)
+        y, logabsdet = AFFINE(x, params)
     with profile() as profiler:
         (y.sum() + logabsdet.sum()).backward()
     assert not any("flowkern::" in event.key for event in profiler.key_averages())
@@ -86,14 +86,14 @@ def test_unavailable_choice_says_why():
 def test_tensors_on_another_device():
     x, params = torch.zeros(2, 3, device="meta"), torch.zeros(2, 3, 2, device="meta")
     with flowkern.backend("reference"):
-        assert affine_coupling(x, params)[0].device.type == "meta"
+        assert AFFINES["exp"](x, params)[0].device.type == "meta"
     assert WITHOUT_CPU or _raises_on(x, params)
 
 
 def _raises_on(x, params):
     with flowkern.backend("cpu"):
         with pytest.raises(RuntimeError, match="'cpu' was chosen.* x is on 'meta'"):
-            affine_coupling(x, params)
+            AFFINES["exp"](x, params)
     return True
 
 
@@ -242,7 +242,7 @@ with flowkern.backend("reference"):
 @pytest.mark.parametrize("choice", ["gpu", *MISSING[:1]])
 def test_environment_that_cannot_be_met(choice):
     """The import works, and the first op says what is wrong."""
-    result = in_process(choice, "flowkern.ops.affine_coupling(X, torch.zeros(2, 3, 2))")
+    result = in_process(choice, "flowkern.ops.runge_kutta_stage(X, [X], torch.ones(1))")
     assert result.returncode == 1
     assert "FLOWKERN_BACKEND: " in result.stderr and repr(choice) in result.stderr
 

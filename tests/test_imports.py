@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import cases
+
 ROOT = Path(__file__).parent.parent
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -40,7 +42,8 @@ ROOMS = {
     "check": {"backends", "ops", "report"},
     "__main__": {"", "backends", "check", "ops", "report"},
 }
-# module of an op's folder: what it may import of flowkern beside _torch, written without "flowkern." and "ops."
+# module of an op's folder: what it may import of flowkern beside _torch, written without "flowkern." and "ops.".
+# An op with other modules has a table of its own in tests/cases.
 OP_MODULES = {
     "reference": {"_arguments", "scale_map", "kinds"},
     "native": {"_library", "_arguments", "_dispatcher", "_native"},
@@ -50,70 +53,6 @@ OP_MODULES = {
     "scale_map": set(),
     "kinds": set(),
     "__init__": {"backends", "_arguments", "_plain", "function", "native", "scale_map", "kinds"},
-}
-
-# The masked autoregressive op has other rooms, and applies the formulas of the couplings.
-_AFFINE, _SPLINE, _MASKED = "_affine_coupling", "_rational_quadratic_spline", "_masked_autoregressive"
-OP_MODULES_OF = {
-    "probability_path": {
-        "reference": {"_random"},
-        "native": {"_library", "_dispatcher"},
-        "triton": {"_dispatcher", "_triton_random", "native"},
-        "function": {"_function", "native", "reference", "triton"},
-        "__init__": {"backends", "_arguments", "function", "native"},
-    },
-    "masked_autoregressive": {
-        "conditioner": {"_activation", "_plain"},
-        "element": {f"{_AFFINE}.scale_map", _SPLINE},
-        "reference": {
-            *("_activation", "_arguments", "conditioner", "element"),
-            *(f"{_AFFINE}.reference", f"{_SPLINE}.reference"),
-        },
-        "gradients": {"_precision", "conditioner"},
-        "native": {"_library", "_dispatcher", "gradients", "reference"},
-        "triton": {
-            *("_dispatcher", "_tables", "_triton", "element", "gradients", "native", "reference", "triton_kernels"),
-            *("triton_layers", f"{_SPLINE}.triton_element"),
-        },
-        "triton_kernels": {
-            *("_triton", "triton_layers", f"{_AFFINE}.triton", f"{_SPLINE}.triton_element"),
-        },
-        "triton_layers": {"_triton_activation"},
-        "function": {"_function", "_trace", "native", "reference", "triton"},
-        "__init__": {
-            *("backends", "_activation", "_arguments", "_function", "conditioner", "element", "function", "native"),
-            "reference",
-        },
-    },
-    "flow_program": {
-        "steps": {"_activation", f"{_MASKED}.conditioner", f"{_MASKED}.element"},
-        "reference": {
-            *("_activation", "_arguments", "steps", f"{_AFFINE}.reference", f"{_SPLINE}.reference"),
-            *(f"{_MASKED}.{name}" for name in ("conditioner", "element", "reference")),
-        },
-        "native": {"_library", "_dispatcher"},
-        "function": {"_arguments", "_function", "native", "reference", f"{_MASKED}.reference"},
-        "__init__": {"backends", "_arguments", "function", "native", "steps"},
-    },
-    "neural_ode": {
-        "field": {"_activation"},
-        "reference": {"_activation", "field"},
-        "native": {"_library", "_dispatcher"},
-        "triton": {
-            *("_dispatcher", "_tables", "_triton", "native", "reference"),
-            *("triton_field", "triton_kernels", "triton_layout"),
-        },
-        "triton_kernels": {"triton_field", "triton_gradients"},
-        "triton_gradients": {"_triton_random", "triton_field"},
-        "triton_field": {"_triton_activation", "_triton_random"},
-        "triton_layout": {"triton_field"},
-        "pieces": set(),
-        "function": {"_function", "native", "pieces", "reference", "triton"},
-        "__init__": {
-            *("backends", "_activation", "_arguments", "_function", "_status", "_tableau"),
-            *("field", "function", "native", "reference"),
-        },
-    },
 }
 
 
@@ -167,9 +106,11 @@ def test_every_module_has_a_room():
 def test_op_modules_import_downwards(op):
     """An op knows no other op's Function, and its kernels know neither each other nor their own."""
     prefix = f"flowkern.ops._{op}"
+    own = cases.modules("imports").get(op)
+    modules = own.MODULES if own else OP_MODULES
     for module, path in MODULES.items():
         if module == prefix or module.startswith(prefix + "."):
-            may = OP_MODULES_OF.get(op, OP_MODULES)[path.stem]
+            may = ({"problem": {"_problem", f"_{op}"}} | modules)[path.stem]
             for other in imported(path):
                 short = other.removeprefix(prefix + ".").removeprefix("flowkern.")
                 short = short.removeprefix("ops.")
@@ -188,7 +129,7 @@ def test_others_use_the_public_ops():
                 "batched",
                 "dispatcher",
                 "modules",
-                "random",
+                "problem",
                 "status",
                 "tableau",
             )
@@ -301,29 +242,61 @@ def test_no_public_name_hides_a_module():
             assert getattr(importlib.import_module(package), name, None) in (None, sys.modules[module]), module
 
 
+# These use ops for a purpose of their own, as an op may use another one.
+USERS = ("flowkern", "bench", "demo", "docs", *(f"tests/{name}" for name in ("adapters", "docs", "matching", "ode")))
+NOT_USERS = "ops", "check", "backends.py", "_library.py"  # of flowkern
+SOURCES = {".cpp", ".cu", ".cuh", ".h", ".json", ".py", ".toml"}
+
+
+def counted(path):
+    """Whether a file counts that names an op, unless it is the op's own."""
+    parts = path.relative_to(ROOT).parts
+    user = path.is_relative_to(ROOT / "flowkern") and parts[1] not in NOT_USERS
+    user = user or any(path.is_relative_to(ROOT / name) for name in USERS[1:])
+    hidden = any(part[0] == "." or part in ("build", "dist", "report") for part in parts)
+    return path.suffix in SOURCES and not user and not hidden
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_few_files_name_an_op(op):
+    """An op's own files have its name in their paths, or another op's that uses it."""
+    files = [path for path in ROOT.rglob("*.*") if counted(path) and not any(op in str(path) for op in OPS)]
+    named = [str(path.relative_to(ROOT)) for path in files if re.search(rf"\b_?{op}(_|\b)", path.read_text())]
+    assert len(named) <= 8, sorted(named)
+
+
+def used(op):
+    """The other ops that an op imports something of."""
+    folder = ROOT / "flowkern" / "ops" / f"_{op}"
+    every = {name.split(".")[2][1:] for path in folder.glob("*.py") for name in imported(path) if name.count(".") > 1}
+    return every & {*OPS} - {op}
+
+
 def test_ops_can_be_removed(tmp_path):
     """Without the folders of ops that no other op uses, and their imports, what goes through all ops still imports."""
     for folder in ("flowkern", "tests", "csrc"):
         ignored = shutil.ignore_patterns("__pycache__", "*.so")
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
     names = tmp_path / "flowkern" / "ops" / "__init__.py"
-    for op in ("flow_program", "neural_ode", "probability_path", "runge_kutta_stage"):
+    left = set().union(*map(used, OPS))
+    for op in {*OPS} - left:
         for folder in (f"flowkern/ops/_{op}", f"csrc/{op}", f"tests/cases/{op}"):
             shutil.rmtree(tmp_path / folder)
         names.write_text(
             re.sub(rf"^from flowkern\.ops\._{op} import (\([^)]*\)|.*)\n", "", names.read_text(), flags=re.M)
         )
-    code = """if True:
+    code = f"""if True:
         import flowkern
         from tests import cases, options
         from tests.gpu.compiled import cuda_kernels, triton_kernels
         from tests.gpu.emulation import device
         from tests.gpu.gate import correctness
         from tests.gpu.sanitizers import planted, run, sample
-        left = {"affine_coupling", "masked_autoregressive", "rational_quadratic_spline"}
+        from flowkern.ops._problem import all_problems
+        assert all_problems() and cases.modules("calls") and cases.modules("imports")
         compiled = cuda_kernels.SOURCES, triton_kernels.LAUNCHES
         for ops in (cases.OPS, options.SPACES, *compiled, correctness.OPS, run.ops("emulated")):
-            assert {*ops} == left, ops
+            assert {{*ops}} == {left}, ops
         assert planted.faults() and device.OPS and run.named("emulated")
     """
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "FLOWKERN_BACKEND": "reference"}

@@ -3,8 +3,8 @@
 Functions of the sources in tabs, what the compiled kernels use, and how fast they should run.
 
     ```{excerpts}
-    Reference | flowkern/ops/_affine_coupling/reference.py | forward
-    CUDA      | csrc/affine_coupling/*.cu                  | forward_kernel
+    Reference | flowkern/ops/_probability_path/reference.py | forward
+    CUDA      | csrc/probability_path/*.cu                  | forward_kernel
     ```
 
 Each line is a tab: a label, the one file that a pattern names, and the functions to show. They are read at every build.

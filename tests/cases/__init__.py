@@ -3,14 +3,16 @@
 A folder for each op, from which everything that goes through all ops takes what it needs:
 
     __init__.py      LABEL: before the names of its cases. CASES: {name: case}; EDGES: more
-                     of them, about the edges of blocks.
+                     of them, about the edges of blocks. TOLERANCES: see tests/tolerances.py.
                      check(case, backend, dtype, seed, device): raise AssertionError unless it agrees with the float64
                      reference; results(…): all that it computes, as tensors. Both take inverse=… where an op has one.
+    calls.py         the op as functions of one tensor, whose gradients are batched, or whose shapes are dynamic.
     options.py       SPACE of all its options, see tests/options.py.
     emulated.py      OPS: what the CUDA kernels do in the emulation (emulated.cpp), and cases for it.
     launches.h       a launch of each of its CUDA kernels; triton_launches.py: the same of Triton.
     gate.py          GROUPS of checks on a GPU, and smoke, the first few of each direction; see tests/gpu/gate.
     faults.py        FAULTS that are planted in its kernels, see tests/gpu/sanitizers.
+    imports.py       MODULES: what each of its modules may import, see tests/test_imports.py.
 """
 
 import importlib

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import flowkern
-from flowkern.ops import affine_coupling, probability_path, rational_quadratic_spline
+from tests import cases
 
 FLOWS = ("RealNVP", "NSF", "MAF", "AutoregressiveNSF", "CNF")
 
@@ -38,14 +38,8 @@ def test_flows(name):
         torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
 
 
-X, PARAMS = torch.linspace(-4, 4, 24).double().view(6, 4), torch.linspace(-2, 2, 56).double().view(4, 14)
-OPS = {
-    "affine": lambda x, c: affine_coupling(
-        x, PARAMS[:, :2], scale_map=flowkern.ops.ScaleMap("softplus", a=c, prefactor=c)
-    )[0],
-    "spline": lambda x, c: rational_quadratic_spline(x, PARAMS, bound=c)[0],
-    "path": lambda x, c: probability_path(x, -x, X[:, 0].sigmoid(), noise=X, sigma=c)[1],
-}
+X = torch.linspace(-4, 4, 24).double().view(6, 4)
+OPS = {op: module.dynamic for op, module in cases.modules("calls").items() if hasattr(module, "dynamic")}
 
 
 @pytest.mark.parametrize("name", OPS)

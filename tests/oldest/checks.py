@@ -18,7 +18,6 @@ import flowkern
 from flowkern import _library
 from tests.cases import coupling
 from tests.gpu.emulation import device
-from tests.ops.test_dispatch import _arguments
 
 HERE = Path(__file__).parents[2]
 OTHER = os.environ.get("OTHER_PYTHON", ""), Path(os.environ.get("OTHER_TREE", ""))
@@ -66,7 +65,7 @@ def test_cuda_without_a_driver(op):
     kernel = getattr(torch.ops.flowkern, op).default
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
     with pytest.raises(RuntimeError, match="device_guard.* failed"):
-        kernel.redispatch(keys, *_arguments(coupling.TYPICAL[op]))
+        kernel.redispatch(keys, *coupling.raw_arguments(coupling.TYPICAL[op]))
 
 
 def test_cpu_library_of_the_other_torch_loads_here(tmp_path):
@@ -84,7 +83,7 @@ def test_cuda_library_of_the_other_torch_loads_here(tmp_path):
     environment = os.environ | {"FLOWKERN_CUDA": "1"}
     subprocess.run(build, cwd=OTHER[1], env=environment, check=True, capture_output=True)
     shutil.copytree(HERE / "flowkern", tmp_path / "flowkern", ignore=_IGNORED, dirs_exist_ok=True)
-    code = "from flowkern import _library as l; print(l._REASONS, l.compiled('affine_coupling'))"
+    code = f"from flowkern import _library as l; print(l._REASONS, l.compiled({[*coupling.NAMED][0]!r}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout == "{'cpu': None, 'cuda': None} ('cpu', 'cuda')\n", done.stdout + done.stderr
 

@@ -4,33 +4,12 @@ import pytest
 import torch
 from torch.autograd.functional import hessian, jacobian
 
-from flowkern import flows
-from flowkern.ops import affine_coupling, probability_path, rational_quadratic_spline, runge_kutta_stage
+from tests import cases
 
 X = torch.randn(2, 3, generator=torch.Generator().manual_seed(1)).double()
 
 
-def flow(kind, **options):
-    made = kind(3, hidden_features=(8, 8), **options).double()
-    generator = torch.Generator().manual_seed(2)
-    for parameter in made.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator).double() / 2
-    return lambda x: made().log_prob(x)
-
-
-CALLS = {
-    "affine_coupling": lambda: lambda x: affine_coupling(x, torch.stack((x, x.sin()), -1))[0],
-    "rational_quadratic_spline": lambda: (
-        lambda x: rational_quadratic_spline(x, x.unsqueeze(-1) * torch.ones(8).double())[0]
-    ),
-    "masked_autoregressive": lambda: flow(flows.MAF),
-    "neural_ode": lambda: flow(flows.CNF, steps=2),
-    "neural_ode adjoint": lambda: flow(flows.CNF, steps=2, gradient="adjoint"),
-    "probability_path": lambda: (
-        lambda x: probability_path(x, x.sin(), path="schroedinger_bridge", sigma=0.3, seed=3)[1]
-    ),
-    "runge_kutta_stage": lambda: lambda x: runge_kutta_stage(x, [x.sin(), x.exp()], torch.ones(2).double()),
-}
+CALLS = {name: call for module in cases.modules("calls").values() for name, call in module.BATCHED.items()}
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)

@@ -7,7 +7,7 @@ import torch
 
 from flowkern.flows import NSF, AutoregressiveNSF
 from flowkern.ops import SplineElement, _arguments, masked_autoregressive, rational_quadratic_spline
-from tests.cases.coupling import TYPICAL
+from tests.cases.coupling import AFFINE, SPLINE, TYPICAL
 from tests.cases.masked_autoregressive import CASES as MASKED
 
 NAN, INF = float("nan"), float("inf")
@@ -56,8 +56,8 @@ _WRONG = {
 @pytest.mark.parametrize("compiler", ["aot_eager", "export"])
 def test_compiled_code_checks_data(on_backend, backend, compiler, name):
     """By an error, or where the reference looks at a bound, by NaN."""
-    op = "affine_coupling" if name == "mask" else "rational_quadratic_spline"
-    case = replace(TYPICAL[op], options=TYPICAL[op].options | ({"index": _INDEX} if name == "bound" else {}))
+    case = AFFINE if name == "mask" else SPLINE
+    case = replace(case, options=case.options | ({"index": _INDEX} if name == "bound" else {}))
     x, params = case.tensors()
     good, wrong = _WRONG[name]
     call = _Call(case, **{name: good.clone()})

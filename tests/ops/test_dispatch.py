@@ -9,9 +9,7 @@ from torch.func import grad, vmap
 
 import flowkern
 from flowkern.backends import unavailable
-from flowkern.ops import SoftplusKnots
-from flowkern.ops._affine_coupling import ScaleMap
-from tests.cases.coupling import AFFINES, SPLINES, TYPICAL, cotangents, evaluate
+from tests.cases.coupling import AFFINES, SPLINES, TYPICAL, cotangents, evaluate, raw_arguments
 from tests.cases.tensors import laid_out
 
 COMPILER = {"reference": "aot_eager", "cpu": "inductor"}
@@ -30,16 +28,6 @@ def close(got, want):
 # --- dispatcher ops ------------------------------------------------------------------------------
 
 
-def _arguments(case, dtype=torch.float32, layout="contiguous"):
-    """x, params and the plain arguments that the raw op of `case` takes."""
-    x, params = replace(case, batch=(5,), layout=layout).tensors(dtype)
-    index = case.selection().get("index")
-    if case.op == "affine_coupling":
-        return x, params, index, False, False, *ScaleMap("sigmoid").numbers()
-    bound = torch.full((params.shape[1],), 3.0, dtype=dtype)
-    return x, params, index, bound, False, 0, 0.0, 1.0, 0.0, 1.0, *SoftplusKnots().numbers()
-
-
 def test_opcheck(case):
     """Schemas are honest and the fake kernels agree with the real ones, whatever the strides."""
     if unavailable("cpu") is not None:
@@ -47,7 +35,7 @@ def test_opcheck(case):
     op = getattr(torch.ops.flowkern, case.op)
     backward = getattr(torch.ops.flowkern, case.op + "_backward")
     for dtype, layout in ((torch.float32, "contiguous"), (torch.float64, "transposed")):
-        arguments = _arguments(case, dtype, layout)
+        arguments = raw_arguments(case, dtype, layout)
         torch.library.opcheck(op, arguments)
         torch.library.opcheck(backward, (*cotangents(*op(*arguments)), *arguments))
 
@@ -57,7 +45,7 @@ def test_raw_op_refuses_what_it_cannot_read(case):
     if unavailable("cpu") is not None:
         pytest.skip("the CPU kernels are not built")
     op = getattr(torch.ops.flowkern, case.op)
-    x, params, index, *rest = _arguments(case)
+    x, params, index, *rest = raw_arguments(case)
     for message, bad in (
         ("x: expected shape", (x[0], params, index)),
         ("params: expected shape", (x, params[0], index)),
@@ -296,11 +284,11 @@ def test_rows_further_apart_than_32_bits_count(case, on_backend, tmp_path):
 
 def test_chunked_and_interleaved_parameters(on_backend):
     """A conditioner's flat output is read where it lies, whichever way it is packed."""
-    x, params = torch.randn(7, 4), torch.randn(7, 4, 2)
+    case, x, params = AFFINES["exp"], torch.randn(7, 4), torch.randn(7, 4, 2)
     interleaved, chunked = params.flatten(1), params.mT.flatten(1)
-    want = flowkern.ops.affine_coupling(x, params)
+    want = case(x, params)
     for view in (interleaved.unflatten(-1, (4, 2)), chunked.unflatten(-1, (2, 4)).mT):
-        got = flowkern.ops.affine_coupling(x, view)
+        got = case(x, view)
         assert all(torch.equal(*pair) for pair in zip(got, want))
 
 

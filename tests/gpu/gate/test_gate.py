@@ -174,10 +174,11 @@ def test_a_wrong_kernel_is_a_failure_and_the_ratio_is_kept(gate, monkeypatch):
         return result._replace(logabsdet=result.logabsdet + 1) if backend == "cpu" else result
 
     monkeypatch.setattr(Gate, "on", lambda *_: contextlib.nullcontext("cpu"))
-    right = correctness.run("cuda/affine_coupling/half precision/0", gate)
+    check = f"cuda/{[*coupling.NAMED][0]}/half precision/0"
+    right = correctness.run(check, gate)
     assert not right["failures"] and all(0 < ratio <= 1 for ratio in right["error/allowed"])
     monkeypatch.setattr(coupling, "evaluate", wrong)
-    result = correctness.run("cuda/affine_coupling/half precision/0", gate)
+    result = correctness.run(check, gate)
     assert len(result["failures"]) == result["checks"] == len(result["error/allowed"]) == 2
     assert "logabsdet is wrong" in result["failures"][0] and min(result["error/allowed"]) > 1
     assert sum("check" in line for line in gate.log.lines()) == 4
