@@ -146,7 +146,7 @@ def test_bad_inputs_raise_what_the_peer_raises():
     fast = flowkern.accelerate(layer)
     bad = (inputs[:, 1:], context), (inputs.float(), context), (inputs, context[:, 1:]), (inputs, context.float())
     for arguments, keep in itertools.product(bad, (True, False)):
-        with pytest.raises(RuntimeError), torch.set_grad_enabled(keep):
+        with pytest.raises(RuntimeError, match="mat1 and mat2"), torch.set_grad_enabled(keep):
             fast(*arguments)
     with pytest.raises(AttributeError, match="context_layer"):
         flowkern.accelerate(nflows_affine())(inputs.float(), context.float())

@@ -105,7 +105,7 @@ def test_a_bayesian_model_of_zuko():
 def test_a_wrong_context_of_zuko_raises_as_before():
     fast = flowkern.accelerate(zuko_maf(context=CONTEXT))
     for context in (None, torch.randn(2)):
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match="mat1 and mat2 shapes"):
             fast(torch.randn(4, FEATURES), context)
 
 

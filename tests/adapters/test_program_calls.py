@@ -253,7 +253,7 @@ def test_errors_are_the_librarys(name, wrong):
 
 def test_an_unexpected_context_is_left_to_nflows():
     for model in pair(nflows_flow("no context")):
-        with pytest.raises((AttributeError, KeyError, TypeError)):
+        with pytest.raises(AttributeError, match="context_layer"):
             model.log_prob(*data(C))
 
 
@@ -262,5 +262,5 @@ def test_a_weight_that_does_not_fit_raises_as_before():
         model.log_prob(*data(C))
         linear = model._transform._transforms[1].autoregressive_net.final_layer
         linear.weight.data = linear.weight.data[:, 1:]
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match="size of tensor a|weight 3: expected 8 columns"):
             model.log_prob(*data(C))

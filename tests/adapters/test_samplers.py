@@ -263,7 +263,7 @@ def test_calls_that_flow_matching_computes():
         accelerated.compute_likelihood(x, log_p0, **bad)
     with pytest.raises(AssertionError, match="strictly increasing or decreasing"):
         accelerated.sample(x, 0.1, time_grid=torch.tensor([0.0, 1.0, 0.5]))
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match=r"shape '\[-1, 2\]' is invalid"):
         accelerated.sample(points(5, 3), 0.1)
 
 

@@ -241,9 +241,9 @@ def test_wrong_inputs_raise_what_zuko_raises():
     flow, x, c = build()
     fast = fixed(flow)
     for bad in ((x[..., 1:], c), (x, c[:, 1:]), (x, None)):
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match="mat1 and mat2 shapes"):
             flow(bad[1]).log_prob(bad[0])
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match="mat1 and mat2 shapes"):
             fast(bad[1]).log_prob(bad[0])
 
 

@@ -170,9 +170,14 @@ def test_a_flow_is_freed_at_once():
 
 def test_a_wrong_input_raises_as_before():
     flow, (x, c) = build("maf"), data(5)
-    for error, inputs in ((ValueError, (x[:, 1:], c)), (TypeError, (x.float(), c)), (ValueError, (x, c[:, 1:]))):
-        with pytest.raises(error):
-            flow(inputs[1]).log_prob(inputs[0])
+    wrong = (
+        (ValueError, "value: expected shape", x[:, 1:], c),
+        (TypeError, "x: expected dtype", x.float(), c),
+        (ValueError, "context: expected shape", x, c[:, 1:]),
+    )
+    for error, message, value, context in wrong:
+        with pytest.raises(error, match=f"^{message}"):
+            flow(context).log_prob(value)
 
 
 def test_conditioners_of_ones_own_are_left(programs):
