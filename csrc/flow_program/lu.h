@@ -7,9 +7,9 @@ FLOWKERN_BEGIN
 namespace {
 
 template <class S, int V> struct LuTile {
-  using Step = ConditionedTransform<S, V>;
+  using Tile = MaskedTile<S, V>;
   using T = Vec<S>;
-  static constexpr int lanes = Step::lanes, R = Step::R;
+  static constexpr int lanes = Tile::lanes, R = Tile::R;
   const FlowStep<S>& step;
   MatrixTile<S, V> matrix;
   S* memory;
@@ -20,7 +20,7 @@ template <class S, int V> struct LuTile {
   // Row i of x loses Σ_j m[i][j]·x_j over [begin, end), and is divided by `by`. M's entries lie `row` and
   // `column` apart.
   void eliminate(const S* m, int64_t row, int64_t column, int i, int begin, int end, S by, S* x) const {
-    Step::each_vector([&](int v) FLOWKERN_INLINE {
+    Tile::each_vector([&](int v) FLOWKERN_INLINE {
       T sum = load(x + int64_t(i) * R + v);
       for (int j = begin; j < end; ++j) sum = fma(T(-m[i * row + j * column]), load(x + int64_t(j) * R + v), sum);
       store(x + int64_t(i) * R + v, by == S(1) ? sum : sum / T(by));
@@ -52,7 +52,7 @@ template <class S, int V> struct LuTile {
   }
   void subtract_shift(const S* y, S* to) const {
     for (int f = 0; f < features; ++f)
-      Step::each_vector([&](int i) FLOWKERN_INLINE {
+      Tile::each_vector([&](int i) FLOWKERN_INLINE {
         store(to + int64_t(f) * R + i, load(y + int64_t(f) * R + i) - T(step.shift[f]));
       });
   }
@@ -77,7 +77,7 @@ template <class S, int V> struct LuTile {
     const int64_t size = matrix_sums(features, lanes);
     matrix.add_matrix(of_y, t, 0);
     matrix.add_matrix(of_t, x, size);
-    const Step tile = matrix.sum_tile();
+    const Tile tile = matrix.sum_tile();
     for (int f = 0; f < features; ++f) tile.add_sum(2 * size + f, of_y + int64_t(f) * R);
   }
 };

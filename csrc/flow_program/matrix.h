@@ -1,16 +1,16 @@
 // Products of a square matrix with the features of a tile's samples, their gradients, and y = W x.
 #pragma once
 
-#include "../masked_autoregressive/transform.h"
+#include "../masked_autoregressive/tile.h"
 #include "cpu.h"
 
 FLOWKERN_BEGIN
 namespace {
 
 template <class S, int V> struct MatrixTile {
-  using Step = ConditionedTransform<S, V>;
+  using Tile = MaskedTile<S, V>;
   using T = Vec<S>;
-  static constexpr int lanes = Step::lanes, R = Step::R;
+  static constexpr int lanes = Tile::lanes, R = Tile::R;
   int features;
   S* sums;
 
@@ -23,26 +23,26 @@ template <class S, int V> struct MatrixTile {
 
   // to = Mᵀ from.
   void send_back(const S* panels, const S* from, S* to) const {
-    for (int f = 0; f < features; ++f) Step::fill(to + int64_t(f) * R, S(0));
+    for (int f = 0; f < features; ++f) Tile::fill(to + int64_t(f) * R, S(0));
     const Panels<S> all{panels, 0, features, 0, features};
-    Step::each_group(all, 0, features, [&]<int n>(typename Step::template Rows<n>, int row, const auto w) FLOWKERN_INLINE {
-      Step::template multiply_back<n>(w, from + int64_t(row) * R, 0, features, to);
+    Tile::each_group(all, 0, features, [&]<int n>(typename Tile::template Rows<n>, int row, const auto w) FLOWKERN_INLINE {
+      Tile::template multiply_back<n>(w, from + int64_t(row) * R, 0, features, to);
     });
   }
 
   void move(const S* from, S* to) const {
-    for (int f = 0; f < features; ++f) Step::copy(from + int64_t(f) * R, to + int64_t(f) * R);
+    for (int f = 0; f < features; ++f) Tile::copy(from + int64_t(f) * R, to + int64_t(f) * R);
   }
 
   // The sums at `to` gain rows·columnsᵀ, in groups of rows.
   void add_matrix(const S* rows, const S* columns, int64_t to) const {
-    const Step tile = sum_tile();
+    const Tile tile = sum_tile();
     const int64_t group = int64_t(matrix_columns(features)) * lanes;
     for (int row = 0; row < features; row += lanes, to += group)
       tile.add_product(rows + int64_t(row) * R, columns, matrix_columns(features), sums + to);
   }
   // What adds to sums alone, and reads no problem.
-  Step sum_tile() const { return {{kNothing, 0, 0, {.chunk = sums}}}; }
+  Tile sum_tile() const { return {kNothing, 0, 0, {.chunk = sums}}; }
   static constexpr MaskedProblem<S> kNothing{};
 };
 

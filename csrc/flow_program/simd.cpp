@@ -8,9 +8,10 @@ FLOWKERN_BEGIN
 namespace {
 
 template <class S, int V> struct FlowTile {
-  using Step = ConditionedTransform<S, V>;
+  using Tile = MaskedTile<S, V>;
   using T = Vec<S>;
-  static constexpr int lanes = Step::lanes, R = Step::R;
+  static constexpr int lanes = Tile::lanes, R = Tile::R;
+  static constexpr bool kWide = V == kWideTile;
   const FlowProblem<S>& p;
   int64_t first;
   int samples;
@@ -21,17 +22,17 @@ template <class S, int V> struct FlowTile {
   S* grad_context() const { return p.grad_context ? rows(4, 1) : nullptr; }
   S* memory() const { return rows(4, 2); }
   // A step's values are where they are kept, or at the beginning of the tile's memory for steps; cotangents behind.
-  Step on(const FlowStep<S>& step) const {
+  Tile on(const FlowStep<S>& step) const {
     S* values = p.kept ? p.kept + first * p.kept_rows + int64_t(step.kept) * R : memory();
     S* grads = memory() + int64_t(step.conditioned->values) * R;
     S* sums = chunk ? chunk + step.sums : nullptr;
-    return {{*step.conditioned, first, samples, {values, grads, sums, context(), grad_context()}}};
+    return {*step.conditioned, first, samples, {values, grads, sums, context(), grad_context()}};
   }
   MatrixTile<S, V> matrix(const FlowStep<S>& step) const { return {p.features, chunk ? chunk + step.sums : nullptr}; }
   LuTile<S, V> lu(const FlowStep<S>& step) const { return {step, matrix(step), memory()}; }
   LinearTile<S, V> linear(const FlowStep<S>& step) const { return {step, matrix(step), memory()}; }
   // For reading and writing, which no step's problem matters to.
-  MaskedTile<S, V> plain() const { return {kNothing, first, samples, {}}; }
+  Tile plain() const { return {kNothing, first, samples, {}}; }
   static constexpr MaskedProblem<S> kNothing{};
 
   void read(const Elements<const S>& from, int columns, S* to) const {
@@ -64,25 +65,22 @@ template <class S, int V> struct FlowTile {
       case kLuStep: lu(step).apply(x, y); break;
       case kScaleStep: apply_scale(step, x, y); break;
       case kLinearStep: linear(step).apply(x, y); break;
-      default: for (int f = 0; f < p.features; ++f) Step::copy(x + step.order[f] * R, y + int64_t(f) * R);
+      default: for (int f = 0; f < p.features; ++f) Tile::copy(x + step.order[f] * R, y + int64_t(f) * R);
     }
-    Step::each_vector([&](int i) FLOWKERN_INLINE { store(log + i, load(log + i) + T(step.logabsdet)); });
+    Tile::each_vector([&](int i) FLOWKERN_INLINE { store(log + i, load(log + i) + T(step.logabsdet)); });
   }
 
-  void apply_conditioned(const Step& step, const S* x, S* y, S* log) const {
-    const MaskedProblem<S>& of = step.p;
-    const int u = of.units[0].u;
-    step.gather(x, step.at(of.inverse ? of.other : u));
-    if (of.inverse) step.solve(log);
-    else step.evaluate(), step.elements(u, of.other, log);
-    step.scatter(step.at(of.inverse ? u : of.other), y);
+  void apply_conditioned(const Tile& step, const S* x, S* y, S* log) const {
+    step.gather(x, step.given());
+    conditioned_forward(step.p, first, samples, kWide, step.memory, log);
+    step.scatter(step.result(), y);
   }
 
   void apply_scale(const FlowStep<S>& step, const S* x, S* y) const {
     for (int f = 0; f < p.features; ++f) {
       const T s = T(step.scale[f]), b = T(step.shift[f]);
       const int64_t row = int64_t(f) * R;
-      Step::each_vector([&](int i) FLOWKERN_INLINE {
+      Tile::each_vector([&](int i) FLOWKERN_INLINE {
         const T v = load(x + row + i);
         store(y + row + i, step.inverse ? (v - b) / s : fma(s, v, b));
       });
@@ -91,7 +89,7 @@ template <class S, int V> struct FlowTile {
 
   void add_normal(const S* y, S* log) const {
     for (int f = 0; f < p.features; ++f)
-      Step::each_vector([&](int i) FLOWKERN_INLINE {
+      Tile::each_vector([&](int i) FLOWKERN_INLINE {
         const T v = load(y + int64_t(f) * R + i);
         store(log + i, load(log + i) - T(S(0.5)) * v * v - T(S(0.91893853320467274178)));  // log √(2π)
       });
@@ -100,7 +98,7 @@ template <class S, int V> struct FlowTile {
   void forward() const {
     S *x = rows(0, 0), *y = rows(1, 0);
     alignas(64) S log[R];
-    Step::fill(log, S(0));
+    Tile::fill(log, S(0));
     read(p.x, p.features, x);
     if (p.context_features) read(p.context, p.context_features, context());
     for (int k = 0; k < p.steps; ++k) {
@@ -117,7 +115,7 @@ template <class S, int V> struct FlowTile {
 
   void read_cotangents(const Elements<const S>& from, int columns, S* to) const {
     if (!from.base)
-      for (int c = 0; c < columns; ++c) Step::fill(to + int64_t(c) * R, S(0));
+      for (int c = 0; c < columns; ++c) Tile::fill(to + int64_t(c) * R, S(0));
     else read(from, columns, to);
     for (int c = 0; c < columns; ++c) plain().clear_rest(to + int64_t(c) * R);
   }
@@ -136,21 +134,21 @@ template <class S, int V> struct FlowTile {
       case kScaleStep: return back_scale(step, known, grad);
       case kLinearStep: return linear(step).back(known, grad);
       default:
-        for (int f = 0; f < p.features; ++f) Step::copy(grad + int64_t(f) * R, given + step.order[f] * R);
-        for (int f = 0; f < p.features; ++f) Step::copy(given + int64_t(f) * R, grad + int64_t(f) * R);
+        for (int f = 0; f < p.features; ++f) Tile::copy(grad + int64_t(f) * R, given + step.order[f] * R);
+        for (int f = 0; f < p.features; ++f) Tile::copy(given + int64_t(f) * R, grad + int64_t(f) * R);
     }
   }
 
-  void back_conditioned(const Step& step, const S* known, const S* given, S* grad, const S* g_log) const {
+  void back_conditioned(const Tile& step, const S* known, const S* given, S* grad, const S* g_log) const {
     const MaskedProblem<S>& of = step.p;
     S* of_features = step.grad_at(of.units[0].grad);
     if (!p.kept) {
       step.gather(known, step.at(of.units[0].u));
       if (of.inverse) step.gather(given, step.at(of.other));
-      step.evaluate();
+      conditioned_values(of, first, samples, kWide, step.memory);
     }
     step.gather(grad, of_features);
-    step.pull_back(g_log);
+    conditioned_backward(of, first, samples, kWide, step.memory, g_log);
     step.scatter(of_features, grad);
   }
 
@@ -161,13 +159,13 @@ template <class S, int V> struct FlowTile {
       const T s = T(step.scale[f]), sign = T(step.inverse ? S(-1) : S(1));
       const int64_t row = int64_t(f) * R;
       T of_scale = T(S(0)), of_shift = T(S(0));
-      Step::each_vector([&](int i) FLOWKERN_INLINE {
+      Tile::each_vector([&](int i) FLOWKERN_INLINE {
         const T g = load(grad + row + i), back = step.inverse ? g / s : g * s;
         const T used = step.inverse ? back : g;
         of_scale = fma(sign * used, load(x + row + i), of_scale), of_shift = fma(sign, used, of_shift);
         store(grad + row + i, back);
       });
-      sums[f] += Step::sum_lanes(of_scale), sums[p.features + f] += Step::sum_lanes(of_shift);
+      sums[f] += Tile::sum_lanes(of_scale), sums[p.features + f] += Tile::sum_lanes(of_shift);
     }
   }
 
@@ -175,7 +173,7 @@ template <class S, int V> struct FlowTile {
     S* y = rows(1, 0);
     read_state(p.steps, y);
     for (int f = 0; f < p.features; ++f)
-      Step::each_vector([&](int i) FLOWKERN_INLINE {
+      Tile::each_vector([&](int i) FLOWKERN_INLINE {
         S* at = grad + int64_t(f) * R + i;
         store(at, load(at) - load(y + int64_t(f) * R + i) * load(g_log + i));
       });
@@ -187,11 +185,11 @@ template <class S, int V> struct FlowTile {
     read_cotangents(p.grad_l, 1, g_log);
     read_cotangents(p.grad_y, p.features, grad);
     T total = T(S(0));
-    Step::each_vector([&](int i) FLOWKERN_INLINE { total = total + load(g_log + i); });
-    chunk[0] += Step::sum_lanes(total);
+    Tile::each_vector([&](int i) FLOWKERN_INLINE { total = total + load(g_log + i); });
+    chunk[0] += Tile::sum_lanes(total);
     if (p.context_features) read(p.context, p.context_features, context());
     if (p.grad_context)
-      for (int c = 0; c < p.context_features; ++c) Step::fill(grad_context() + int64_t(c) * R, S(0));
+      for (int c = 0; c < p.context_features; ++c) Tile::fill(grad_context() + int64_t(c) * R, S(0));
     if (p.normal) back_normal(grad, g_log);
     for (int k = p.steps - 1; k >= 0; --k) back(k, grad, g_log);
     write(grad, p.out, p.features);

@@ -95,11 +95,15 @@ template <class S> struct MaskedMemory { S *values = nullptr, *grads = nullptr, 
 struct MaskedShape { int panel, lanes, wide, narrow; };
 constexpr int kColumns = 8;  // of a weight's gradient, computed at a time
 
-// The loops take samples [row, row + samples).
+// The loops take samples [row, row + samples). A flow's program calls the last three for a tile whose features are in
+// its memory already: given → result and log-det, given → values of the conditioner, and from their cotangents back.
 #define FLOWKERN_DECLARE(S)                                                                                \
   MaskedShape masked_shape(S);                                                                             \
   void masked_forward(const MaskedProblem<S>&, std::int64_t row, int samples, bool wide, MaskedMemory<S>); \
-  void masked_backward(const MaskedProblem<S>&, std::int64_t row, int samples, bool wide, MaskedMemory<S>);
+  void masked_backward(const MaskedProblem<S>&, std::int64_t row, int samples, bool wide, MaskedMemory<S>); \
+  void conditioned_forward(const MaskedProblem<S>&, std::int64_t row, int samples, bool wide, MaskedMemory<S>, S* logabsdet); \
+  void conditioned_values(const MaskedProblem<S>&, std::int64_t row, int samples, bool wide, MaskedMemory<S>); \
+  void conditioned_backward(const MaskedProblem<S>&, std::int64_t row, int samples, bool wide, MaskedMemory<S>, const S* g_logabsdet);
 FLOWKERN_ON_EACH_ISA(FLOWKERN_DECLARE)
 #undef FLOWKERN_DECLARE
 

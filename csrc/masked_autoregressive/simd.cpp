@@ -11,17 +11,9 @@ template <class S, int V> struct MaskedCallOnTile : ConditionedTransform<S, V> {
   void forward() const {
     alignas(64) S logabsdet[R];
     fill(logabsdet, S(0));
-    const int u = p.units[0].u;
-    if (p.inverse) {
-      read_layer(0, p.y, at(p.other));
-      Tile::solve(logabsdet);
-      Tile::write_features(at(u));
-    } else {
-      read_layer(0, p.x, at(u));
-      Tile::evaluate();
-      Tile::elements(u, p.other, logabsdet);
-      Tile::write_features(at(p.other));
-    }
+    read_layer(0, p.inverse ? p.y : p.x, Tile::given());
+    Tile::apply(logabsdet);
+    Tile::write_features(Tile::result());
     for (int n = 0; n < samples; ++n) p.logabsdet[first + n] = logabsdet[n];
   }
 
@@ -59,6 +51,21 @@ MaskedCallOnTile<S, V> on_tile(const MaskedProblem<S>& p, int64_t row, int sampl
                        MaskedMemory<S> memory) {                                                    \
     wide ? on_tile<S, kWideTile>(p, row, samples, memory).backward()                                \
          : on_tile<S, kNarrowTile>(p, row, samples, memory).backward();                             \
+  }                                                                                                 \
+  void conditioned_forward(const MaskedProblem<S>& p, int64_t row, int samples, bool wide,          \
+                           MaskedMemory<S> memory, S* logabsdet) {                                  \
+    wide ? on_tile<S, kWideTile>(p, row, samples, memory).apply(logabsdet)                          \
+         : on_tile<S, kNarrowTile>(p, row, samples, memory).apply(logabsdet);                       \
+  }                                                                                                 \
+  void conditioned_values(const MaskedProblem<S>& p, int64_t row, int samples, bool wide,           \
+                          MaskedMemory<S> memory) {                                                 \
+    wide ? on_tile<S, kWideTile>(p, row, samples, memory).evaluate()                                \
+         : on_tile<S, kNarrowTile>(p, row, samples, memory).evaluate();                             \
+  }                                                                                                 \
+  void conditioned_backward(const MaskedProblem<S>& p, int64_t row, int samples, bool wide,         \
+                            MaskedMemory<S> memory, const S* g_logabsdet) {                         \
+    wide ? on_tile<S, kWideTile>(p, row, samples, memory).pull_back(g_logabsdet)                    \
+         : on_tile<S, kNarrowTile>(p, row, samples, memory).pull_back(g_logabsdet);                 \
   }
 FLOWKERN_ENTRIES(float)
 FLOWKERN_ENTRIES(double)

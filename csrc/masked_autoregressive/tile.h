@@ -154,6 +154,35 @@ template <class S, int V> struct MaskedTile {
           [=](int j, int i, T sum) FLOWKERN_INLINE { store(sums + j * R + i, sum); });
     });
   }
+
+  // Gradients: sums over samples, in the memory of a chunk.
+  void add_sum(int64_t to, const S* row) const {
+    T total = load(row);
+    each<V, 1>(V, [&](int v) FLOWKERN_INLINE { total = total + load(row + v * lanes); });
+    memory.chunk[to] += sum_lanes(total);
+  }
+  static FLOWKERN_HD S sum_lanes(T total) {
+    if constexpr (lanes > 1) return sum(total);
+    else return total;
+  }
+
+  // Adds Σ_n v̄[row][n]·u[column][n] to the sums of `lanes` rows and some columns, kColumns at a time,
+  // with the samples in turn.
+  void add_product(const S* rows, const S* u, int columns, S* sums) const {
+    T v[R];
+    load_tile<R>(rows, R, R, v);
+    for (int c = 0; c < columns; c += kColumns, u += kColumns * R) {
+      T sum[kColumns];
+      each<kColumns>(kColumns, [&](int i) FLOWKERN_INLINE { sum[i] = load(sums + (c + i) * lanes); });
+      for (int n = 0; n < R; ++n)
+        each<kColumns>(kColumns, [&](int i) FLOWKERN_INLINE { sum[i] = fma(T(u[i * R + n]), v[n], sum[i]); });
+      each<kColumns>(kColumns, [&](int i) FLOWKERN_INLINE { store(sums + (c + i) * lanes, sum[i]); });
+    }
+  }
+
+  // Where a transform reads the features that it is given, and leaves those that it computes.
+  S* given() const { return at(p.inverse ? p.other : p.units[0].u); }
+  S* result() const { return at(p.inverse ? p.units[0].u : p.other); }
 };
 
 }  // namespace

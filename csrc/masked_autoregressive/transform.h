@@ -17,7 +17,7 @@ template <class S, int V> struct ConditionedTransform : MaskedTile<S, V> {
   template <int n> using Rows = typename Tile::template Rows<n>;
   using Tile::p, Tile::first, Tile::samples, Tile::memory, Tile::lanes, Tile::R, Tile::at, Tile::grad_at, Tile::upto,
       Tile::outputs, Tile::each_vector, Tile::fill, Tile::copy, Tile::read, Tile::read_columns, Tile::read_layer,
-      Tile::each_group, Tile::multiply;
+      Tile::each_group, Tile::multiply, Tile::add_sum, Tile::add_product;
 
   // Forward through the conditioner.
 
@@ -127,6 +127,13 @@ template <class S, int V> struct ConditionedTransform : MaskedTile<S, V> {
     }
   }
 
+  // From the features given to those computed, which are where `result` says.
+  void apply(S* logabsdet) const {
+    if (p.inverse) return solve(logabsdet);
+    evaluate();
+    elements(p.units[0].u, p.other, logabsdet);
+  }
+
   // Backward. The rows `grad` of a layer first gather the cotangents of u, and then hold those of
   // W u + b; the features' hold those of x, and then those of what was given.
 
@@ -184,29 +191,6 @@ template <class S, int V> struct ConditionedTransform : MaskedTile<S, V> {
     const VectorGradient<S>& to = layer.vectors[which];
     if (to.rows) for (int n = 0; n < samples; ++n) to.rows[unit * p.rows + first + n] = grad[n];
     if (to.sums >= 0) add_sum(to.sums + r, grad);
-  }
-  void add_sum(int64_t to, const S* row) const {
-    T total = load(row);
-    each<V, 1>(V, [&](int v) FLOWKERN_INLINE { total = total + load(row + v * lanes); });
-    memory.chunk[to] += sum_lanes(total);
-  }
-  static FLOWKERN_HD S sum_lanes(T total) {
-    if constexpr (lanes > 1) return sum(total);
-    else return total;
-  }
-
-  // Adds Σ_n v̄[row][n]·u[column][n] to the sums of `lanes` rows and some columns, kColumns at a time,
-  // with the samples in turn.
-  void add_product(const S* rows, const S* u, int columns, S* sums) const {
-    T v[R];
-    load_tile<R>(rows, R, R, v);
-    for (int c = 0; c < columns; c += kColumns, u += kColumns * R) {
-      T sum[kColumns];
-      each<kColumns>(kColumns, [&](int i) FLOWKERN_INLINE { sum[i] = load(sums + (c + i) * lanes); });
-      for (int n = 0; n < R; ++n)
-        each<kColumns>(kColumns, [&](int i) FLOWKERN_INLINE { sum[i] = fma(T(u[i * R + n]), v[n], sum[i]); });
-      each<kColumns>(kColumns, [&](int i) FLOWKERN_INLINE { store(sums + (c + i) * lanes, sum[i]); });
-    }
   }
 
   void add_weight(int k) const {
