@@ -1,7 +1,8 @@
-"""`make sanitize`: every case under every sanitizer, then the planted faults."""
+"""`make sanitize`: every case under every sanitizer, and the planted faults."""
 
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 from tests import times
@@ -10,7 +11,10 @@ from tests.gpu.sanitizers import build, planted, sample
 
 
 def runs():
-    """(name, sanitizer, kind of library, the library), each built when its turn comes."""
+    """(name, sanitizer, kind of library, the library), each built when its turn comes.
+
+    The best instruction set is not among them: its library has the planted faults, of which none is chosen at first.
+    """
     with times.part("built for the address sanitizer: CUDA emulated"):
         library = emulation.built(emulation.ADDRESS)
     yield "CUDA emulated", "address", "emulated", library
@@ -18,7 +22,7 @@ def runs():
         if sanitizer == "thread" and not build.thread_sanitizer_starts():
             print("The thread sanitizer does not start on this machine: nothing is said of CPU threads.")
             return
-        for isa in build.runnable():
+        for isa in build.runnable()[:-1]:
             with times.part(f"built for the {sanitizer} sanitizer: CPU {isa}"):
                 library = build.library(sanitizer, isa)
             yield f"CPU {isa}", sanitizer, "cpu", library
@@ -32,12 +36,20 @@ def passes(name, sanitizer, kind, library):
     return done.returncode == 0
 
 
+def finds(folder, kind, library, numbers):
+    """Whether faults are found, and without one all cases pass that no library of `runs` has shown to."""
+    return planted.looked(folder, kind, library, numbers, whole=kind in build.FLAGS)[0]
+
+
 def main():
-    with ThreadPoolExecutor(2) as pool:
-        clean = all([*pool.map(lambda run: passes(*run), runs())])
-    with times.part("run under the address sanitizer: cases drawn at random"):
-        clean &= sample.passes(build.library("address", build.runnable()[-1]))
-    return 1 if planted.main() or not clean else 0
+    """What is built runs beside what is being built, two at a time."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+        started = [pool.submit(passes, *one) for one in runs()]
+        for kind, library, numbers in planted.planned(folder):
+            started.append(pool.submit(finds, folder, kind, library, numbers))
+            if kind == "address":
+                started.append(pool.submit(sample.passes, library))
+        return not all([one.result() for one in started])
 
 
 if __name__ == "__main__":

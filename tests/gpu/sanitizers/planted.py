@@ -3,7 +3,6 @@
 `python -m tests.gpu.sanitizers.planted [word …]` prints a table, of all faults or of those that a word occurs
 in, and fails if one is not caught; `… planted write` also puts it into docs/emulation.md. All are planted at
 once, and a number that is set when the kernels run chooses one: nothing is built, nor imported, once for each.
-The number 0 chooses none: then all cases pass.
 """
 
 import ctypes
@@ -55,14 +54,23 @@ def plant(folder):
     for number, mutation in faults().items():
         file = folder / mutation.file
         text = file.read_text()
-        assert text.count(mutation.old) == 1, f"{mutation.fault}: not one place in {mutation.file}"
         assert "FAULT" in mutation.new, f"{mutation.fault}: nothing chooses it"
+        places = found(mutation.old, text)
+        assert len(places) == 1, f"{mutation.fault}: not one place in {mutation.file}"
         if mutation.kind == "triton":
             declared, name = "from flowkern import planted\n", "planted.fault"
         else:
             declared, name = "extern const int flowkern_fault;\n", "flowkern_fault"
-        text = text.replace(mutation.old, re.sub(r"\bFAULT\b", f"({name} == {number})", mutation.new))
+        (begin, end), new = places[0], re.sub(r"\bFAULT\b", f"({name} == {number})", mutation.new.strip())
+        text = text[:begin] + new + text[end:]
         file.write_text(text if text.startswith(declared) else declared + text)
+
+
+def found(code, text):
+    """[(begin, end)] of the places where the code is in the text, with whatever white space."""
+    at = [i for i, character in enumerate(text) if not character.isspace()]
+    code, text = ("".join(some.split()) for some in (code, text))
+    return [(at[i], at[i + len(code) - 1] + 1) for i in range(len(text)) if text.startswith(code, i)]
 
 
 def library(kind, csrc):
@@ -84,21 +92,31 @@ def chooser(kind, library):
     return lambda number: setattr(variable, "value", number)
 
 
-def caught(kind, library, numbers):
-    """(mutation, what the run said of it or None); each in a process of its own, two at a time."""
+def caught(kind, library, numbers, whole):
+    """(number, what its run said or None), of each number's run in a process of its own, two at a time.
+
+    The number 0 chooses no fault. Then the cases of all these faults are run, or all that there are (whole).
+    """
     with run.context(RUNS[kind], library):
         every, choose = run.named(RUNS[kind]), chooser(kind, library)
+        cases = {number: faults()[number].cases for number in numbers}
+        cases[0] = every if whole else dict.fromkeys(name for some in cases.values() for name in some)
 
-        def check(number, cases):
+        def check(number):
             choose(number)
-            for name in cases:
+            for name in cases[number]:
                 run.check(every[name], RUNS[kind])
 
-        check(0, dict.fromkeys(name for number in numbers for name in faults()[number].cases))
-        started = [_started(check, number) for number in numbers[:1]]
-        for number, following in zip(numbers, [*numbers[1:], None]):
-            started += [_started(check, following)] if following else []
-            yield faults()[number], _said(*started.pop(0))
+        left, started, said = [0, *numbers], {}, {}
+        for number in (0, *numbers):
+            while number not in said:
+                while left and len(started) < 2:
+                    process, output = _started(check, left[0])
+                    started[process] = left.pop(0), output
+                process, status = os.wait()
+                which, output = started.pop(process)
+                said[which] = _said(os.waitstatus_to_exitcode(status), output, cause_of if which else str)
+            yield number, said[number]
 
 
 def _started(check, number):
@@ -108,9 +126,9 @@ def _started(check, number):
     if process:
         return process, output
     os.dup2(output.fileno(), sys.stderr.fileno())
-    signal.alarm(SECONDS)
+    signal.alarm(SECONDS if number else 0)
     try:
-        check(number, faults()[number].cases)
+        check(number)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
@@ -118,12 +136,11 @@ def _started(check, number):
     os._exit(0)
 
 
-def _said(process, output):
+def _said(status, output, shortened):
     """What the process said of its fault; None where it found nothing in the time that it has."""
-    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     with output:
         output.seek(0)
-        return cause_of(output.read()) if status not in (0, -signal.SIGALRM) else None
+        return shortened(output.read()) if status not in (0, -signal.SIGALRM) else None
 
 
 def cause_of(text):
@@ -142,48 +159,53 @@ def row(mutation, cause):
     return f"| {'common' if op == 'ops' else op} | {mutation.fault} | {cause} |"
 
 
-def look(kind, library, *numbers):
-    """Print the table's lines of these faults; whether one was missed."""
+def look(kind, library, whole, *numbers):
+    """Print the table's lines of these faults; whether one was missed, or something found where there is none."""
     missed = 0
-    for mutation, cause in caught(kind, library, [*map(int, numbers)]):
-        missed += cause is None
-        print(row(mutation, cause), flush=True)
+    for number, cause in caught(kind, library, [*map(int, numbers)], whole == "True"):
+        if number:
+            print(row(faults()[number], cause), flush=True)
+        elif cause:
+            print(f"Without a fault: {cause}", flush=True)
+        missed += (cause is None) == (number > 0)
     return missed > 0
 
 
-def main(*words):
-    """Print the table, which the word "write" also puts into the docs; whether a fault was missed."""
-    missed, rows = False, []
-    with tempfile.TemporaryDirectory() as folder:
-        plant(Path(folder))
-        for kind in RUNS:
-            numbers = [n for n, m in faults().items() if m.kind == kind and _chosen(m, words)]
-            if numbers and (kind != "thread" or build.thread_sanitizer_starts()):
-                with times.part(f"built with faults: {kind}"):
-                    path = library(kind, Path(folder, "csrc"))
-                with times.part(f"{len(numbers)} faults looked for: {kind}"):
-                    missed |= _looked(kind, path, numbers, folder, rows)
-    if words == ("write",):
-        DOCS.write_text("".join([*DOCS.read_text().partition(HEADER)[:2], *rows]))
-    return missed
+def planned(folder, words=()):
+    """(kind, library, numbers) of the faults that are looked for, each built when its turn comes."""
+    plant(Path(folder))
+    for kind in RUNS:
+        numbers = [n for n, m in faults().items() if m.kind == kind and _chosen(m, words)]
+        if numbers and (kind != "thread" or build.thread_sanitizer_starts()):
+            with times.part(f"built with faults: {kind}"):
+                path = library(kind, Path(folder, "csrc"))
+            yield kind, path, numbers
 
 
 def _chosen(mutation, words):
     return words in ((), ("write",)) or any(word in str(mutation) for word in words)
 
 
-def _looked(kind, library, numbers, folder, rows):
-    """Whether a fault was missed by `look`, in a process of its own, whose lines are added to rows."""
+def looked(folder, kind, library, numbers, whole=False):
+    """Whether all is as it should be, and the lines printed, by `look` in a process of its own."""
     script = "import sys; from tests.gpu.sanitizers import planted; sys.exit(planted.look(*sys.argv[1:]))"
-    arguments = "-c", script, kind, str(library), *map(str, numbers)
+    arguments = "-c", script, kind, str(library), str(whole), *map(str, numbers)
     command = build.command(kind, *arguments) if kind in build.FLAGS else [sys.executable, *arguments]
     variables, place = ({"TRITON_INTERPRET": "1"}, folder) if kind == "triton" else ({}, None)
     environment = build.environment(**variables)
-    with subprocess.Popen(command, env=environment, cwd=place, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            rows.append(line)
-    return process.returncode != 0
+    with times.part(f"{len(numbers)} faults looked for: {kind}"):
+        done = subprocess.run(command, env=environment, cwd=place, stdout=subprocess.PIPE, text=True)
+    print(done.stdout, end="", flush=True)
+    return done.returncode == 0, done.stdout
+
+
+def main(*words):
+    """Print the table, which the word "write" also puts into the docs; whether a fault was missed."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = [looked(folder, *one) for one in planned(folder, words)]
+    if words == ("write",):
+        DOCS.write_text("".join([*DOCS.read_text().partition(HEADER)[:2], *(lines for _, lines in found)]))
+    return not all(right for right, _ in found)
 
 
 if __name__ == "__main__":

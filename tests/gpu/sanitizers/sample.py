@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+from tests import times
 from tests.gpu.sanitizers import build, run
 
 SECONDS = 100
@@ -42,7 +43,8 @@ def passes(library, seconds=SECONDS):
     """Whether cases of a new seed pass under the address sanitizer, on a library of CPU kernels for it."""
     arguments = "tests.gpu.sanitizers.sample", "cpu", str(library), str(secrets.randbits(32)), str(seconds)
     command = build.command("address", "-m", *arguments)
-    done = subprocess.run(command, env=build.environment(), capture_output=True, text=True)
+    with times.part("run under the address sanitizer: cases drawn at random"):
+        done = subprocess.run(command, env=build.environment(), capture_output=True, text=True)
     lines = done.stdout.splitlines()
     print(f"{len(lines)} cases drawn with seed {arguments[3]}", flush=True)
     if done.returncode:

@@ -50,3 +50,8 @@ def test_what_differs_from_run_to_run_is_left_out(written, cause):
 def test_a_cause_in_the_table_keeps_its_template_arguments():
     (mutation, *_) = planted.faults().values()
     assert "f&lt;float>::a" in planted.row(mutation, "uninitialised: reads f<float>::a")
+
+
+def test_a_place_is_found_whatever_its_white_space():
+    text = "a = 1;\nif (b  <\n    c) d();\nif (b > c) d();\n"
+    assert [text[slice(*place)] for place in planted.found("if (b < c) d()", text)] == ["if (b  <\n    c) d()"]
