@@ -1,5 +1,7 @@
 """flowkern: fused kernels that make normalizing flows in PyTorch fast."""
 
+from typing import Any
+
 from flowkern import backends, ops
 from flowkern.backends import backend
 
@@ -48,7 +50,7 @@ _LAZY = {
 }
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     """Import the flow API, the solvers and the adapters on first use, so that `import flowkern` stays cheap."""
     if name not in _LAZY:
         raise AttributeError(f"module 'flowkern' has no attribute {name!r}")

@@ -5,6 +5,7 @@ import argparse
 import os
 import sys
 import warnings
+from typing import Any
 
 from flowkern import backends
 from flowkern.ops._dispatcher import as_cpp
@@ -26,7 +27,7 @@ def main(arguments=None):
     return check()
 
 
-def info():
+def info() -> Any:
     """Versions, machine and backends as text."""
     return "\n\n".join(
         (
@@ -48,7 +49,7 @@ def _state(name):
     return "available" if reason is None else f"not available: {reason}"
 
 
-def _chosen():
+def _chosen() -> Any:
     """The backend for CPU tensors, or why the one that FLOWKERN_BACKEND names cannot serve them."""
     wish = os.environ.get("FLOWKERN_BACKEND")
     origin = f" (FLOWKERN_BACKEND={wish})" if wish else ""

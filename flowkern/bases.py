@@ -6,6 +6,7 @@ without a mixture is the standard normal distribution.
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -41,7 +42,7 @@ class StandardNormal(Distribution):
         self.origin = origin
         super().__init__(torch.Size(batch_shape), origin.shape, validate_args=False)
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
         """The same with batch dimensions `batch_shape`."""
         return StandardNormal(self.origin, batch_shape)
 
@@ -50,7 +51,7 @@ class StandardNormal(Distribution):
         value = value.to(compute_dtype(value, value))
         return -0.5 * (value.square().sum(-1) + size(value, -1) * math.log(2 * math.pi))
 
-    def rsample(self, sample_shape=torch.Size()):
+    def rsample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:
         """Noise (*sample_shape, *batch_shape, D)."""
         shape = self._extended_shape(torch.Size(sample_shape))
         return torch.randn(shape, dtype=self.origin.dtype, device=self.origin.device)
@@ -58,6 +59,10 @@ class StandardNormal(Distribution):
 
 class _Learned(nn.Module):
     """Parameters that are learned, or given by a network of the context, and start at zero."""
+
+    if TYPE_CHECKING:  # of a module's parameters, buffers and modules
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, features: int, outputs: int, context: int, hidden_features: Sequence[int]) -> None:
         super().__init__()
@@ -176,6 +181,10 @@ class BoxUniform(nn.Module):
         >>> bases.BoxUniform(torch.zeros(2), torch.ones(2))().log_prob(torch.tensor([0.5, 0.5]))
         tensor(0.)
     """
+
+    if TYPE_CHECKING:  # of a module's parameters, buffers and modules
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, low: torch.Tensor, high: torch.Tensor) -> None:
         super().__init__()

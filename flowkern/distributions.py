@@ -39,7 +39,7 @@ class FlowDistribution(Distribution):
         """Whether samples have derivatives: where those of the base have."""
         return self.base.has_rsample
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
         """The same distribution with batch dimensions `batch_shape`; nothing is copied."""
         new = self._get_checked_instance(FlowDistribution, _instance)
         new.transform, new.base, new.context = self.transform, self.base, self.context
@@ -61,23 +61,23 @@ class FlowDistribution(Distribution):
         return density.expand(shape)
 
     @torch.no_grad()
-    def sample(self, sample_shape=torch.Size()):
+    def sample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:
         """x = f⁻¹(z) for noise z, (*sample_shape, *batch_shape, D)."""
         return self._data(self._noise(sample_shape, self.has_rsample))
 
-    def rsample(self, sample_shape=torch.Size()):
+    def rsample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:
         """`sample`, differentiable; NotImplementedError where the base's samples are not."""
         self._check_rsample()
         return self._data(self._noise(sample_shape))
 
-    def rsample_and_log_prob(self, sample_shape=torch.Size()):
+    def rsample_and_log_prob(self, sample_shape: Any = torch.Size()) -> tuple[torch.Tensor, torch.Tensor]:
         """`rsample` and the log_prob of what it returns, in one pass."""
         self._check_rsample()
         noise = self._noise(sample_shape)
         x, logabsdet = self.transform.inverse(noise, self.context)
         return x, self.base.log_prob(noise) - logabsdet
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         shapes = f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)}"
         return f"FlowDistribution({shapes})"
 

@@ -118,7 +118,7 @@ def test_op_modules_import_downwards(op):
 
 
 def test_others_use_the_public_ops():
-    shared = "activation arguments plain batched dispatcher modules problem status tableau".split()
+    shared = ["activation", "arguments", "plain", "batched", "dispatcher", "modules", "problem", "status", "tableau"]
     public = {"flowkern.ops", *(f"flowkern.ops._{name}" for name in shared)}
     public |= {f"flowkern.ops._{op}" for op in OPS}
     for module, path in MODULES.items():

@@ -3,6 +3,7 @@
 import importlib.util
 import shutil
 import sys
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ from flowkern.report.machine import processor
 from flowkern.report.table import Table
 
 
-def check():
+def check() -> Any:
     """Print a table for each device, and what is wrong; return whether nothing is."""
     faults = []
     for device in devices():

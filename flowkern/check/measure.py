@@ -1,6 +1,6 @@
 """How far a backend's results and gradients are from those of the float64 reference on the CPU."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,23 +21,23 @@ class Outcome(NamedTuple):
     raised: str | None = None
 
     @property
-    def measured(self):
+    def measured(self) -> Any:
         return self.results is not None
 
     @property
-    def wrong(self):
-        errors = (self.results, self.gradients) if self.measured else ()
-        return self.raised is not None or any(not error <= MOST for error in errors)
+    def wrong(self) -> Any:
+        errors = (self.results, self.gradients)
+        return self.raised is not None or any(not error <= MOST for error in errors if error is not None)
 
-    def __str__(self):
+    def __str__(self) -> str:
         if self.raised:
             return "error"
-        if not self.measured:
+        if self.results is None or self.gradients is None:
             return "–"
         return f"{max(self.results, self.gradients):.1f}" + " wrong" * self.wrong
 
 
-def devices():
+def devices() -> Any:
     """The devices that kernels are for: the CPU, and each GPU that torch sees."""
     return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
 
@@ -64,7 +64,8 @@ def outcome(problem, name, device, dtype):
         return Outcome()
     except Exception as error:  # whatever it is, the others are checked too
         return Outcome(raised=f"{type(error).__name__}: {error}")
-    return Outcome(*(max(map(_roundings, g, w), default=0.0) for g, w in zip(got, want)))
+    results, gradients = (max(map(_roundings, g, w), default=0.0) for g, w in zip(got, want))
+    return Outcome(results, gradients)
 
 
 def _evaluate(problem, inputs):

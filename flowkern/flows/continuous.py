@@ -75,7 +75,7 @@ class CNF(Flow):
         check_context(context, self.context)
         return ContinuousFlowDistribution(self.transform, self._noise(context), context)
 
-    def trajectory(self, x, t, context=None):
+    def trajectory(self, x: torch.Tensor, t: Any, context: torch.Tensor | None = None) -> torch.Tensor:
         """The states (T, …, D) at times t, a sequence of numbers in order, of x (…, D) at t[0].
 
         From noise at t_noise to data at t_data the flow samples; any other way is as good. No step is

@@ -26,15 +26,24 @@ class _CouplingFlow(Flow):
     """Coupling layers with alternating halves, and what stands between them."""
 
     def __init__(
-        self, coupling, per_feature, features, context, transforms, hidden_features, conditioner,
-        mixing, actnorm, base,
-    ):  # fmt: skip
+        self,
+        coupling,
+        per_feature,
+        features,
+        context,
+        transforms,
+        hidden_features,
+        conditioner,
+        mixing,
+        actnorm,
+        base,
+    ):
         check_count("features", features, 1)
         check_count("context", context, 0)
         check_count("transforms", transforms, 1)
         if mixing is not None and mixing not in _MIXING:
             raise ValueError(f"mixing: expected None, 'permutation' or 'lu', got {mixing!r}")
-        layers = []
+        layers: list[nn.Module] = []
         for i in range(transforms):
             mask = alternating_mask(features, i + 1)
             count = int(mask.sum())

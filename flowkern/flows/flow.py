@@ -1,5 +1,7 @@
 """A flow: a transform from data to noise, read as a distribution."""
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import nn
 from torch.distributions import Distribution
@@ -33,18 +35,23 @@ class Flow(nn.Module):
         torch.Size([4, 3])
     """
 
+    if TYPE_CHECKING:  # of a module's parameters, buffers and modules
+
+        def __getattr__(self, name: str) -> Any: ...
+
     def __init__(self, transform: nn.Module, features: int, context: int = 0, base: nn.Module | None = None) -> None:
         super().__init__()
         check_count("features", features, 1)
         check_count("context", context, 0)
         if not isinstance(base, nn.Module | None):
             raise TypeError(f"base: expected a torch.nn.Module, got {type(base).__name__}")
-        self.transform, self.context, self.base = transform, context, base
+        self.transform: Any = transform
+        self.context, self.base = context, base
         self.origin: torch.Tensor
         # The mean of standard normal noise; it also says which dtype and device to draw that with.
         self.register_buffer("origin", torch.zeros(features), persistent=False)
 
-    def forward(self, context=None):
+    def forward(self, context: torch.Tensor | None = None) -> FlowDistribution:
         """The `FlowDistribution` given context (…, context); its batch_shape is (…,)."""
         check_context(context, self.context)
         return FlowDistribution(self.transform, self._noise(context), context)

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -92,7 +93,9 @@ def sinkhorn_pairing(
 _ROUND = 10  # iterations between two of which the row sums are looked at
 
 
-def sinkhorn_log_plan(cost, epsilon=None, tolerance=1e-2, iterations=5_000):
+def sinkhorn_log_plan(
+    cost: torch.Tensor, epsilon: Any = None, tolerance: float = 1e-2, iterations: int = 5_000
+) -> torch.Tensor:
     """ln P (M, N) by Sinkhorn's algorithm: ε is halved from the largest cost to its value, 10 iterations for each.
 
     There it goes on until the row sums are off by no more than tolerance on average, relative to 1/M; the column
@@ -108,8 +111,8 @@ def sinkhorn_log_plan(cost, epsilon=None, tolerance=1e-2, iterations=5_000):
         of_row, of_column = 2 * of_row, 2 * of_column  # they are potentials over ε
     logits, off = -cost / epsilon, math.inf
     for _ in range(0, iterations, _ROUND):
-        of_row, of_column, off = _round(logits, of_row, of_column)
-        if (off := float(off)) <= tolerance:
+        of_row, of_column, each = _round(logits, of_row, of_column)
+        if (off := float(each)) <= tolerance:
             break
     else:
         warnings.warn(

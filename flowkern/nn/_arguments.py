@@ -24,7 +24,7 @@ def check_choice(name: str, value: str | None, choices: dict | tuple[str | None,
         raise ValueError(f"{name}: expected one of {expected}, got {value!r}")
 
 
-def check_sizes(features, context, outputs, hidden_features):
+def check_sizes(features: int, context: int, outputs: int, hidden_features: Any) -> Any:
     """Raise unless the four describe a conditioner; return hidden_features as a tuple."""
     check_count("features", features, 0)
     check_count("context", context, 0)

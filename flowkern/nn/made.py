@@ -1,6 +1,7 @@
 """The conditioner of autoregressive layers: a masked network."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +54,10 @@ class MADE(nn.Module):
         torch.Size([5, 6])
     """
 
+    if TYPE_CHECKING:  # of a module's parameters, buffers and modules
+
+        def __getattr__(self, name: str) -> Any: ...
+
     def __init__(
         self,
         features: int,
@@ -75,26 +80,28 @@ class MADE(nn.Module):
         widths = (*hidden, outputs)
         self.activation, self.residual = activation, residual
         self.input = InputLayer(features, context, widths[0])
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:]))
+        self.hidden: Any = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:]))
         zero(self.hidden[-1] if self.hidden else self.input)
-        self._values, self._seen = _checked_order(order, features), (None, None)
+        self._values = _checked_order(order, features)
+        self._seen: tuple[Any, Any] = None, None
         self._degrees = self._degrees_of(self._values)
         self.register_buffer("order", self._values.to(self.input.bias.device, copy=True))
 
-    def forward(self, x, context=None):
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
         """x (…, D) and context (…, context) -> (…, outputs), those of one feature side by side."""
         check_features("x", x, len(self.order))
         check_dtype("x", x, self.input.bias)
         layers = [folded(layer) if layer.context else layer for layer in self.layers(context)]
         ranks = self.degrees.on(x.device)[2]
-        past, u = [], x
+        u = x
+        past: list[Any] = []
         for layer, mask in zip(layers, masks(len(self.order), ranks, [w for w, *_ in layers])):
-            z = F.linear(u, layer.weight * mask) + layer.bias
+            z: Any = F.linear(u, layer.weight * mask) + layer.bias  # type: ignore[operator]
             past.append(z if layer.skip is None else z + past[layer.skip])
             u = Activation.of(self.activation)(past[-1])
         return past[-1]
 
-    def layers(self, context=None):
+    def layers(self, context: torch.Tensor | None = None) -> list[MaskedLayer]:
         """The `MaskedLayer`s of `ops.masked_autoregressive` given the context (…, context)."""
         first = self.input
         check_context(context, first.context_features)
@@ -110,7 +117,7 @@ class MADE(nn.Module):
         return layers
 
     @property
-    def degrees(self):
+    def degrees(self) -> Degrees:
         """The `Degrees` of the features and of the hidden units."""
         order = self.order
         if torch.compiler.is_compiling():
@@ -123,7 +130,7 @@ class MADE(nn.Module):
         seen, known = self._seen
         return order is seen and known is not None and order._version == known
 
-    def _read(self, order):
+    def _read(self, order: torch.Tensor) -> None:
         """Make the degrees anew if the order has other values than those they were made of."""
         if is_abstract(order):
             return
@@ -134,7 +141,7 @@ class MADE(nn.Module):
             self._degrees.on(order.device)
         self._seen = order, _version(order)
 
-    def _degrees_of(self, order):
+    def _degrees_of(self, order: torch.Tensor) -> Degrees:
         low, high = (-1 if self.input.context_features else 0), int(order.max())
         widths = [linear.in_features for linear in self.hidden]
         return Degrees(order, [_spread(low, high, width) for width in widths])
@@ -146,13 +153,13 @@ class MADE(nn.Module):
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_seen": (None, None)}  # a copy counts versions from zero
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         known = len(self.order) <= 16 and not self.order.is_meta
         order = self.order.tolist() if known else f"of {len(self.order)} features"
         return f"order={order}, activation={self.activation}, residual={self.residual}"
 
 
-def _checked_order(order, features):
+def _checked_order(order: Any, features: int) -> torch.Tensor:
     """order as ranks 0, 1, … on the CPU, whatever the default device; that of the features by default."""
     order = range(features) if order is None else order
     order = order if isinstance(order, torch.Tensor) else torch.tensor(order, device="cpu")
@@ -164,7 +171,7 @@ def _checked_order(order, features):
     return torch.unique(order.cpu(), return_inverse=True)[1]
 
 
-def _version(order):
+def _version(order: torch.Tensor) -> Any:
     """That of `version`, or None of a wrapper that torch.func makes anew."""
     return None if _torch.is_wrapped(order) else version(order)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +14,15 @@ from flowkern.nn._arguments import check_context, check_dtype, check_one_width, 
 class InputLayer(nn.Module):
     """W x + V c + b. The context has a product of its own, so that it broadcasts without a copy."""
 
-    def __init__(self, features, context, outputs):
+    if TYPE_CHECKING:  # of a module's parameters, buffers and modules
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def __init__(self, features: int, context: int, outputs: Any) -> None:
         super().__init__()
         bound = 1 / math.sqrt(max(features + context, 1))
 
-        def uniform(*shape: int) -> torch.Tensor | None:
+        def uniform(*shape: int) -> Any:
             return nn.Parameter(torch.empty(shape).uniform_(-bound, bound)) if all(shape) else None
 
         self.weight = uniform(outputs, features)
@@ -29,7 +34,7 @@ class InputLayer(nn.Module):
         """Number of features of the context; 0 for none."""
         return 0 if self.context_weight is None else self.context_weight.shape[1]
 
-    def forward(self, x, context=None):
+    def forward(self, x: torch.Tensor, context: Any = None) -> torch.Tensor:
         """x (…, features), context (…, context) -> (…, outputs); (outputs,) if both are empty."""
         check_context(context, self.context_features)
         hidden = self.bias
@@ -64,6 +69,10 @@ class MLP(nn.Module):
         >>> nn.MLP(3, 4)(torch.zeros(5, 3)).shape
         torch.Size([5, 4])
     """
+
+    if TYPE_CHECKING:  # of a module's parameters, buffers and modules
+
+        def __getattr__(self, name: str) -> Any: ...
 
     broadcasts = True
 
@@ -104,6 +113,10 @@ class ResidualNet(nn.Module):
         >>> nn.ResidualNet(3, 4)(torch.zeros(5, 3)).shape
         torch.Size([5, 4])
     """
+
+    if TYPE_CHECKING:  # of a module's parameters, buffers and modules
+
+        def __getattr__(self, name: str) -> Any: ...
 
     broadcasts = True
 

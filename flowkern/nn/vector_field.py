@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,10 @@ class VectorField(nn.Module):
         torch.Size([5, 3])
     """
 
+    if TYPE_CHECKING:  # of a module's parameters, buffers and modules
+
+        def __getattr__(self, name: str) -> Any: ...
+
     def __init__(
         self,
         features: int,
@@ -72,7 +76,7 @@ class VectorField(nn.Module):
         self._hold(nn.Sequential(*parts[:-1]), features, context, time, _ORDER)
 
     @classmethod
-    def of(cls, net, time="concatenate", order=_ORDER):
+    def of(cls, net: Any, time: str | None = "concatenate", order: Any = _ORDER) -> "VectorField":
         """Wrap an existing network as a vector field; parameters are shared.
 
         Args:
@@ -106,23 +110,24 @@ class VectorField(nn.Module):
         return field
 
     def _hold(self, net: nn.Module, features: int, context: int, time: str | None, order: tuple[str, str, str]) -> None:
-        self.net, self.features, self.context, self.order = net, features, context, order
+        self.net: Any = net
+        self.features, self.context, self.order = features, context, order
         widths = {"x": features, "t": _TIMES[time], "context": context}
         self._widths = {part: widths[part] for part in order}
-        self._known = None, None
+        self._known: tuple[Any, Any] = None, None
 
-    def forward(self, t, x, context=None):
+    def forward(self, t: Any, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
         """f(t, x) (…, D) for t a number or a tensor that broadcasts with x's batch shape, x (…, D)."""
         check_features("x", x, self.features)
         check_dtype("x", x, self.net[0].weight)
         check_context(context, self.context)
         t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
         batch = check_broadcast("t", t.shape, "x", x.shape[:-1])
-        parts = {"x": x, "t": self._embedding(t), "context": context}
+        parts: dict[str, Any] = {"x": x, "t": self._embedding(t), "context": context}
         if context is not None:
             batch = check_broadcast("context", context.shape[:-1], "x and t", batch)
-        parts = [parts[part] for part, width in self._widths.items() if width]
-        return self.net(torch.cat([part.expand(*batch, part.shape[-1]) for part in parts], -1))
+        given = [parts[part] for part, width in self._widths.items() if width]
+        return self.net(torch.cat([part.expand(*batch, part.shape[-1]) for part in given], -1))
 
     def _embedding(self, t: torch.Tensor) -> torch.Tensor:
         t, frequencies = t.unsqueeze(-1), self.frequencies
@@ -131,14 +136,14 @@ class VectorField(nn.Module):
         return torch.cat(((t * frequencies).cos(), (t * frequencies).sin()), -1)
 
     @property
-    def frequencies(self):
+    def frequencies(self) -> Any:
         """ω of the Fourier features, None without; made anew, for `to_empty` would empty a buffer."""
         if self._widths["t"] != _TIMES["fourier"]:
             return None
         weight = self.net[0].weight
         return math.pi * torch.arange(1, 4, dtype=weight.dtype, device=weight.device)
 
-    def layers(self, context=None):
+    def layers(self, context: torch.Tensor | None = None) -> Any:
         """The `FieldLayer`s of `ops.neural_ode` given the context (…, context).
 
         Raises:
@@ -150,13 +155,13 @@ class VectorField(nn.Module):
         return self.described(context)[0]
 
     @property
-    def time(self):
+    def time(self) -> Any:
         """The `TimeEmbedding` of `ops.neural_ode`; None if the field does not change in time."""
         if not self._widths["t"]:
             return None
         return TimeEmbedding(columns(self.net[0].weight, self._widths)["t"], self.frequencies)
 
-    def described(self, context):
+    def described(self, context: torch.Tensor | None) -> Any:
         """(layers, time) for callers that have checked the context.
 
         Raises:
@@ -169,11 +174,11 @@ class VectorField(nn.Module):
         return described(self._dense(), self._widths, context, self.frequencies)
 
     @property
-    def weight(self):
+    def weight(self) -> Any:
         """The first layer's weight, whose dtype and device are the field's."""
         return self._dense()[0].linear.weight
 
-    def _dense(self):
+    def _dense(self) -> Any:
         """The `Dense` layers, read anew where the network has other parts or settings than at the last call."""
         if torch.compiler.is_compiling():
             return dense_layers(self.net)
@@ -184,7 +189,7 @@ class VectorField(nn.Module):
             self._known = structure, dense
         return dense
 
-    def __getstate__(self):
+    def __getstate__(self) -> Any:
         return self.__dict__ | {"_known": (None, None)}
 
     def extra_repr(self) -> str:
@@ -257,7 +262,7 @@ def columns(weight: torch.Tensor, widths: dict) -> dict:
     return dict(zip(widths, weight.split(list(widths.values()), 1)))
 
 
-def has_hooks(net: VectorField) -> bool:
+def has_hooks(net: nn.Module) -> bool:
     """Whether a module of the network would call a hook."""
     return _torch.has_global_hooks() or any(_own_hooks(module) for module in net.modules())
 

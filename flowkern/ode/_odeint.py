@@ -103,9 +103,9 @@ class Solver(NamedTuple):
         if ignored := [name for name in task.callbacks if name not in known]:
             warnings.warn(f"func: {', '.join(ignored)} is not called by {method.name} here", stacklevel=3)
         tolerances = tolerance("rtol", rtol, task), tolerance("atol", atol, task)
-        return cls(task, method, options, *tolerances, by_sample)
+        return cls(task, method, options, *tolerances, bool(by_sample))
 
-    def states(self):
+    def states(self) -> Any:
         """The states at all times, (T, …)."""
         task = self.task
         if self.method.b_error is None:

@@ -1,11 +1,13 @@
 """Adaptive steps that the whole batch shares, with torchdiffeq's controller.
 
 The times, steps and decisions are numbers on the host: one value, the error of a step, is read back
+from typing import Any
 from the device for each step tried. Derivatives do not go through the choice of steps.
 """
 
 import bisect
 import math
+from typing import Any
 
 import torch
 
@@ -33,7 +35,8 @@ class _Solve:
         self.stages = _stages.of(method)
         self.norm = _control.state_norm(control.norm, problem.shapes)
         self.sign = -1.0 if problem.times[-1] < problem.times[0] else 1.0
-        self.time, self.y, self.step = self.sign * problem.times[0], problem.y0, None
+        self.time, self.y = self.sign * problem.times[0], problem.y0
+        self.step: Any = None  # the last one: its time, size, state and slopes
         self.ratio, self.dense = 0.0, _control.dense_matrix(method, self.y.device)
         t = problem.t.double()
         self.moved = t - t.detach()  # 0, with the derivative of the times
@@ -43,7 +46,7 @@ class _Solve:
             self.f = problem.func(self._times(problem.times[:1])[0], self.y)
             self.h = self._first_step()
 
-    def states(self):
+    def states(self) -> Any:
         states = [self.y]
         for number, t in enumerate(self.problem.times[1:], 1):
             if not self._reach(self.sign * t):
@@ -65,7 +68,7 @@ class _Solve:
                 return False
         return True
 
-    def _try(self):
+    def _try(self) -> Any:
         """One step, accepted or not; why it cannot be made, or `Status.OK`."""
         h, end = self._size()
         if not end > self.time:
@@ -86,7 +89,7 @@ class _Solve:
         self.h = h * self._factor()
         return Status.OK
 
-    def _size(self):
+    def _size(self) -> Any:
         """The next step and its end, within bounds and not beyond the next time to stop at."""
         h = min(max(self.h, self.control.min_step), self.control.max_step)
         h = h if math.isfinite(h) else 0.0
@@ -118,7 +121,7 @@ class _Solve:
         squares = runge_kutta_error(y0, y1, k, weights, *tolerances)
         return on_host(self.norm(squares.sqrt().view_as(self.y)))
 
-    def _factor(self):
+    def _factor(self) -> Any:
         """By how much the next step is longer."""
         control, ratio = self.control, self.ratio
         if ratio == 0:
@@ -128,7 +131,7 @@ class _Solve:
         least = 1.0 if ratio < 1 else control.dfactor
         return min(control.ifactor, max(control.safety / ratio ** (1 / self.method.order), least))
 
-    def _first_step(self):
+    def _first_step(self) -> Any:
         if self.control.first_step is not None:
             return self.control.first_step
         start = self._tensor(self.sign * self.time)

@@ -120,7 +120,7 @@ def _tensors(params):
     return params
 
 
-def _check_surroundings():
+def _check_surroundings() -> None:
     if _torch.transforming() or _torch.forward_mode():
         raise NotImplementedError("odeint_adjoint: torch.func's transforms and forward mode do not see it; use odeint")
     if _torch.caches_parametrizations():
@@ -186,7 +186,7 @@ class _Call(NamedTuple):
 
 class _Adjoint(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, call, y0, t, *params):
+    def forward(ctx: Any, call: Any, y0: Any, t: Any, *params: Any) -> Any:
         task = call.solver.task._replace(y0=y0.detach(), t=t.detach())
         states = call.solver._replace(task=task).states()
         ctx.call = call
@@ -194,7 +194,7 @@ class _Adjoint(torch.autograd.Function):
         return states
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Any) -> Any:
         states, t, *params = ctx.saved_tensors
         weights = ctx.call.weights
         inner = weights.leaves(ctx.call.params, params)
@@ -285,17 +285,16 @@ def _dynamics(vjp, start, params, callbacks):
 class _Vjp(NamedTuple):
     """(t, y, a) → (−aᵀ ∂f/∂t, f, −aᵀ ∂f/∂y, −aᵀ ∂f/∂θ) for leaves t and y of the graph."""
 
-    func: object
+    func: Callable[..., torch.Tensor]
     params: list
     through_time: bool
 
     def __call__(self, t, y, a, recorded=False):
         inputs = (*((t,) if self.through_time else ()), y, *self.params)
         f = self.func(t, y)
+        grads: Any = [None] * len(inputs)  # of a field of time alone, or a constant one
         if f.requires_grad:
             grads = torch.autograd.grad(f, inputs, -a, create_graph=recorded, allow_unused=True)
-        else:  # a field of time alone, or a constant one
-            grads = [None] * len(inputs)
         if any(grad is None for grad in grads):
             check_used(f, self.params, grads[-len(self.params) :], (t, y))
             grads = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, grads)]
@@ -308,7 +307,7 @@ class _Recorded(torch.autograd.Function):
     it y depends on the parameters."""
 
     @staticmethod
-    def forward(ctx, vjp, t, y, a, *params):
+    def forward(ctx: Any, vjp: Any, t: Any, y: Any, a: Any, *params: Any) -> Any:
         with torch.enable_grad():
             leaves = [x.detach().requires_grad_() for x in (t, y, a)]
             outputs = vjp(*leaves, recorded=True)
@@ -316,7 +315,7 @@ class _Recorded(torch.autograd.Function):
         return tuple(output.detach() for output in outputs)
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: Any) -> Any:
         if torch.is_grad_enabled():
             raise RuntimeError("odeint_adjoint: has first and second derivatives; odeint has more")
         pairs = [(output, grad) for output, grad in zip(ctx.outputs, grads) if output.requires_grad]

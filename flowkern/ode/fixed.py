@@ -6,7 +6,9 @@ read back from the device at all; a step size needs the times on the host, once.
 
 import contextlib
 import math
+from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import torch
 
@@ -18,9 +20,16 @@ from flowkern.ops._status import check_finite
 
 
 def solve(
-    problem, method, per_sample=False, *, step_size=None, grid_constructor=None, interp="linear",
-    perturb=False, on_failure=None,
-):  # fmt: skip
+    problem,
+    method,
+    per_sample=False,
+    *,
+    step_size=None,
+    grid_constructor=None,
+    interp="linear",
+    perturb=False,
+    on_failure=None,
+):
     """The states at problem.t, (T, …)."""
     if not (on_failure is None or isinstance(on_failure, str) and on_failure in ("raise", "warn")):
         raise ValueError(f"options: on_failure: expected None, 'raise' or 'warn', got {on_failure!r}")
@@ -80,7 +89,7 @@ def _stepper(problem, method, grid, perturb):
     return step
 
 
-def _stage_times(method, grid, h, dtype, perturb):
+def _stage_times(method: Any, grid: Any, h: Any, dtype: Any, perturb: Any) -> Iterator[Any]:
     """The times of each stage in all steps; perturbed ones lie just inside their step."""
     start, end = grid[:-1].to(dtype), grid[1:].to(dtype)
     for stage, c in enumerate(method.c):
@@ -122,7 +131,8 @@ def _own_grids(problem, step_size):
         counts = [max(1, math.ceil(number - 1e-6)) for number in steps]  # whatever is rounded
     elif problem.times is None and t.device.type == "cpu" and not torch.compiler.is_compiling():
         check_rows(t.detach())
-    grid, outputs = [t[:1]], []
+    grid = [t[:1]]
+    outputs: list[Any] = []
     for j, count in enumerate(counts, 1):
         parts = torch.arange(1, count + 1, dtype=t.dtype, device=t.device) / count
         grid.append(torch.lerp(t[j - 1], t[j], parts.unsqueeze(1)))

@@ -5,6 +5,8 @@ and stay as they are. Decisions are made on the device; three numbers are read b
 the rows that an output is made of.
 """
 
+from typing import Any
+
 import torch
 
 from flowkern.ode import control as _control
@@ -56,13 +58,14 @@ class _Solve:
         self.ratio = torch.zeros_like(self.time)
         with torch.no_grad():
             self._begin()
-        self.starts, self.made = [self.y] * len(t), []
+        self.starts = [self.y] * len(t)
+        self.made: list[Any] = []
         if self.arrival.requires_grad:  # where no time has passed, it has a derivative all the same
             passed = torch.where(self.arrival <= 0, self.arrival * self.sign, 0.0).unsqueeze(2)
             steps = passed.to(problem.dtype)
             self.starts = [runge_kutta_stage(self.y, (self.f,), step) for step in steps]
 
-    def _begin(self):
+    def _begin(self) -> None:
         """Check the times, and choose the first steps."""
         check_rows(self.arrival)
         finite = (self.y + self.f).isfinite().reshape(len(self.y), -1).all(1)
@@ -78,7 +81,7 @@ class _Solve:
         )  # fmt: skip
         self.h = h.flatten().double().nan_to_num(0.0)
 
-    def advance(self):
+    def advance(self) -> None:
         """One step of all rows that are under way."""
         self.h = self.h.clamp(self.control.min_step, self.control.max_step)
         self._stop_where_stuck()
@@ -107,7 +110,7 @@ class _Solve:
         self.status = torch.where(shortest & ~finite, int(Status.NON_FINITE), self.status)
         return shortest & finite
 
-    def _stop_where_stuck(self):
+    def _stop_where_stuck(self) -> None:
         start = (self.t0 + self.sign * self.time).detach()
         stuck = (self.status == _RUNNING) & (start + self.sign * self.h == start)
         reason = torch.where(self.ratio.isfinite(), Status.STEP_UNDERFLOW, Status.NON_FINITE)
@@ -138,14 +141,14 @@ class _Solve:
         state = runge_kutta_stage(self.y[rows], [k_j[rows] for k_j in k], weights.to(self.problem.dtype))
         self.made.append((number * len(self.y) + rows, state))
 
-    def _factor(self):
+    def _factor(self) -> Any:
         """By how much the next steps are longer."""
         control, ratio = self.control, self.ratio
         factor = (control.safety / ratio ** (1 / self.method.order)).clamp(max=control.ifactor)
         factor = torch.maximum(factor, torch.where(ratio < 1, 1.0, control.dfactor))
         return torch.where(ratio.isfinite(), factor, control.dfactor)
 
-    def finished(self):
+    def finished(self) -> Any:
         """The outputs; a failure is reported, and its outputs are NaN."""
         self.status = torch.where(self.status == _RUNNING, Status.STEP_LIMIT, self.status)
         states = torch.stack(self.starts)

@@ -3,7 +3,7 @@
 import contextlib
 import math
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -33,7 +33,7 @@ class Problem(NamedTuple):
     callbacks: dict
 
     @property
-    def dtype(self):
+    def dtype(self) -> Any:
         """That of times which func sees."""
         return real_dtype(self.y0)
 
@@ -109,7 +109,8 @@ class _Field:
 
     def __init__(self, func, shapes, per_sample):
         self.func, self.shapes, self.per_sample = func, shapes, per_sample
-        self.seen, self.copies = [], None
+        self.seen: list[torch.Tensor] = []
+        self.copies: bool | None = None
 
     def __call__(self, t, y):
         if self.shapes is not None:

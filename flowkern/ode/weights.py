@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -29,7 +31,7 @@ class Weights:
         ]
 
     @contextlib.contextmanager
-    def restored(self, params, saved):
+    def restored(self, params: Any, saved: Any) -> Iterator[Any]:
         """They are in their places again, `saved` for the tensors `params`."""
         wanted, changed = {id(param): tensor for param, tensor in zip(params, saved)}, []
         try:
@@ -53,7 +55,7 @@ def _modules(func):
     return [part for part in parts if isinstance(part, torch.nn.Module)]
 
 
-def _closed_over(func):
+def _closed_over(func: Any) -> Iterator[Any]:
     for cell in getattr(func, "__closure__", None) or ():
         with contextlib.suppress(ValueError):  # of a name that has no value yet
             yield cell.cell_contents
@@ -71,7 +73,7 @@ def check_used(f, params, grads, others):
             )
 
 
-def _leaves(f):
+def _leaves(f: Any) -> Iterator[Any]:
     """The leaves of the graph that f was computed by."""
     seen, nodes = set(), [f.grad_fn]
     while nodes:

@@ -4,7 +4,7 @@ import math
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +99,7 @@ class Activation:
     kind: str
     slope: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.kind not in NAMES:
             raise ValueError(f"activation: expected one of {', '.join(NAMES)}, got {self.kind!r}")
         default = None if self.kind == "relu" else KINDS[self.kind].slope
@@ -150,7 +150,7 @@ _FUNCTIONS = {F.relu: _NAMED["relu"], torch.relu: _NAMED["relu"]} | {
 }
 
 
-def value(z, code, slope):
+def value(z: torch.Tensor, code: int, slope: float) -> torch.Tensor:
     """The activation with this code at z."""
     return _BY_CODE[code].value(z, slope)
 
@@ -160,7 +160,7 @@ def derivative(z, code, slope):
     return _BY_CODE[code].derivative(z, slope)
 
 
-def of_function(function):
+def of_function(function: Callable[..., Any]) -> Any:
     """The `Activation` that a function of torch computes, None for any other."""
     try:
         return _FUNCTIONS.get(function)
@@ -168,12 +168,12 @@ def of_function(function):
         return None
 
 
-def of_module(module, cls):
+def of_module(module: nn.Module, cls: type[Any]) -> Activation | None:
     """The `Activation` that torch's module of class `cls` computes, None for any other."""
     return MODULES[cls](module) if cls in MODULES else None
 
 
-def _read_gelu(module):
+def _read_gelu(module: nn.Module) -> Activation | None:
     return _NAMED["gelu"] if module.approximate == "none" else None
 
 

@@ -91,7 +91,7 @@ def _flat(tensor: torch.Tensor, batch: torch.Size, trailing: int) -> torch.Tenso
     return tensor.reshape(math.prod(batch), *tensor.shape[-trailing:])
 
 
-def resolve_index(index, mask, x, features):
+def resolve_index(index: Any, mask: Any, x: torch.Tensor, features: int) -> torch.Tensor | None:
     """The transformed features as an int64 tensor (T,), or None where all are, in order.
 
     `mask` (D,) is True at the transformed features; it is sorted rather than searched, so that no
@@ -154,7 +154,7 @@ def _index_of_mask(mask: torch.Tensor, x: torch.Tensor, features: int) -> torch.
     return index
 
 
-def _check_index(index, width):
+def _check_index(index: torch.Tensor, width: int) -> None:
     if _torch.is_wrapped(index) or index.numel() == 0:
         return
     # A layer passes the same index in every call: once checked, it is known by its version.
@@ -166,7 +166,7 @@ def _check_index(index, width):
         return
     with plainly():
         _check_entries(index, width)
-    index._flowkern_checked = state
+    index._flowkern_checked = state  # type: ignore[attr-defined]
 
 
 def _check_entries(index: torch.Tensor, width: int) -> None:
@@ -207,7 +207,7 @@ def selected(x: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
     return x.index_select(-1, index)
 
 
-def version(tensor):
+def version(tensor: torch.Tensor) -> Any:
     """How often a tensor was written to; None if that is not counted, as in inference mode."""
     return None if tensor.is_inference() else tensor._version
 
@@ -224,7 +224,7 @@ def constants(*numbers: float) -> tuple[float, ...]:
     return tuple(float.fromhex(x.hex()) for x in floats) if torch.compiler.is_compiling() else floats
 
 
-def without_autocast(device_type):
+def without_autocast(device_type: str) -> Any:
     """A context in which autocast is off. The meta device has no autocast, and torch 2.11 cannot trace the query."""
     return contextlib.nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)
 

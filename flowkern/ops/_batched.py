@@ -24,7 +24,7 @@ def one_by_one(function: Callable, *inputs: torch.Tensor | None) -> tuple[torch.
     return _OneByOne.apply(function, *inputs) if batched(*inputs) else tuple(function(*inputs))
 
 
-def _by_older_vmap(function, inputs, level):
+def _by_older_vmap(function: Callable[..., Any], inputs: Any, level: int) -> tuple[torch.Tensor | None, ...]:
     dims = [0 if isinstance(x, torch.Tensor) and _torch.is_legacy_mapped(x) else None for x in inputs]
     plain = [x if dim is None else _torch.legacy_unmapped(x, level) for x, dim in zip(inputs, dims)]
     size = next(len(x) for x, dim in zip(plain, dims) if dim == 0)
@@ -32,7 +32,7 @@ def _by_older_vmap(function, inputs, level):
     return tuple(None if output is None else _torch.legacy_mapped(output, level) for output in outputs)
 
 
-def _stacked(function, size, dims, inputs):
+def _stacked(function: Callable[..., Any], size: int, dims: Any, inputs: Any) -> tuple[torch.Tensor | None, ...]:
     """What function returns for each element of the batch, stacked."""
     calls = []
     for n in range(size):
@@ -48,11 +48,11 @@ class _OneByOne(torch.autograd.Function):
         return tuple(function(*inputs))
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         pass
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: Any) -> None:
         raise RuntimeError("batched gradients: cannot be differentiated within torch.func.grad")
 
     @staticmethod

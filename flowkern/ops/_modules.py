@@ -1,11 +1,14 @@
 """The tensors that modules hold, also in replicas of torch.nn.DataParallel, where they are plain attributes."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 
 from flowkern import _torch
 
 
-def held(module):
+def held(module: Any) -> Iterator[Any]:
     """(dict, key, tensor) for each place of a parameter or buffer in the module and in those below it."""
     for part in module.modules():
         owners = [part._parameters, part._buffers]

@@ -25,12 +25,12 @@ _REASONS = {
 }
 
 
-class _Failure:
+class _Failure(Exception):
     def __init__(self, message, status):
         super().__init__(message, status)  # of these a pickle is made
         self.status = status
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.args[0]
 
 

@@ -11,7 +11,7 @@ Dormand and Prince 1980 with Shampine's midpoint 1986, Prince and Dormand 1981 w
 torchdiffeq 0.2.5 has its midpoint; Bogacki and Shampine 1989; Tsitouras 2011.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Tableau(NamedTuple):
@@ -35,7 +35,7 @@ class Tableau(NamedTuple):
     b_error: tuple | None = None
     dense: tuple | None = None
 
-    def fixed(self):
+    def fixed(self) -> Any:
         """(a, b, c) of the stages that steps of a given size need: a last one of weight 0 serves the next step."""
         stages = max(i for i, weight in enumerate(self.b) if weight) + 1
         return self.a[:stages], self.b[:stages], self.c[:stages]

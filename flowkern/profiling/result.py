@@ -3,6 +3,7 @@
 import dataclasses
 import textwrap
 from dataclasses import dataclass
+from typing import Any
 
 from flowkern.report.table import Table
 
@@ -100,11 +101,11 @@ class Profile:
     notes: tuple = ()
     advice: tuple = ()
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """All fields as dictionaries, tuples and plain values."""
         return dataclasses.asdict(self)
 
-    def show(self):
+    def show(self) -> None:
         """Print it: with rich if that is installed, else as plain text."""
         try:
             from rich.console import Console

@@ -5,7 +5,8 @@ it holds their attributes, not a list of those that matter.
 """
 
 import weakref
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -82,10 +83,10 @@ class Found(NamedTuple):
     modules, places, flags: as for `Snapshot`.
     """
 
-    result: object
-    modules: tuple
-    places: tuple = ()
-    flags: tuple = ()
+    result: Any
+    modules: Sequence[nn.Module]
+    places: Sequence[tuple] = ()
+    flags: Sequence[tuple] = ()
 
 
 class Fusion:

@@ -4,13 +4,14 @@ import importlib.metadata
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import flowkern
 
 
-def machine():
+def machine() -> Any:
     """Name → value for the hardware that a figure was measured on."""
     fields = {
         "Processor": processor(),
@@ -44,14 +45,14 @@ def version(package):
         return "not installed"
 
 
-def cores():
+def cores() -> Any:
     """How many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count()
 
 
-def processor():
+def processor() -> Any:
     """The processor's name as the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []

@@ -8,6 +8,7 @@ import math
 import statistics
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -18,15 +19,15 @@ class Timing:
     cpu_seconds: list = field(default_factory=list)
 
     @property
-    def median(self):
+    def median(self) -> Any:
         return statistics.median(self.seconds)
 
     @property
-    def quartiles(self):
+    def quartiles(self) -> Any:
         return quartiles(self.seconds)
 
     @property
-    def busy_cores(self):
+    def busy_cores(self) -> Any:
         """CPU time over wall time: shows a second thread that got no core of its own."""
         return statistics.median(c / s for c, s in zip(self.cpu_seconds, self.seconds))
 

@@ -7,6 +7,7 @@ import torch
 
 from flowkern import programs
 from flowkern.nn import MADE, MLP, ResidualNet
+from flowkern.ops import Activation
 from flowkern.programs import (
     NO_TERM,
     Found,
@@ -27,9 +28,9 @@ _WATCHED = frozenset(("order", "index", "identity", "permutation", "initialized"
 # The calls.
 
 
-def evaluate(module, x, context, inverse):
+def evaluate(module: Any, x: torch.Tensor, context: Any, inverse: bool) -> tuple[torch.Tensor, torch.Tensor] | None:
     """y and log-det of a `Compose`, or None where its transforms must compute them one by one."""
-    found = _found(module, "transform", _transform, x)
+    found: Any = _found(module, "transform", _transform, x)
     found = found and found[context is not None]
     if not found:
         return None
@@ -40,7 +41,7 @@ def evaluate(module, x, context, inverse):
 
 def log_normal(module, x, context):
     """log N(f(x); 0, I) + log|det ∂f/∂x| of a `Compose` f, or None as for `evaluate`."""
-    found = None if hooked([module]) else _found(module, "density", _density, x)
+    found: Any = None if hooked([module]) else _found(module, "density", _density, x)
     found = found and found[context is not None]
     result = found and on_rows(found[0], x, context, False)
     return result and result[1]
@@ -74,7 +75,7 @@ def _density(module: Any) -> Found:
     return _inspected(module, "normal", lambda found: len(found) == 1 and found[0].fused)
 
 
-def _inspected(module, base, is_of_use):
+def _inspected(module: Any, base: Any, is_of_use: Callable[..., Any]) -> Found:
     leaves = list(_leaves(module, False))
     variants = [
         pieces([(leaf, _part(leaf[0], with_context)) for leaf in leaves], base) for with_context in (False, True)
@@ -113,7 +114,7 @@ def _part(module: Any, with_context: bool) -> Any:
 # Conditioners.
 
 
-def conditioner(net, with_context):
+def conditioner(net: MLP, with_context: bool) -> str | tuple[list[tuple[Any, tuple[Any, ...]]], int]:
     """([`layer`], how many features of the context) of an MLP or a ResidualNet, or why there are none."""
     if type(net) not in (MLP, ResidualNet) or "forward" in net.__dict__:
         return f"its conditioner is {type(net).__name__}"
@@ -150,7 +151,7 @@ def _in_a_row(layers: Sequence[tuple]) -> list[tuple]:
     return [*layers[:-1], (spec._replace(activation="identity"), tensors)]
 
 
-def _input(first: Any, with_context: bool, activation: str) -> tuple[tuple[Any, ...] | None, int]:
+def _input(first: Any, with_context: bool, activation: Activation | str) -> tuple[tuple[Any, ...] | None, int]:
     """The first `layer`, and how many features of the context it reads; None where these do not fit."""
     context = first.context_features
     if first.weight is None or with_context != bool(context):

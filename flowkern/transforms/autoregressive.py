@@ -1,6 +1,7 @@
 """Autoregressive layers: each feature's transform is conditioned by the features of lower order."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -55,7 +56,8 @@ class MaskedAutoregressive(Transform):
                 "conditioner: expected a module with layers and degrees, such as nn.MADE, got "
                 f"{type(conditioner).__name__}"
             )
-        self.conditioner, self.element = conditioner, element
+        self.conditioner: Any = conditioner
+        self.element = element
 
     def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """y (…, features) and logabsdet (…,)."""
@@ -65,14 +67,16 @@ class MaskedAutoregressive(Transform):
         """x (…, features) and logabsdet (…,)."""
         return self._map("y", y, context, True)
 
-    def _map(self, name, x, context, inverse):
+    def _map(
+        self, name: str, x: torch.Tensor, context: torch.Tensor | None, inverse: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         degrees = self.conditioner.degrees
         check_features(name, x, degrees.sizes[0])
         layers = self.conditioner.layers(context)
         check_dtype(name, x, layers[0].weight)
         return masked_autoregressive(x, layers, degrees, self.element, inverse=inverse)
 
-    def part(self, with_context):
+    def part(self, with_context: bool) -> Any:
         found = _program.made(self.conditioner, with_context)
         if isinstance(found, str):
             return found

@@ -1,6 +1,6 @@
 """What every transform is, and how transforms are put together."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -12,7 +12,11 @@ from flowkern.transforms import _program
 class Transform(nn.Module):
     """y = f(x; context), invertible in x. Subclasses define `forward` and `inverse`."""
 
-    def inverse(self, y, context=None):
+    if TYPE_CHECKING:  # of a module's parameters, buffers and modules
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def inverse(self, y: torch.Tensor, context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """x = f⁻¹(y; context) and log|det ∂x/∂y|, for y (…, features)."""
         raise NotImplementedError
 
@@ -21,7 +25,7 @@ class Transform(nn.Module):
         """This transform the other way round, sharing its parameters."""
         return Inverse(self)
 
-    def part(self, with_context):
+    def part(self, with_context: bool) -> Any:
         """What it adds to a program of `flowkern.programs`, or why that is nothing."""
         return "there is no step for it"
 
@@ -47,9 +51,9 @@ class Inverse(Transform):
     def __init__(self, transform: nn.Module) -> None:
         super().__init__()
         _check_transform("transform", transform)
-        self.transform = transform
+        self.transform: Any = transform
 
-    def forward(self, x, context=None):
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """The transform's inverse at x."""
         return self.transform.inverse(x, context)
 
@@ -97,12 +101,12 @@ class Compose(Transform):
         """y (…, features) and logabsdet (…,)."""
         return _program.evaluate(self, x, context, False) or _cascade(self.transforms, x, context)
 
-    def inverse(self, y, context=None):
+    def inverse(self, y: torch.Tensor, context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """x (…, features) and logabsdet (…,)."""
         found = _program.evaluate(self, y, context, True)
         return found or _cascade([t.inverse for t in reversed(self.transforms)], y, context)
 
-    def log_normal(self, x, context=None):
+    def log_normal(self, x: torch.Tensor, context: torch.Tensor | None = None) -> Any:
         """log N(y; 0, I) + logabsdet (…,) in one call, or None where that takes more."""
         return _program.log_normal(self, x, context)
 
@@ -111,7 +115,7 @@ class Compose(Transform):
         return [(transform, False) for transform in self.transforms]
 
 
-def _cascade(functions, x, context):
+def _cascade(functions: Any, x: torch.Tensor, context: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     total = torch.zeros(x.shape[:-1], dtype=compute_dtype(x, x), device=x.device)
     for function in functions:
         x, logabsdet = function(x, context)

@@ -42,7 +42,9 @@ class Coupling(Transform):
     state_dict, so that weights never meet another mask than the one they were trained with.
     """
 
-    def __init__(self, features, context, mask, per_feature, conditioner, hidden_features):
+    def __init__(
+        self, features: int, context: int, mask: Any, per_feature: int, conditioner: Any, hidden_features: Any
+    ) -> None:
         super().__init__()
         check_count("features", features, 1)
         check_count("context", context, 0)
@@ -57,15 +59,15 @@ class Coupling(Transform):
             raise TypeError(f"conditioner: expected a callable, got {type(conditioner).__name__}")
         self.conditioner = conditioner
 
-    def forward(self, x, context=None):
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """y (…, features) and logabsdet (…,)."""
         return self._op(x, self._params("x", x, context), inverse=False)
 
-    def inverse(self, y, context=None):
+    def inverse(self, y: torch.Tensor, context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """x (…, features) and logabsdet (…,)."""
         return self._op(y, self._params("y", y, context), inverse=True)
 
-    def _params(self, name, x, context):
+    def _params(self, name: str, x: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
         """What the conditioner makes of the identity half, as a view (…, T, parameters)."""
         check_features(name, x, self.features)
         check_context(context, self.context)
@@ -89,7 +91,7 @@ class Coupling(Transform):
             return x, context
         return x.expand(*batch, x.shape[-1]), context.expand(*batch, context.shape[-1])
 
-    def part(self, with_context):
+    def part(self, with_context: bool) -> Part | str:
         found = _program.conditioner(self.conditioner, with_context)
         if isinstance(found, str):
             return found
@@ -101,7 +103,7 @@ class Coupling(Transform):
         step = Conditioned(specs, degrees, self._element(), self.per_feature, tuple(index), tuple(identity))
         return Part((step,), slots, context, self.features)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         index = "on meta" if self.index.is_meta else self.index.tolist()
         return f"features={self.features}, context={self.context}, index={index}"
 
@@ -153,7 +155,7 @@ class AffineCoupling(Coupling):
         super().__init__(features, context, mask, per_feature, conditioner, hidden_features)
         self.scale_map = scale_map
 
-    def _op(self, x, params, inverse):
+    def _op(self, x: torch.Tensor, params: torch.Tensor, inverse: bool) -> tuple[torch.Tensor, torch.Tensor]:
         return ops.affine_coupling(x, params, index=self.index, scale_map=self.scale_map, inverse=inverse)
 
     def _element(self) -> AffineElement:
@@ -203,7 +205,7 @@ class SplineCoupling(Coupling):
         super().__init__(features, context, mask, 3 * bins - 1, conditioner, hidden_features)
         self.bound, self.knot_map = float(bound), knot_map
 
-    def _op(self, x, params, inverse):
+    def _op(self, x: torch.Tensor, params: torch.Tensor, inverse: bool) -> tuple[torch.Tensor, torch.Tensor]:
         return ops.rational_quadratic_spline(
             x, params, index=self.index, bound=self.bound, knot_map=self.knot_map, inverse=inverse
         )

@@ -46,21 +46,21 @@ class Permutation(Transform):
             raise ValueError(f"permutation: expected each of 0 … D − 1 once, got {permutation.tolist()}")
         self.register_buffer("permutation", permutation.clone())
 
-    def forward(self, x, context=None):
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """y (…, D) and logabsdet (…,) = 0."""
         return self._select("x", x, self.permutation)
 
-    def inverse(self, y, context=None):
+    def inverse(self, y: torch.Tensor, context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """x (…, D) and logabsdet (…,) = 0."""
         # Sorted here rather than stored, so that loading a state_dict cannot leave it stale.
         return self._select("y", y, self.permutation.argsort())
 
-    def _select(self, name, x, index):
+    def _select(self, name: str, x: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         check_features(name, x, self.permutation.shape[0])
         zeros = torch.zeros(x.shape[:-1], dtype=compute_dtype(x, x), device=x.device)
         return x.index_select(-1, index), zeros
 
-    def part(self, with_context):
+    def part(self, with_context: bool) -> Any:
         order = tuple(self.permutation.tolist())
         return Part((program.Permutation(order),), features=len(order))
 
@@ -96,7 +96,7 @@ class LULinear(Transform):
         self.log_diagonal = nn.Parameter(torch.zeros(features))
         self.bias = nn.Parameter(torch.zeros(features))
 
-    def forward(self, x, context=None):
+    def forward(self, x: torch.Tensor, context: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         """y (…, D) and logabsdet (…,)."""
         dtype = self._dtype("x", x)
         with without_autocast(x.device.type):
@@ -104,7 +104,7 @@ class LULinear(Transform):
             y = F.linear(x.to(dtype), lower @ upper, self.bias.to(dtype))
         return y.to(x.dtype), self._logabsdet(x, dtype)
 
-    def inverse(self, y, context=None):
+    def inverse(self, y: torch.Tensor, context: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         """x (…, D) and logabsdet (…,)."""
         dtype = self._dtype("y", y)
         with without_autocast(y.device.type):

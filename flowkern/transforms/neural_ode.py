@@ -94,7 +94,8 @@ class NeuralODE(Transform):
             check_count("seed", seed, 0)
             if seed >= 2**63:
                 raise ValueError(f"seed: expected an integer below 2**63, got {seed}")
-        self.field, self.times = field, _checked_times(times)
+        self.field: Any = field
+        self.times = _checked_times(times)
         self.steps, self.trace, self.noise, self.seed = steps, trace, noise, seed
         self.options = {
             "method": method, "gradient": gradient, "checkpoint": checkpoint, "on_failure": on_failure,
@@ -122,7 +123,7 @@ class NeuralODE(Transform):
         sign = 1 if self.times[0] > self.times[1] else -1
         return y, logabsdet, *(sign * cost for cost in costs)
 
-    def trajectory(self, x, t, context=None):
+    def trajectory(self, x: torch.Tensor, t: Any, context: torch.Tensor | None = None) -> torch.Tensor:
         """x(t) (T, …, features) at times t, a sequence of numbers in order, with x(t[0]) = x (…, features).
 
         No step is longer than those of the transform.

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from flowkern.report.table import Table
 
@@ -27,7 +28,7 @@ class Check:
     note: str = ""
 
     @property
-    def agrees(self):
+    def agrees(self) -> bool:
         """Whether the accelerated numbers are within the bound."""
         return self.accelerated <= self.bound
 
@@ -46,18 +47,18 @@ class Verification:
     checks: tuple
 
     @property
-    def agrees(self):
+    def agrees(self) -> bool:
         """Whether every check does."""
         return all(check.agrees for check in self.checks)
 
     def __bool__(self):
         return self.agrees
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """All fields as dictionaries, tuples and plain values, and whether all agrees."""
         return dataclasses.asdict(self) | {"agrees": self.agrees}
 
-    def show(self):
+    def show(self) -> None:
         """Print it: with rich if that is installed, else as plain text."""
         try:
             from rich.console import Console

@@ -1,5 +1,7 @@
 """The affine coupling in plain PyTorch: the specification of every kernel."""
 
+from typing import Any
+
 import torch
 
 from flowkern.ops._affine_coupling.scale_map import ADDITIVE, KINDS
@@ -36,7 +38,9 @@ def forward(
     return y, logabsdet
 
 
-def backward(grad_y, grad_logabsdet, x, params, *arguments):
+def backward(
+    grad_y: torch.Tensor, grad_logabsdet: Any, x: Any, params: Any, *arguments: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The vector-Jacobian product of `forward` by autograd."""
-    _, pull = torch.func.vjp(lambda x, p: forward(x, p, *arguments), x, params)
+    _, pull, *_ = torch.func.vjp(lambda x, p: forward(x, p, *arguments), x, params)
     return pull((grad_y, grad_logabsdet))

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 
 
-def _log_sigmoid(v, a, b):
+def _log_sigmoid(v: torch.Tensor, a: float, b: float) -> torch.Tensor:
     return F.logsigmoid(v + a) if b == 0 else torch.log(torch.sigmoid(v + a) + b)
 
 
-def _log_softplus(v, a, b):
+def _log_softplus(v: torch.Tensor, a: float, b: float) -> torch.Tensor:
     """Finite where softplus z = e·(1 − e/2 + …), e = exp z, underflows."""
     z = v + a
     if b != 0:
@@ -77,13 +77,13 @@ class ScaleMap:
     prefactor: float = 1.0
     shift_prefactor: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.kind not in SCALE_MAPS:
             raise ValueError(f"scale_map: expected one of {', '.join(KINDS)}, got {self.kind!r}")
         for name in ("prefactor", "shift_prefactor", "a", "b"):
             value = getattr(self, name)
             is_default = value is None and name in ("a", "b")
-            if not is_default and not (isinstance(value, numbers.Real) and -math.inf < value < math.inf):
+            if not is_default and not (isinstance(value, numbers.Real) and -math.inf < value < math.inf):  # type: ignore[operator]
                 raise ValueError(f"scale_map: {name} must be a finite number, got {value!r}")
         if KINDS[self.kind].positive_a and self._a() <= 0:
             raise ValueError(f"scale_map: {self.kind} needs a > 0, got {self.a}")

@@ -1,6 +1,7 @@
 """A whole flow in one call: its transforms one after the other, with their log-determinants."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -32,7 +33,13 @@ __all__ = [
 ]
 
 
-def flow_program(x, program, tensors, context=None, inverse=False):
+def flow_program(
+    x: torch.Tensor,
+    program: Program,
+    tensors: Sequence[torch.Tensor],
+    context: torch.Tensor | None = None,
+    inverse: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """y = f_K(… f_1(x)) and Σ_k log|det ∂f_k|, or the inverse, for a flow given as a `Program`.
 
     Args:
@@ -75,7 +82,9 @@ def flow_program(x, program, tensors, context=None, inverse=False):
     return y.to(x.dtype).reshape(*batch, x.shape[-1]), l.reshape(batch)
 
 
-def evaluate(x, program, tensors, context, inverse):
+def evaluate(
+    x: torch.Tensor, program: Program, tensors: Sequence[torch.Tensor], context: torch.Tensor | None, inverse: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The op for x (N, D), context (N, C) and tensors of one dtype, float32 or float64, for callers whose
     arguments are known to fit: it checks no more than the kernel does."""
     return apply(x, backends.resolve(x.device.type, KERNELS), program, inverse, context, tensors)

@@ -90,7 +90,14 @@ def in_one_dtype(*tensors):
 rule = _FlowProgram(native, reference)
 
 
-def apply(x, backend, program, inverse, context, tensors):
+def apply(
+    x: torch.Tensor,
+    backend: str,
+    program: Any,
+    inverse: bool,
+    context: torch.Tensor | None,
+    tensors: Sequence[torch.Tensor],
+) -> Any:
     """(y, l) for x (N, D), context and tensors of one dtype on `backend`; differentiable in all of them.
 
     A kernel runs to its end, whatever happens outside: many rows are taken in pieces, between which Python looks at

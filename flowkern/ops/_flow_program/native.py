@@ -17,7 +17,21 @@ def _fake(x, context, tensors, code, numbers, inverse, keep):
     return x.new_empty(x.shape), x.new_empty(x.shape[0]), states, x.new_empty(kept)
 
 
-def _fake_gradients(grad_y, grad_l, x, y, states, kept, context, tensors, code, numbers, inverse, needs, of_context):
+def _fake_gradients(
+    grad_y,
+    grad_l,
+    x,
+    y,
+    states,
+    kept,
+    context,
+    tensors,
+    code,
+    numbers,
+    inverse,
+    needs,
+    of_context,
+):
     needed = [t for t, need in zip(tensors, needs) if need]
     sizes = [-(-t.numel() // _ALIGNED) * _ALIGNED for t in needed]
     parts = x.new_empty(sum(sizes)).split(sizes)
@@ -50,7 +64,19 @@ def forward(
     return torch.ops.flowkern.flow_program(x, context, tensors, program.code, program.numbers, inverse, keep)
 
 
-def backward(grad_y, grad_l, x, y, states, kept, context, needs, program, inverse, *tensors):
+def backward(
+    grad_y: torch.Tensor | None,
+    grad_l: Any,
+    x: Any,
+    y: Any,
+    states: Any,
+    kept: Any,
+    context: Any,
+    needs: tuple[bool, ...],
+    program: Any,
+    inverse: bool,
+    *tensors: torch.Tensor,
+) -> list[torch.Tensor | None]:
     """Gradients of x, context and each tensor, those that `needs` asks for."""
     grad_x, grad_context, some = torch.ops.flowkern.flow_program_gradients(
         grad_y,

@@ -1,7 +1,7 @@
 """A flow's program in plain PyTorch, step by step: the specification of every kernel."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,9 @@ from flowkern.ops._flow_program.steps import LAYER_TENSORS, LU, Conditioned, Lin
 from flowkern.ops._masked_autoregressive.reference import compute_dtype, transformed
 
 
-def forward(x, context, program, inverse, *tensors):
+def forward(
+    x: torch.Tensor, context: torch.Tensor | None, program: Any, inverse: bool, *tensors: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
     """x (N, D), context (N, C) or None -> y (N, D), l (N,); differentiable to any order."""
     dtype = compute_dtype(x, (context, *tensors))
     y, l = x.to(dtype), x.new_zeros(x.shape[0], dtype=dtype)
@@ -71,9 +73,10 @@ def _masks(step: Conditioned, ranks: torch.Tensor, features: int) -> list[torch.
     return [to.unsqueeze(-1) >= seen for to, seen in zip((*before[1:], last), before)]
 
 
-def _network(step, layers, x, context):
+def _network(step: Conditioned, layers: Any, x: torch.Tensor, context: Any) -> torch.Tensor:
     """The parameters (N, T, P) of every transformed feature."""
-    u, past = x[:, list(step.read())], []
+    u = x[:, list(step.read())]
+    past: list[torch.Tensor] = []
     for spec, layer in zip(step.layers, layers):
         z = F.linear(u, layer["weight"], layer["bias"])
         if spec.term is not None:
@@ -149,4 +152,10 @@ def _linear(
     return F.linear(x, back if inverse else matrix), (-log if inverse else log).expand(x.shape[0])
 
 
-_STEPS = {Conditioned: _conditioned, LU: _lu, Permutation: _permutation, Scale: _scale, Linear: _linear}
+_STEPS: dict[type, Callable[..., Any]] = {
+    Conditioned: _conditioned,
+    LU: _lu,
+    Permutation: _permutation,
+    Scale: _scale,
+    Linear: _linear,
+}

@@ -115,7 +115,7 @@ class Permutation(NamedTuple):
     inverse: bool = False
 
     @property
-    def tensors(self):
+    def tensors(self) -> int:
         """How many tensors the step takes."""
         return 0
 
@@ -269,7 +269,7 @@ def _unfit_features(step: Conditioned) -> str | None:
     return None
 
 
-def _of_conditioned(step):
+def _of_conditioned(step: Any) -> tuple[list[int], list[float]]:
     order, ends, ranks = (t.tolist() for t in step.degrees.on("cpu"))
     code, kinds, constants = step.element.numbers()
     features = step.degrees.sizes[0]

@@ -1,8 +1,8 @@
 """y_i = h(x_i; parameters(x_<i)) with a masked conditioner, its inverse, and the log-det of both."""
 
-import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -88,14 +88,20 @@ def masked_autoregressive(
     return evaluate(x, layers, degrees, element, bool(inverse))
 
 
-def evaluate(x, layers, degrees, element, inverse):
+def evaluate(
+    x: torch.Tensor,
+    layers: list[MaskedLayer] | tuple[MaskedLayer, ...],
+    degrees: Degrees,
+    element: AffineElement | SplineElement,
+    inverse: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The op, or its inverse, for callers whose arguments are known to fit: it checks no more than
     the kernel does."""
     backend = backends.resolve(x.device.type, KERNELS)
     layers, terms = _with_terms(x, layers, backend)
-    tensors = [t for layer in layers for t in layer.tensors()]
-    flat, batch = _flattened(x, tensors, terms.tensors)
-    spec, tensors = _spec(layers, element, inverse), (*degrees.on(x.device), *tensors)
+    given = [t for layer in layers for t in layer.tensors()]
+    flat, batch = _flattened(x, given, terms.tensors)
+    spec, tensors = _spec(layers, element, inverse), (*degrees.on(x.device), *given)
     if terms.tensors:
         plain = spec, terms.activations, terms.slopes
         y, logabsdet = rule.with_terms(backend, plain, flat, *tensors, *terms.tensors)
@@ -106,12 +112,14 @@ def evaluate(x, layers, degrees, element, inverse):
     return y.reshape(*batch, x.shape[-1]), logabsdet.reshape(batch)
 
 
-def _with_terms(x, layers, backend):
+def _with_terms(
+    x: torch.Tensor, layers: list[MaskedLayer] | tuple[MaskedLayer, ...], backend: str
+) -> tuple[list[MaskedLayer] | tuple[MaskedLayer, ...], Terms]:
     """The layers, and the contexts' terms that the kernel takes; the others are now in the biases."""
     if all(layer.context is None for layer in layers):
         return layers, NO_TERMS
     tensors = (t for layer in layers for t in (*layer.tensors(), *(layer.context or ())[:3]))
-    apart = backend != "reference" and is_plain(itertools.chain((x,), tensors))
+    apart = backend != "reference" and is_plain((x, *tensors))
     layers = [
         layer if layer.context is None or apart and layer.context.context.dim() > 1 else folded(layer)
         for layer in layers
@@ -120,7 +128,9 @@ def _with_terms(x, layers, backend):
     return layers, Terms.of(terms)
 
 
-def _spec(layers, element, inverse):
+def _spec(
+    layers: list[MaskedLayer] | tuple[MaskedLayer, ...], element: AffineElement | SplineElement, inverse: bool
+) -> Spec:
     codes, slopes = zip(*(Activation.of(layer.activation).numbers() for layer in layers))
     code, maps, numbers = element.numbers()
     return Spec(
@@ -134,7 +144,7 @@ def _spec(layers, element, inverse):
     )
 
 
-def _flattened(x, tensors, of_terms):
+def _flattened(x: torch.Tensor, tensors: Any, of_terms: Any) -> tuple[torch.Tensor, torch.Size]:
     """x as (N, D), and the batch; biases and gates among tensors become (units,) or (N, units), and
     the contexts among those of terms (N, inputs)."""
     places = [(tensors, i) for kind in _ROW_WISE for i in range(kind, len(tensors), 5)]
@@ -186,10 +196,12 @@ def _check_layers(x: torch.Tensor, layers: tuple[MaskedLayer, ...], degrees: Deg
         _check_layer(k, layer, layers, degrees, x)
 
 
-def _check_layer(k, layer, layers, degrees, x):
+def _check_layer(
+    k: int, layer: MaskedLayer, layers: tuple[MaskedLayer, ...], degrees: Degrees, x: torch.Tensor
+) -> None:
     if not isinstance(layer, MaskedLayer):
         raise TypeError(f"layers[{k}]: expected a MaskedLayer, got {type(layer).__name__}")
-    weight, *others = layer.tensors()
+    weight, others = layer.weight, layer.tensors()[1:]
     _check_tensor(f"layers[{k}].weight", weight, x)
     last = k + 1 == len(layers)
     units = weight.shape[0] if last else degrees.sizes[k + 1]

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
@@ -92,7 +92,7 @@ class Degrees:
         self.sizes = tuple(len(r) for r in ranks)
         self._ranks = ranks
         self._skips = _skips(seen)
-        self._on = {}
+        self._on: dict[Any, Any] = {}
 
     def made_of(self) -> tuple:
         """The arguments that make degrees like these."""
@@ -112,7 +112,7 @@ class Degrees:
                 self._on[key] = self._tables(device)
         return self._on[key]
 
-    def _tables(self, device):
+    def _tables(self, device: str | torch.device) -> Any:
         order = torch.cat([torch.argsort(r, stable=True) for r in self._ranks])
         rank = torch.arange(self.levels + 1, device="cpu")
         ends = [torch.searchsorted(r.sort().values, rank, right=True) for r in self._ranks]

@@ -1,6 +1,6 @@
 """The element transforms h that an autoregressive layer applies to each feature."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -30,7 +30,7 @@ class AffineElement(NamedTuple):
             )
         return wanted
 
-    def numbers(self):
+    def numbers(self) -> Any:
         """(AFFINE, (the scale map's code, whether the scale comes first), constants), as the kernels take them."""
         code, *constants = ScaleMap.of(self.scale_map).numbers()
         return AFFINE, (code, int(self.scale_first)), tuple(constants)
@@ -55,7 +55,7 @@ class SplineElement(NamedTuple):
         KnotMap.of(self.knot_map).check(bins_of(per_feature, self.tails, "layers"))
         return per_feature
 
-    def numbers(self):
+    def numbers(self) -> tuple[int, tuple[int, int], tuple[float, ...]]:
         """(SPLINE, (the codes of tails and knot map), constants), as the kernels take them."""
         box = box_of(self.bound, self.tails)
         code, *constants = KnotMap.of(self.knot_map).numbers()

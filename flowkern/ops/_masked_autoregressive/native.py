@@ -19,7 +19,7 @@ _TERMS = "Tensor?[] terms, int[] term_activations, float[] term_slopes"
 _COTANGENTS = "Tensor grad_y, Tensor grad_logabsdet, Tensor x, Tensor y"
 
 
-def _fake(x, *arguments):
+def _fake(x: torch.Tensor, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return x.new_empty(x.shape), x.new_empty(x.shape[0])
 
 
@@ -28,7 +28,15 @@ def _fake_backward(grad_y, grad_logabsdet, x, y, tape, tensors, *arguments):
     return x.new_empty(x.shape), x.new_empty(rows, x.shape[0])
 
 
-def _fake_gradients(grad_y, grad_logabsdet, x, y, needs, tensors, *arguments):
+def _fake_gradients(
+    grad_y: torch.Tensor,
+    grad_logabsdet: torch.Tensor,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    needs: list[bool],
+    tensors: list[torch.Tensor | None],
+    *arguments: Any,
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     wanted = [(i, t) for i, t in enumerate(tensors) if needs[i] and t is not None]
     grads = [x.new_empty(t.shape if i % 5 == 0 or t.dim() == 1 else t.mT.shape) for i, t in wanted]
     return x.new_empty(x.shape), grads
@@ -73,7 +81,19 @@ def forward(
     return y if y.dtype == x.dtype else y.to(x.dtype), logabsdet
 
 
-def backward(grad_y, grad_logabsdet, x, y, needs, spec, order, ends, ranks, *tensors, ops=torch.ops.flowkern):
+def backward(
+    grad_y: torch.Tensor,
+    grad_logabsdet: Any,
+    x: Any,
+    y: Any,
+    needs: Any,
+    spec: Any,
+    order: Any,
+    ends: torch.Tensor,
+    ranks: torch.Tensor,
+    *tensors: Any,
+    ops: Any = torch.ops.flowkern,
+) -> tuple[torch.Tensor | None, ...]:
     """grad_x (N, D) and the gradients of tensors that are needed."""
     grad_y_k, x_k, y_k, *tensors_k = kernel_tensors(grad_y, x, y, *tensors)
     kernel = grad_y_k, grad_logabsdet, x_k, y_k
@@ -90,14 +110,21 @@ def leaves_tape(ops: ModuleType, x: torch.Tensor) -> bool:
     return x.is_cuda or ops is not torch.ops.flowkern
 
 
-def _summed(kernel, needs, tensors, order, ends, spec):
+def _summed(
+    kernel: Any,
+    needs: tuple[bool, ...],
+    tensors: list[torch.Tensor | None],
+    order: torch.Tensor,
+    ends: torch.Tensor,
+    spec: Any,
+) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
     """The CPU kernel sums the gradients itself, over the entries of weights that are read."""
     op = torch.ops.flowkern.masked_autoregressive_gradients
     grad_x, some = op(*kernel, needs, tensors, order, ends, *spec)
     some = iter(some)
     grads = [next(some) if need else None for need in needs]
     rows = (i % 5 != 0 and g is not None and g.dim() == 2 for i, g in enumerate(grads))
-    return grad_x, [g.mT if row else g for g, row in zip(grads, rows)]
+    return grad_x, [g.mT if row and g is not None else g for g, row in zip(grads, rows)]
 
 
 def _by_tape(ops, kernel, needs, tensors, order, ends, spec, ranks):

@@ -61,12 +61,14 @@ class Terms(NamedTuple):
 NO_TERMS = Terms([], (), ())
 
 
-def forward(x, spec, order, ends, ranks, *tensors):
+def forward(
+    x: torch.Tensor, spec: Any, order: Any, ends: torch.Tensor, ranks: Any, *tensors: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
     """x (N, D) -> y (N, D), logabsdet (N,); differentiable to any order."""
     dtype = compute_dtype(x, tensors)
-    tensors = [t if t is None else t.to(dtype) for t in tensors]
-    read = masks(x.shape[1], ranks, tensors[::5])
-    layers = [(tensors[5 * k] * mask, *tensors[5 * k + 1 : 5 * k + 5]) for k, mask in enumerate(read)]
+    given: list[Any] = [t if t is None else t.to(dtype) for t in tensors]
+    read = masks(x.shape[1], ranks, given[::5])
+    layers = [(given[5 * k] * mask, *given[5 * k + 1 : 5 * k + 5]) for k, mask in enumerate(read)]
     if spec.inverse:
         y, logabsdet = _inverse(x.to(dtype), spec, layers, ranks[: x.shape[1]], ends.shape[1] - 1)
     else:
@@ -92,9 +94,10 @@ def folded(layer):
     return layer._replace(bias=rows if bias is None else rows + bias, context=None)
 
 
-def network(x, spec, layers):
+def network(x: torch.Tensor, spec: Spec, layers: Any) -> torch.Tensor:
     """The parameters (N, D, P) of every feature's transform."""
-    u, past = x, []
+    u = x
+    past: list[torch.Tensor] = []
     for (weight, bias, gate, gain, offset), code, slope, skip in zip(layers, spec.activations, spec.slopes, spec.skips):
         z = F.linear(u, weight)
         z = z if bias is None else z + bias
@@ -112,13 +115,20 @@ def _element(x: torch.Tensor, params: torch.Tensor, spec: Spec) -> tuple[torch.T
     return transformed(x, params, spec.inverse, spec.element, spec.kinds, spec.constants)
 
 
-def transformed(x, params, inverse, element, kinds, constants):
+def transformed(
+    x: torch.Tensor,
+    params: torch.Tensor,
+    inverse: bool,
+    element: int,
+    kinds: tuple[int, int],
+    constants: tuple[float, ...],
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(y, logabsdet) of an element whose `numbers()` are the last three, applied to every feature of x."""
     if element == SPLINE:
         tails, knots = kinds
-        return spline.forward(x, params, None, None, inverse, tails, *constants[:4], knots, *constants[4:])
+        return spline.forward(x, params, None, None, inverse, tails, *constants[:4], knots, *constants[4:])  # type: ignore[call-arg, arg-type]
     scale_map, scale_first = kinds
-    return affine.forward(x, params, None, inverse, scale_first, scale_map, *constants)
+    return affine.forward(x, params, None, inverse, bool(scale_first), scale_map, *constants)
 
 
 def _inverse(
@@ -132,17 +142,28 @@ def _inverse(
     return x, logabsdet
 
 
-def backward(grad_y, grad_logabsdet, x, y, needs, spec, order, ends, ranks, *tensors):
+def backward(
+    grad_y: torch.Tensor,
+    grad_logabsdet: Any,
+    x: Any,
+    y: Any,
+    needs: Any,
+    spec: Any,
+    order: Any,
+    ends: torch.Tensor,
+    ranks: torch.Tensor,
+    *tensors: Any,
+) -> tuple[torch.Tensor | None, ...]:
     """The vector-Jacobian product of `forward` by autograd: gradients of x and of each tensor."""
     given = [i for i, t in enumerate(tensors) if t is not None]
 
-    def run(x, *some):
-        every = [None] * len(tensors)
+    def run(x: torch.Tensor, *some: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        every: list[torch.Tensor | None] = [None] * len(tensors)
         for i, tensor in zip(given, some):
             every[i] = tensor
         return forward(x, spec, order, ends, ranks, *every)
 
-    _, pull = torch.func.vjp(run, x, *(tensors[i] for i in given))
+    _, pull, *_ = torch.func.vjp(run, x, *(tensors[i] for i in given))
     grad_x, *some = pull((grad_y, grad_logabsdet))
     grads = [None] * len(tensors)
     for i, grad in zip(given, some):

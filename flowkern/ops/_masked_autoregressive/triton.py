@@ -109,7 +109,7 @@ def _variant(x, tensors, spec, backward, tape, terms):
     common = (compute, spec.inverse, backward, tape, terms, parameters)
     if spec.element == SPLINE:
         (tails, knots), box, constants = spec.kinds, spec.constants[:4], spec.constants[4:]
-        shape = spec_of(parameters, compute, spec.inverse, tails, *box, knots, *constants)
+        shape = spec_of(parameters, compute, spec.inverse, tails, *box, knots, *constants)  # type: ignore[call-arg]
         return Variant(*common, shape)
     scale_map, scale_first = spec.kinds
     shift = int(scale_first and parameters == 2)

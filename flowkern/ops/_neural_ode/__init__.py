@@ -22,7 +22,7 @@ __all__ = ["FieldLayer", "METHODS", "Solution", "TimeEmbedding", "neural_ode"]
 MOST_STAGES = 8  # csrc/neural_ode/cuda.h: what a kernel's arguments hold
 
 
-def _methods():
+def _methods() -> Any:
     """{name: (a row after row, b, c), as the kernels take them} of all methods that they have room for."""
     tables = {name: method.fixed() for name, method in TABLEAUX.items()}
     return {
@@ -124,9 +124,21 @@ def neural_ode(
 
 
 def end_of(
-    y, layers, start, size, *, method="rk4", steps=1, time=None, trace=None, kinetic=False, jacobian=False,
-    gradient="discrete", checkpoint=1, on_failure=None,
-):  # fmt: skip
+    y,
+    layers,
+    start,
+    size,
+    *,
+    method="rk4",
+    steps=1,
+    time=None,
+    trace=None,
+    kinetic=False,
+    jacobian=False,
+    gradient="discrete",
+    checkpoint=1,
+    on_failure=None,
+):
     """The `Solution` at the end of one interval alone, y (…, D) and integrals (…,).
 
     For callers whose arguments are known to fit: no more is checked than noise, batch shapes and what the
@@ -145,7 +157,20 @@ def end_of(
     return solution
 
 
-def _solve(y, layers, starts, sizes, method, steps, time, trace, kinetic, jacobian, gradient, checkpoint):
+def _solve(
+    y,
+    layers,
+    starts,
+    sizes,
+    method,
+    steps,
+    time,
+    trace,
+    kinetic,
+    jacobian,
+    gradient,
+    checkpoint,
+):
     """y as (N, D), the ends (I, N, D) and sums (I, 3, N) of intervals, and the batch shape that N is of.
 
     starts, sizes: (I,), or numbers for one interval.
@@ -164,11 +189,11 @@ def _solve(y, layers, starts, sizes, method, steps, time, trace, kinetic, jacobi
     adjoint = gradient == "adjoint"
     every = steps if adjoint or not needs_gradient((start, *inputs)) else checkpoint
     kinds = [Activation.of(layer.activation).numbers() for layer in layers[:-1]]
+    a, b, c = (constants(*row) for row in METHODS[method])
+    (weight,) = constants(1.0 if directions is None or isinstance(trace, str) else 1.0 / size(directions, 0))
     spec = Spec(
         tuple(k for k, _ in kinds), constants(*(s for _, s in kinds)),
-        *(constants(*row) for row in METHODS[method]), steps, every,
-        *constants(1.0 if directions is None or isinstance(trace, str) else 1.0 / size(directions, 0)),
-        kinetic, jacobian,
+        a, b, c, steps, every, weight, kinetic, jacobian,
     )  # fmt: skip
     backend = backends.resolve(y.device.type, kernels(len(layers)))
     return start, *apply(start, backend, adjoint, spec, *inputs), batch

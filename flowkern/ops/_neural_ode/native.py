@@ -27,9 +27,22 @@ def _fake(y, starts, *arguments):
 
 
 def _fake_backward(
-    grad_ends, grad_sums, ends, kept, adjoint, y, starts, sizes, row_bias, time, frequencies, closed,
-    directions, tensors, *_,
-):  # fmt: skip
+    grad_ends,
+    grad_sums,
+    ends,
+    kept,
+    adjoint,
+    y,
+    starts,
+    sizes,
+    row_bias,
+    time,
+    frequencies,
+    closed,
+    directions,
+    tensors,
+    *_,
+):
     inputs = (y, starts, sizes, row_bias, time, frequencies, closed, *tensors)
     return [y.new_empty(t.shape) for t in inputs if t is not None]
 

@@ -71,7 +71,7 @@ class Problem(NamedTuple):
 
 def forward(y, spec, *arguments):
     """y (N, D) -> ends (I, N, D), sums (I, 3, N), kept (I, C, N, D); differentiable to any order."""
-    p = Problem(spec, *arguments[:7], arguments[7:])
+    p = Problem(*(spec, *arguments[:7], arguments[7:]))
     sums, ends, integrals, kept = y.new_zeros(3, y.shape[0]), [], [], []
     for k in range(p.starts.shape[0]):
         for n in range(spec.steps):
@@ -91,7 +91,8 @@ def _stack(tensors, like):
 def step(y, sums, i, n, p):
     """y and sums after step n of interval i."""
     h, b = p.sizes[i], p.spec.b
-    k, rates = [], []
+    k: list[torch.Tensor] = []
+    rates: list[torch.Tensor] = []
     for row in range(p.spec.stages):
         at = combine(y, h, p.spec.row(row), k)
         f, rate = field(at, p.starts[i] + (n + p.spec.c[row]) * h, p)
@@ -153,7 +154,7 @@ def backward(grad_ends, grad_sums, ends, kept, y, adjoint, spec, *arguments):
     by autograd.
     """
     if adjoint:
-        return _continuous(grad_ends, grad_sums, ends, y, Problem(spec, *arguments[:7], arguments[7:]))
+        return _continuous(grad_ends, grad_sums, ends, y, Problem(*(spec, *arguments[:7], arguments[7:])))
     inputs = (y, *arguments[:6], *arguments[7:])
 
     def run(*inputs):
@@ -174,7 +175,7 @@ def vjp(function, *inputs):
             every[i] = tensor
         return every
 
-    outputs, pull = torch.func.vjp(lambda *some: function(*spread(some)), *(inputs[i] for i in given))
+    outputs, pull, *_ = torch.func.vjp(lambda *some: function(*spread(some)), *(inputs[i] for i in given))
     return outputs, lambda cotangents: spread(pull(cotangents))
 
 
@@ -193,7 +194,9 @@ def _continuous(
 
 
 def _step_back(y, lam, mu, i, n, p, grads):
-    h, k, l = p.sizes[i], [], []
+    h = p.sizes[i]
+    k: list[torch.Tensor] = []
+    l: list[torch.Tensor] = []
     for row, b, c in zip(map(p.spec.row, range(p.spec.stages)), p.spec.b, p.spec.c):
         at, lam_i = combine(y, -h, row, k), combine(lam, h, row, l)
         steps = n + 1 - c  # from the interval's start

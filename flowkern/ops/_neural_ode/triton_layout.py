@@ -32,7 +32,7 @@ def table(p, backward, adjoint):
     closed_units = 0 if p.closed is None else p.closed.numel() // units[1]
     each = sum(units) if backward and not adjoint else 0
     planes = _starts(_plane_rows(p, units, backward, adjoint))
-    header = Header(*places, frequencies, closed_units, each, planes[-1], *planes[:-1])
+    header = Header(*places, frequencies, closed_units, each, planes[-1], *planes[:-1])  # type: ignore[call-arg]
     return header, tuple(layers)
 
 

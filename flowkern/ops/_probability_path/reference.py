@@ -52,6 +52,6 @@ def _sample(
 
 def backward(grad_x, grad_u, of_t, x0, x1, t, *arguments):
     """grad_x0, grad_x1 (N, D), and grad_t (N,) if of_t, by autograd."""
-    _, pull = torch.func.vjp(lambda *some: forward(*some, *arguments)[:2], x0, x1, t)
+    _, pull, *_ = torch.func.vjp(lambda *some: forward(*some, *arguments)[:2], x0, x1, t)
     *grads, grad_t = pull((grad_x, grad_u))
     return *grads, grad_t if of_t else None

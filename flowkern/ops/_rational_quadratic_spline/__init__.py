@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -74,13 +75,13 @@ def rational_quadratic_spline(
     bins = bins_of(params.shape[-1], tails)
     knots = KnotMap.of(knot_map)
     knots.check(bins)
-    box, bound = _interval(bound, tails, x, params)
+    box, bounds = _interval(bound, tails, x, params)
     index = _arguments.resolve_index(index, mask, x, params.shape[-2])
     backend = backends.resolve(x.device.type, KERNELS, _arguments.half(x, params))
     flat_x, flat_params, batch = _arguments.flatten(x, params)
     code, *numbers = knots.numbers()
     plain = bool(inverse), TAILS[tails].code, *_arguments.constants(*box), code, *_arguments.constants(*numbers)
-    y, logabsdet = apply(backend, plain, flat_x, flat_params, index, bound)
+    y, logabsdet = apply(backend, plain, flat_x, flat_params, index, bounds)
     return _arguments.unflatten(y, logabsdet, batch)
 
 
@@ -100,7 +101,9 @@ def bins_of(per_feature: int, tails: str, name: str = "params") -> int:
     return bins
 
 
-def _interval(bound, tails, x, params):
+def _interval(
+    bound: Any, tails: str, x: torch.Tensor, params: torch.Tensor
+) -> tuple[tuple[float, ...], torch.Tensor | None]:
     """Four numbers (left, right, bottom, top), and the per-feature bounds (T,) or None."""
     if isinstance(bound, torch.Tensor) and bound.requires_grad:
         raise ValueError("bound: gradients with respect to the bound are not supported")
@@ -135,7 +138,7 @@ def _holds(low: float, high: float, dtype: torch.dtype) -> bool:
     return shortest < size < longest and size > least * abs(low)
 
 
-def _bounds(bound, x, params):
+def _bounds(bound: torch.Tensor, x: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
     features = params.shape[-2]
     if tuple(bound.shape) != (features,):
         raise ValueError(f"bound: expected shape ({features},), got {tuple(bound.shape)}")

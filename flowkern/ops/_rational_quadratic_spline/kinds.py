@@ -63,10 +63,10 @@ class SoftplusKnots(KnotMap):
     min_slope: float = 1e-3
     scale: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("min_width", "min_height", "min_slope"):
             value = getattr(self, name)
-            if not (isinstance(value, numbers.Real) and 0 <= value < 1):
+            if not (isinstance(value, numbers.Real) and 0 <= value < 1):  # type: ignore[operator]
                 raise ValueError(f"knot_map: {name} must be in [0, 1), got {value!r}")
         _check_scale(self.scale)
 
@@ -98,7 +98,7 @@ class SoftclipKnots(KnotMap):
     slope_floor: float = 1e-3
     scale: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (isinstance(self.slope_floor, numbers.Real) and 0 < self.slope_floor < 1):
             raise ValueError(f"knot_map: slope_floor must be in (0, 1), got {self.slope_floor!r}")
         _check_scale(self.scale)
@@ -108,7 +108,7 @@ class SoftclipKnots(KnotMap):
         return _CODES["softclip"], 0.0, 0.0, 0.0, -math.log(self.slope_floor), self.scale
 
 
-def _check_scale(scale):
+def _check_scale(scale: float) -> None:
     if not (isinstance(scale, numbers.Real) and 0 < scale < math.inf):
         raise ValueError(f"knot_map: scale must be finite and > 0, got {scale!r}")
 

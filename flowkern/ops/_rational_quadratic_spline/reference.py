@@ -17,9 +17,23 @@ _SOFTCLIP = [*KNOT_MAPS].index("softclip")
 
 
 def forward(
-    x, params, index, bound, inverse, tails, left, right, bottom, top,
-    knots, min_width, min_height, min_slope, softclip, scale,
-):  # fmt: skip
+    x: torch.Tensor,
+    params: torch.Tensor,
+    index: Any,
+    bound: Any,
+    inverse: Any,
+    tails: int,
+    left: Any,
+    right: float,
+    bottom: float,
+    top: float,
+    knots: int,
+    min_width: float,
+    min_height: float,
+    min_slope: float,
+    softclip: float,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """x (N, D), params (N, T, M) -> y (N, D), logabsdet (N,); differentiable to any order."""
     dtype = compute_dtype(x, params)
     x_t = selected(x, index).to(dtype)
@@ -159,7 +173,9 @@ def _nonzero(value: torch.Tensor, used: torch.Tensor) -> torch.Tensor:
     return torch.where(used, value, torch.ones_like(value))
 
 
-def backward(grad_y, grad_logabsdet, x, params, *arguments):
+def backward(
+    grad_y: torch.Tensor, grad_logabsdet: Any, x: Any, params: Any, *arguments: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The vector-Jacobian product of `forward` by autograd."""
-    _, pull = torch.func.vjp(lambda x, p: forward(x, p, *arguments), x, params)
+    _, pull, *_ = torch.func.vjp(lambda x, p: forward(x, p, *arguments), x, params)
     return pull((grad_y, grad_logabsdet))

@@ -36,5 +36,5 @@ def forward(
 
 def error(y0, y1, weights, rtol, atol, *k, ops=torch.ops.flowkern):
     """Squares of the scaled error, summed over each row."""
-    k = [k_j.contiguous() for k_j in k]
-    return ops.runge_kutta_error(y0.contiguous(), y1.contiguous(), k, weights, rtol, atol)
+    slopes = [k_j.contiguous() for k_j in k]
+    return ops.runge_kutta_error(y0.contiguous(), y1.contiguous(), slopes, weights, rtol, atol)
