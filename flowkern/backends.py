@@ -12,7 +12,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 
@@ -21,25 +20,10 @@ from flowkern import _library
 NAMES = ("reference", "cpu", "triton", "cuda")
 
 
-class _Row(NamedTuple):
-    """Calls on a GPU: of an op ("": of all), with a tensor in half precision or not, with so many elements or more
-    that lie densely; and the backends for them, fastest first."""
-
-    op: str
-    half: bool
-    dense: int
-    backends: tuple[str, ...]
-
-
 _CUDA_FIRST, _TRITON_FIRST = ("cuda", "triton", "reference"), ("triton", "cuda", "reference")
-# The first row that fits a call counts. They follow predictions from the compiled code, not measurements.
-_ON_GPUS = (
-    # Triton reads half precision as it is; for the CUDA kernels it is converted to float32 first.
-    _Row("", True, 0, _TRITON_FIRST),
-    # Triton reads four numbers at a time, CUDA one; in a small call, the cheaper launch of CUDA counts more.
-    _Row("affine_coupling", False, 2**22, _TRITON_FIRST),
-    _Row("", False, 0, _CUDA_FIRST),
-)
+# By whether a tensor is in half precision, which Triton reads as it is; for the CUDA kernels it is converted to
+# float32 first. It follows predictions from the compiled code, not measurements.
+_ON_GPUS = {True: _TRITON_FIRST, False: _CUDA_FIRST}
 
 
 class NoKernelError(RuntimeError):
@@ -79,11 +63,11 @@ def backend(name: str) -> Iterator[None]:
         _choice.name = previous
 
 
-def resolve(device_type, kernels=("cpu", "triton", "cuda"), half=False, op="", dense=0):
+def resolve(device_type, kernels=("cpu", "triton", "cuda"), half=False):
     """The backend that runs an op on tensors of `device_type` ("cpu", "cuda", …).
 
     `kernels` names the backends for which the op has a kernel; `half` says that one of its tensors is
-    in half precision, `dense` how many elements it has if they lie densely.
+    in half precision.
     """
     explicit = _choice.name or _environment
     if explicit is not None:
@@ -98,7 +82,7 @@ def resolve(device_type, kernels=("cpu", "triton", "cuda"), half=False, op="", d
         return explicit
     if _traces():
         return "reference"
-    for name in _automatic(device_type, half, op, dense):
+    for name in _automatic(device_type, half):
         if name != "reference" and name not in kernels:
             continue
         if unavailable(name) is None:
@@ -108,13 +92,13 @@ def resolve(device_type, kernels=("cpu", "triton", "cuda"), half=False, op="", d
     raise AssertionError("the reference runs everywhere")
 
 
-def _automatic(device_type, half=False, op="", dense=0):
+def _automatic(device_type, half=False):
     """Fastest first."""
     if device_type == "cpu":
         return "cpu", "reference"
     if device_type != "cuda":
         return ("reference",)
-    return next(r.backends for r in _ON_GPUS if r.op in ("", op) and r.half == half and r.dense <= dense)
+    return _ON_GPUS[half]
 
 
 def _traces():

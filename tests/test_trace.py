@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import torch
 from flowkern import ops
-from flowkern.check import problems
+from flowkern.ops._problem import all_problems
 
-for problem in problems.all_problems():
+for problem in all_problems():
     for gradient in (False, True):
         leaves = [torch.full_like(t, 0.123456789).requires_grad_(gradient) for t in problem.tensors]
         for _ in range(2):

@@ -23,16 +23,6 @@ def half(x: torch.Tensor, params: torch.Tensor) -> bool:
     return x.dtype in _HALVES or params.dtype in _HALVES
 
 
-def dense(x: torch.Tensor, params: torch.Tensor, index: torch.Tensor | None) -> int:
-    """How many elements a GPU transforms, if it finds features and parameters side by side; else 0.
-
-    0 in code that is compiled too, which must not depend on the batch size.
-    """
-    if not x.is_cuda or index is not None or torch.compiler.is_compiling():
-        return 0
-    return x.numel() if x.stride(-1) == 1 and 1 in params.stride()[-2:] else 0
-
-
 def check_tensor(name: str, tensor: Any, like: torch.Tensor | None = None, of: str = "x") -> None:
     """Raise an error unless `tensor` is dense, of floats, and on the device of `like`, named `of`."""
     if not isinstance(tensor, torch.Tensor):

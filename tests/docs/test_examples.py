@@ -14,7 +14,8 @@ from tests.adapters import samplers
 ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
-    *sorted(ROOT.glob("docs/**/*.md")),
+    # test_write.py runs the page on ops: its op can be registered only once in a process.
+    *sorted(set(ROOT.glob("docs/**/*.md")) - {ROOT / "docs" / "write" / "op.md"}),
     *sorted(ROOT.glob("flowkern/**/README.md")),
 ]
 EXAMPLES = Sybil(parsers=[PythonCodeBlockParser()])

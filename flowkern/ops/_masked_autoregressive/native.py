@@ -71,7 +71,7 @@ def forward(
     ops: ModuleType = torch.ops.flowkern,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """y (N, D), logabsdet (N,) by the kernel registered for x's device."""
-    if not terms.tensors and ops is torch.ops.flowkern and torch.compiler.is_compiling():
+    if not terms.tensors and ops is torch.ops.flowkern and torch.compiler.is_exporting():
         terms = _ABSENT
     count = len(tensors)
     x_k, *every = kernel_tensors(x, *tensors, *terms.tensors)
