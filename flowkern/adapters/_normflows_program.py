@@ -115,8 +115,9 @@ def plan(module):
         return None
     density, transform = Fusion(_of_density), Fusion(_of_transform)
     reverse_kld = _conditional_reverse_kld if _FLOWS[1] in names else _reverse_kld
-    if isinstance(transform(module), str):
-        return None
+    reason = transform(module)
+    if isinstance(reason, str):
+        return Plan({}, reason)
     methods = {
         "forward": functools.partial(_first, transform, "forward", True),
         "inverse": functools.partial(_first, transform, "inverse", False),
