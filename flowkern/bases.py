@@ -6,7 +6,7 @@ without a mixture is the standard normal distribution.
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from torch.distributions import Uniform as _Uniform
 
 from flowkern.nn import MLP
 from flowkern.nn._arguments import check_count
+from flowkern.nn._module import Module
 from flowkern.ops._arguments import compute_dtype, size
 
 __all__ = ["BoxUniform", "DiagonalNormal", "FullNormal", "NormalMixture", "StandardNormal"]
@@ -57,12 +58,8 @@ class StandardNormal(Distribution):
         return torch.randn(shape, dtype=self.origin.dtype, device=self.origin.device)
 
 
-class _Learned(nn.Module):
+class _Learned(Module):
     """Parameters that are learned, or given by a network of the context, and start at zero."""
-
-    if TYPE_CHECKING:  # of a module's parameters, buffers and modules
-
-        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, features: int, outputs: int, context: int, hidden_features: Sequence[int]) -> None:
         super().__init__()
@@ -166,7 +163,7 @@ class NormalMixture(_Learned):
         return MixtureSameFamily(weights, _independent(self.means + loc, log_scale), validate_args=False)
 
 
-class BoxUniform(nn.Module):
+class BoxUniform(Module):
     """The uniform distribution on the box from low to high.
 
     Args:
@@ -181,10 +178,6 @@ class BoxUniform(nn.Module):
         >>> bases.BoxUniform(torch.zeros(2), torch.ones(2))().log_prob(torch.tensor([0.5, 0.5]))
         tensor(0.)
     """
-
-    if TYPE_CHECKING:  # of a module's parameters, buffers and modules
-
-        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, low: torch.Tensor, high: torch.Tensor) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """A flow: a transform from data to noise, read as a distribution."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,9 +9,10 @@ from torch.distributions import Distribution
 from flowkern.bases import StandardNormal
 from flowkern.distributions import FlowDistribution
 from flowkern.nn._arguments import check_context, check_count
+from flowkern.nn._module import Module
 
 
-class Flow(nn.Module):
+class Flow(Module):
     """`flow(context)` is p(x | context) = p_base(f(x; context) | context)·|det ∂f/∂x|.
 
     Args:
@@ -34,10 +35,6 @@ class Flow(nn.Module):
         >>> flow().sample((4,)).shape
         torch.Size([4, 3])
     """
-
-    if TYPE_CHECKING:  # of a module's parameters, buffers and modules
-
-        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, transform: nn.Module, features: int, context: int = 0, base: nn.Module | None = None) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """The conditioner of autoregressive layers: a masked network."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from flowkern.nn._arguments import (
     check_one_width,
     check_sizes,
 )
+from flowkern.nn._module import Module
 from flowkern.nn.mlp import InputLayer, zero
 from flowkern.ops import Activation, ContextTerm, Degrees, MaskedLayer
 from flowkern.ops._arguments import version
@@ -23,7 +24,7 @@ from flowkern.ops._masked_autoregressive import folded, masks
 from flowkern.ops._plain import common, is_abstract, plainly
 
 
-class MADE(nn.Module):
+class MADE(Module):
     """params_i = f_i(x_j of lower order, context), an MLP with masked weights.
 
     h₀ = W x + V c + b, hₖ = Wₖ a(hₖ₋₁) + bₖ, or in residual blocks hₖ = hₖ₋₁ + Bₖ a(Aₖ a(hₖ₋₁));
@@ -53,10 +54,6 @@ class MADE(nn.Module):
         >>> nn.MADE(3, 6)(torch.zeros(5, 3)).shape  # two parameters for each feature
         torch.Size([5, 6])
     """
-
-    if TYPE_CHECKING:  # of a module's parameters, buffers and modules
-
-        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(
         self,

@@ -2,21 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from flowkern.nn._arguments import check_context, check_dtype, check_one_width, check_sizes
+from flowkern.nn._module import Module
 
 
-class InputLayer(nn.Module):
+class InputLayer(Module):
     """W x + V c + b. The context has a product of its own, so that it broadcasts without a copy."""
-
-    if TYPE_CHECKING:  # of a module's parameters, buffers and modules
-
-        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, features: int, context: int, outputs: Any) -> None:
         super().__init__()
@@ -47,7 +44,7 @@ class InputLayer(nn.Module):
         return hidden
 
 
-class MLP(nn.Module):
+class MLP(Module):
     """h₀ = W x + V c + b, hᵢ = Wᵢ relu(hᵢ₋₁) + bᵢ; the last layer starts at zero.
 
     Without features and without context there is nothing to look at, and the output is one learned
@@ -70,10 +67,6 @@ class MLP(nn.Module):
         torch.Size([5, 4])
     """
 
-    if TYPE_CHECKING:  # of a module's parameters, buffers and modules
-
-        def __getattr__(self, name: str) -> Any: ...
-
     broadcasts = True
 
     def __init__(
@@ -94,7 +87,7 @@ class MLP(nn.Module):
         return hidden
 
 
-class ResidualNet(nn.Module):
+class ResidualNet(Module):
     """h₀ = W x + V c + b, hᵢ = hᵢ₋₁ + Bᵢ relu(Aᵢ relu(hᵢ₋₁)); the last layer starts at zero.
 
     Args:
@@ -113,10 +106,6 @@ class ResidualNet(nn.Module):
         >>> nn.ResidualNet(3, 4)(torch.zeros(5, 3)).shape
         torch.Size([5, 4])
     """
-
-    if TYPE_CHECKING:  # of a module's parameters, buffers and modules
-
-        def __getattr__(self, name: str) -> Any: ...
 
     broadcasts = True
 
@@ -143,7 +132,7 @@ def _block(width: int) -> nn.Module:
     return nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
 
 
-def zero(layer: InputLayer | nn.Module) -> None:
+def zero(layer: nn.Module) -> None:
     """Set all parameters of the layer to zero."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)

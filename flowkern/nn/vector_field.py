@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from flowkern.nn._arguments import (
     check_features,
     check_sizes,
 )
+from flowkern.nn._module import Module
 from flowkern.nn.mlp import zero
 from flowkern.ops import Activation, FieldLayer, TimeEmbedding
 from flowkern.ops._activation import SETTINGS, of_module
@@ -28,7 +29,7 @@ _ORDER = ("x", "t", "context")
 _SELU, _SELU_GAIN = Activation("elu", 1.6732632423543772), 1.0507009873554805
 
 
-class VectorField(nn.Module):
+class VectorField(Module):
     """f(t, x; context) = W_n a(… a(W_1 (x, φ(t), context) + b_1) …) + b_n; the last layer starts at zero.
 
     φ(t) is t, or the Fourier features (cos ωt, sin ωt) with ω = π, 2π, 3π.
@@ -51,10 +52,6 @@ class VectorField(nn.Module):
         >>> nn.VectorField(3)(torch.tensor(0.5), torch.zeros(5, 3)).shape
         torch.Size([5, 3])
     """
-
-    if TYPE_CHECKING:  # of a module's parameters, buffers and modules
-
-        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(
         self,

@@ -1,20 +1,17 @@
 """What every transform is, and how transforms are put together."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from flowkern.nn._module import Module
 from flowkern.ops._arguments import compute_dtype
 from flowkern.transforms import _program
 
 
-class Transform(nn.Module):
+class Transform(Module):
     """y = f(x; context), invertible in x. Subclasses define `forward` and `inverse`."""
-
-    if TYPE_CHECKING:  # of a module's parameters, buffers and modules
-
-        def __getattr__(self, name: str) -> Any: ...
 
     def inverse(self, y: torch.Tensor, context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """x = f⁻¹(y; context) and log|det ∂x/∂y|, for y (…, features)."""
