@@ -7,7 +7,16 @@ import torch
 import torch.nn.functional as F
 
 from flowkern.adapters import _made, nflows
-from flowkern.adapters._parts import Library, autoregressive, compared, coupling, element, spline_alone
+from flowkern.adapters._parts import (
+    CACHED,
+    Library,
+    autoregressive,
+    caches,
+    compared,
+    coupling,
+    element,
+    spline_alone,
+)
 from flowkern.adapters._plan import changed, overridden, qualified_name, stranger
 from flowkern.adapters._trust import agreed, bare, strip
 from flowkern.ops import AffineElement
@@ -90,8 +99,8 @@ def _permutation(module, with_context, features):
 
 
 def _lu(module, with_context, features):
-    if module.using_cache and not module.training:
-        return "it caches its matrices"
+    if caches(module):
+        return CACHED
     names = ("lower_entries", "upper_entries", "unconstrained_upper_diag", "bias")
     return Part((LU(module.eps),), tuple((module._parameters, name) for name in names), features=module.features)
 
@@ -106,8 +115,8 @@ def _orthogonal(module):
 
 
 def _svd(module, with_context, features):
-    if module.using_cache and not module.training:
-        return "it caches its matrices"
+    if caches(module):
+        return CACHED
 
     def diagonal(dtype, raw):
         return module.eps + F.softplus(raw)
@@ -125,8 +134,8 @@ def _shifted(module):
 
 
 def _qr(module, with_context, features):
-    if module.using_cache and not module.training:
-        return "it caches its matrices"
+    if caches(module):
+        return CACHED
 
     def zero(dtype, entries):
         return torch.zeros_like(entries)

@@ -5,7 +5,7 @@ from functools import partial
 from torch import nn
 
 from flowkern.adapters import _made, _traced, normflows
-from flowkern.adapters._parts import Library, autoregressive, compared, coupling, element, ranks
+from flowkern.adapters._parts import CACHED, Library, autoregressive, caches, compared, coupling, element, ranks
 from flowkern.adapters._plan import changed, overridden, stranger
 from flowkern.adapters._trust import agreed, bare, strip
 from flowkern.ops import AffineElement, ScaleMap
@@ -167,8 +167,8 @@ def _halves(mode, features):
 
 def _lu(module, with_context, features):
     linear, order = module.linear, module.permutation
-    if order._dim != 1 or linear.using_cache and not linear.training:
-        return "it caches its matrices" if order._dim == 1 else "it permutes another dimension"
+    if order._dim != 1 or caches(linear):
+        return CACHED if order._dim == 1 else "it permutes another dimension"
     names = ("lower_entries", "upper_entries", "unconstrained_upper_diag", "bias")
     steps = LU(linear.eps, inverse=True), Permutation(tuple(order._permutation.tolist()), inverse=True)
     return Part(steps, tuple((linear._parameters, name) for name in names), features=linear.features)

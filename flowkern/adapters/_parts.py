@@ -89,6 +89,14 @@ def ranks(features, transformed, hidden):
     return Degrees(levels, hidden)
 
 
+CACHED = "it caches its matrices"
+
+
+def caches(module):
+    """Whether a linear transform multiplies by matrices that it has kept from an earlier call."""
+    return module.using_cache and not module.training
+
+
 def is_bounded(module):
     """Whether it raises an error outside [0, 1]."""
     return getattr(module, "tails", "linear") is None
