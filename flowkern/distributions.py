@@ -63,7 +63,7 @@ class FlowDistribution(Distribution):
     @torch.no_grad()
     def sample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:
         """x = f⁻¹(z) for noise z, (*sample_shape, *batch_shape, D)."""
-        return self._data(self._noise(sample_shape, self.has_rsample))
+        return self._data(self._noise(sample_shape))
 
     def rsample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:
         """`sample`, differentiable; NotImplementedError where the base's samples are not."""
@@ -88,9 +88,9 @@ class FlowDistribution(Distribution):
     def _data(self, noise: torch.Tensor) -> torch.Tensor:
         return self.transform.inverse(noise, self.context)[0]
 
-    def _noise(self, sample_shape: Sequence[int], with_derivatives: bool = True) -> torch.Tensor:
+    def _noise(self, sample_shape: Sequence[int]) -> torch.Tensor:
         base = self.base if self.base.batch_shape == self.batch_shape else self.base.expand(self.batch_shape)
-        return (base.rsample if with_derivatives else base.sample)(torch.Size(sample_shape))
+        return (base.rsample if base.has_rsample else base.sample)(torch.Size(sample_shape))
 
 
 class Costs(NamedTuple):

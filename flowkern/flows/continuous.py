@@ -73,7 +73,7 @@ class CNF(Flow):
     def forward(self, context: torch.Tensor | None = None) -> ContinuousFlowDistribution:
         """The `ContinuousFlowDistribution` given context (…, context); its batch_shape is (…,)."""
         check_context(context, self.context)
-        return ContinuousFlowDistribution(self.transform, self._noise(context), context)
+        return ContinuousFlowDistribution(self.transform, self._base_given(context), context)
 
     def trajectory(self, x: torch.Tensor, t: Any, context: torch.Tensor | None = None) -> torch.Tensor:
         """The states (T, …, D) at times t, a sequence of numbers in order, of x (…, D) at t[0].

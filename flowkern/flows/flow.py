@@ -51,9 +51,9 @@ class Flow(Module):
     def forward(self, context: torch.Tensor | None = None) -> FlowDistribution:
         """The `FlowDistribution` given context (…, context); its batch_shape is (…,)."""
         check_context(context, self.context)
-        return FlowDistribution(self.transform, self._noise(context), context)
+        return FlowDistribution(self.transform, self._base_given(context), context)
 
-    def _noise(self, context: torch.Tensor | None) -> Distribution:
+    def _base_given(self, context: torch.Tensor | None) -> Distribution:
         if self.base is None:
             return StandardNormal(self.origin)
         base = self.base(context) if self.context else self.base()
