@@ -198,18 +198,6 @@ def test_transforms():
     close(torch.func.vmap(until)(ends, y0), torch.stack([*map(until, ends, y0)]))
 
 
-def test_steps_and_checks_that_depend_on_mapped_values_are_refused():
-    field, y0, ends = Field(torch.float64), torch.randn(4, 3, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
-
-    def until(end, y, **options):
-        return flowkern.odeint(field, y, torch.stack((0 * end, end)), method="rk4", options=options)[-1]
-
-    with pytest.raises(NotImplementedError, match="vmap: the steps depend on values that torch.func.vmap maps over"):
-        torch.func.vmap(lambda end, y: until(end, y, step_size=0.1))(ends, y0)
-    with pytest.raises(NotImplementedError, match="on_failure: the ends are values that torch.func.vmap maps over"):
-        torch.func.vmap(lambda end, y: until(end, y, on_failure="raise"))(ends, y0)
-
-
 class OnHost(TorchDispatchMode):
     """Counts the operations with a tensor on the CPU, by which another device would be waited for."""
 
