@@ -140,13 +140,13 @@ def _call(task, flow):
     return torch.no_grad()(lambda *inputs: (ask(flow, *inputs),))
 
 
-def _step(flow, optimiser):
+def _step(flow, optimiser, log_prob=_log_prob):
     parameters = list(flow.parameters())
     optimiser = optimiser and optimiser(parameters, lr=1e-4)
 
     def step(*inputs):
         flow.zero_grad()
-        loss = -_log_prob(flow, *inputs).mean()
+        loss = -log_prob(flow, *inputs).mean()
         loss.backward()
         if optimiser is not None:
             optimiser.step()
