@@ -95,10 +95,14 @@ class Fusion:
     Args:
         inspect: inspect(module) gives a `Found`, whose result is (pieces without a context, pieces with
             one), None where no program is in them, or why there is none at all.
+
+    Attributes:
+        least_rows: by whether the module is in training, the least of its segments' `least_rows`.
     """
 
     def __init__(self, inspect):
-        self.inspect, self.states, self.least_rows = inspect, (), {}
+        self.inspect, self.states = inspect, ()
+        self.least_rows: dict[bool, tuple] = {}
 
     def __reduce__(self):
         return Fusion, (self.inspect,)
